@@ -1,0 +1,3 @@
+"""metarun: one bench for gradient-based meta-learning."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,57 @@
+"""iMAML: Rajeswaran, Finn, Kakade and Levine 2019, "Meta-learning with implicit gradients", algorithms 1 and 2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metarun import tree
+from metarun.algorithms.base import Algorithm
+from metarun.episode import Episode
+from metarun.errors import require
+from metarun.hypergrad import Metrics, implicit
+from metarun.inner import SGD, Carry, Inner
+from metarun.losses import Objective
+from metarun.tree import Params
+
+
+@dataclass(kw_only=True, slots=True)
+class IMAML(Algorithm):
+    """Descend L_support(phi) + proximal/2 |phi - theta|^2 (equation 3); pull back by (I + H/proximal)^-1 (equation 6).
+
+    At test time the same proximal descent adapts, so that training and evaluation agree.
+    """
+
+    proximal: float  # lambda in the paper
+    cg_steps: int
+
+    def __post_init__(self) -> None:
+        Algorithm.__post_init__(self)
+        require(self.proximal > 0, "proximal", self.proximal, "> 0")
+        require(self.cg_steps >= 1, "cg_steps", self.cg_steps, ">= 1")
+
+    def inner(self, objective: Objective, x: Tensor, y: Tensor, key: Tensor, *, training: bool) -> Inner:
+        sgd = SGD(lr=self.inner_lr)
+
+        def step(meta: Params, carry: Carry, k: int) -> Carry:
+            grads = torch.func.grad(lambda p: objective.inner_loss(p, x, y, self.inner_loss))(carry.params)
+            pull = tree.subtract(carry.params, meta)
+            return sgd.update(carry, tree.add_scaled(grads, self.proximal, pull))
+
+        return Inner(lambda meta: Carry(meta, {}), step)
+
+    def meta_grad(self, objective: Objective, meta: Params, task: Episode) -> tuple[Params, Metrics]:
+        def support_loss(params: Params) -> Tensor:
+            return objective.inner_loss(params, task.support_x, task.support_y, self.inner_loss)
+
+        return implicit(
+            self.inner(objective, task.support_x, task.support_y, task.key, training=True),
+            lambda meta, carry: objective.query_loss(carry.params, task.query_x, task.query_y),
+            meta,
+            self.inner_steps,
+            support_loss=support_loss,
+            proximal=self.proximal,
+            cg_steps=self.cg_steps,
+        )

@@ -1,0 +1,243 @@
+"""Are the meta-gradients right? Each method against an independent reference, on this machine, in float64.
+
+References are written the long way, one task at a time, with ``torch.autograd``; no line of ``inner.py``,
+``hypergrad.py`` or ``vectorize.py`` is in them. The test suite holds more settings against the same references.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarun import tree
+from metarun.algorithms.base import Algorithm
+from metarun.algorithms.imaml import IMAML
+from metarun.algorithms.maml import MAML, Derivative
+from metarun.algorithms.reptile import Reptile
+from metarun.episode import Episode
+from metarun.inner import InnerOptimizer, minibatches
+from metarun.losses import Objective, classification
+from metarun.models.base import Init, functional, initialise
+from metarun.models.conv4 import Conv4, Downsample, Features
+from metarun.models.mlp import MLP, Activation
+from metarun.tree import Params
+from metarun.vectorize import Vectorize, meta_gradient
+
+LIMIT = 1e-6  # relative error allowed in float64; finite differences themselves are good to about 1e-8
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A tiny network with its first parameters, and a few tasks for it, in float64."""
+
+    name: str
+    objective: Objective
+    meta: Params
+    episodes: Episode
+
+
+def problems(device: torch.device, tasks: int = 3, way: int = 3, shot: int = 2, query: int = 2) -> Iterator[Problem]:
+    """An MLP, and Conv4 with batch norm both strided (with a learned shift only) and max-pooled."""
+    conv: dict[str, Any] = {"filters": 3, "norm_eps": 1e-3, "init": Init.xavier, "head_init": Init.xavier}
+    strided: dict[str, Any] = {"downsample": Downsample.stride, "features": Features.mean, "norm_gamma": False}
+    pooled: dict[str, Any] = {"downsample": Downsample.max_pool, "features": Features.flatten, "norm_gamma": True}
+    networks = {
+        "mlp": MLP(hidden=[6, 5], activation=Activation.tanh, norm=False, init=Init.xavier),
+        "conv4 strided": Conv4(**conv, **strided),
+        "conv4 max-pool": Conv4(**conv, **pooled),
+    }
+    for name, model in networks.items():
+        shape = (1, 3, 3) if name == "mlp" else (1, 16, 16)
+        module = initialise(model, shape, way, seed=0).to(device, torch.float64)
+        generator = torch.Generator().manual_seed(1)
+        scaled = {n: p.detach() * 1 for n, p in module.named_parameters()}
+        for parameter in scaled.values():  # away from the special values 0 and 1 that layers start with
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(device)
+        labels = torch.arange(way)
+        x = torch.randn(tasks, way * (shot + query), *shape, generator=generator, dtype=torch.float64).to(device)
+        episodes = Episode(
+            support_x=x[:, : way * shot],
+            support_y=labels.repeat_interleave(shot).expand(tasks, -1).to(device),
+            query_x=x[:, way * shot :],
+            query_y=labels.repeat_interleave(query).expand(tasks, -1).to(device),
+            key=torch.arange(11, 11 + tasks, device=device),
+        )
+        yield Problem(name, classification(functional(module), way), scaled, episodes)
+
+
+def small(algorithm: Algorithm) -> Algorithm:
+    """The same method with settings that suit a tiny problem."""
+    shared: dict[str, Any] = {"inner_lr": 0.2, "inner_steps": 3}
+    if isinstance(algorithm, IMAML):  # conjugate gradient to convergence, for the dense solve
+        return dataclasses.replace(algorithm, inner_lr=0.02, inner_steps=3, proximal=20.0, cg_steps=60)
+    if isinstance(algorithm, Reptile):
+        return dataclasses.replace(algorithm, **shared, inner_batch=4)
+    return dataclasses.replace(algorithm, **shared)
+
+
+def plain_descent(
+    algorithm: Algorithm, objective: Objective, start: Params, task: Episode, create_graph: bool, proximal: float = 0.0
+) -> Params:
+    """``inner_steps`` steps of gradient descent on the support set, the way it is usually written."""
+    params = start
+    for _ in range(algorithm.inner_steps):
+        params = params if create_graph else {n: p.detach().requires_grad_() for n, p in params.items()}
+        loss = objective.inner_loss(params, task.support_x, task.support_y, algorithm.inner_loss)
+        grads = torch.autograd.grad(loss, list(params.values()), create_graph=create_graph)
+        params = {
+            name: p - algorithm.inner_lr * (g + proximal * (p - start[name]))
+            for (name, p), g in zip(params.items(), grads, strict=True)
+        }
+    return params if create_graph else {n: p.detach() for n, p in params.items()}
+
+
+def maml_reference(algorithm: MAML, objective: Objective, meta: Params, task: Episode) -> Params:
+    """``torch.autograd.grad`` through an unrolled loop; without its graph for first order."""
+    exact = algorithm.hypergrad is not Derivative.first_order
+    leaves = {name: p.detach().requires_grad_() for name, p in meta.items()}
+    adapted = plain_descent(algorithm, objective, leaves, task, create_graph=exact)
+    target = leaves if exact else {name: p.requires_grad_() for name, p in adapted.items()}
+    loss = objective.loss(objective.forward(adapted, task.query_x), task.query_y)
+    return dict(zip(target, torch.autograd.grad(loss, list(target.values())), strict=True))
+
+
+def imaml_reference(algorithm: IMAML, objective: Objective, meta: Params, task: Episode) -> Params:
+    """The implicit gradient from a dense solve with the Hessian at the adapted parameters (iMAML, equation 6)."""
+    adapted = plain_descent(algorithm, objective, meta, task, create_graph=False, proximal=algorithm.proximal)
+    sizes = [p.numel() for p in adapted.values()]
+
+    def unflatten(vector: Tensor) -> Params:
+        parts = vector.split(sizes)
+        return {name: part.view_as(p) for part, (name, p) in zip(parts, adapted.items(), strict=True)}
+
+    def support(vector: Tensor) -> Tensor:
+        return objective.inner_loss(unflatten(vector), task.support_x, task.support_y, algorithm.inner_loss)
+
+    flat = torch.cat([p.flatten() for p in adapted.values()]).requires_grad_()
+    loss = objective.loss(objective.forward(unflatten(flat), task.query_x), task.query_y)
+    (query_grad,) = torch.autograd.grad(loss, flat)
+    hessian = torch.autograd.functional.hessian(support, flat.detach())
+    system = torch.eye(len(flat), dtype=flat.dtype, device=flat.device) + hessian / algorithm.proximal
+    return unflatten(torch.linalg.solve(system, query_grad))
+
+
+def reptile_reference(algorithm: Reptile, objective: Objective, meta: Params, task: Episode) -> Params:
+    """Start minus end of torch's own optimiser on the same mini-batches (no handed-on moments)."""
+    params = {name: p.detach().clone().requires_grad_() for name, p in meta.items()}
+    leaves = list(params.values())
+    if algorithm.inner_optimizer is InnerOptimizer.adam:
+        optimizer: torch.optim.Optimizer = torch.optim.Adam(
+            leaves, lr=algorithm.inner_lr, betas=(0.0, algorithm.beta2), eps=algorithm.eps
+        )
+    else:
+        optimizer = torch.optim.SGD(leaves, lr=algorithm.inner_lr)
+    examples = len(task.support_x)
+    order = minibatches(task.key, examples, min(algorithm.inner_batch, examples), algorithm.inner_steps)
+    for batch in order:
+        x, y = task.support_x[batch], task.support_y[batch]
+        loss = objective.inner_loss(params, x, y, algorithm.inner_loss)
+        for leaf, grad in zip(leaves, torch.autograd.grad(loss, leaves), strict=True):
+            leaf.grad = grad
+        optimizer.step()
+    return {name: meta[name] - p.detach() for name, p in params.items()}
+
+
+REFERENCES: dict[type, Callable[..., Params]] = {
+    MAML: maml_reference,
+    IMAML: imaml_reference,
+    Reptile: reptile_reference,
+}
+
+
+def reference(algorithm: Algorithm, problem: Problem) -> Params:
+    """The mean over tasks of the method's reference meta-gradient."""
+    one = REFERENCES[type(algorithm)]
+    per_task = [
+        one(algorithm, problem.objective, problem.meta, Episode(*row)) for row in zip(*problem.episodes, strict=True)
+    ]
+    return tree.scale(1 / len(per_task), tree.combine(lambda *grads: torch.stack(grads).sum(0), *per_task))
+
+
+def finite_difference(fn: Callable[[Params], Tensor], at: Params, direction: Params, step: float = 1e-7) -> float:
+    """Central difference of a scalar function along a direction.
+
+    The step is small because inner gradients jump where a ReLU changes side, and the adapted parameters with them.
+    """
+    up, down = (fn(tree.add_scaled(at, sign * step, direction)).item() for sign in (1, -1))
+    return (up - down) / (2 * step)
+
+
+def query_loss_after_adapting(algorithm: Algorithm, problem: Problem) -> Callable[[Params], Tensor]:
+    """The mean over tasks of what MAML minimises, as a function of the meta-parameters."""
+
+    def fn(meta: Params) -> Tensor:
+        losses = []
+        for row in zip(*problem.episodes, strict=True):
+            task = Episode(*row)
+            adapted = plain_descent(algorithm, problem.objective, meta, task, create_graph=False)
+            losses.append(problem.objective.loss(problem.objective.forward(adapted, task.query_x), task.query_y))
+        return torch.stack(losses).mean()
+
+    return fn
+
+
+def relative_error(got: Params, want: Params) -> float:
+    """Norm of the difference over the norm of what is wanted."""
+    return (tree.norm(tree.subtract(want, got)) / tree.norm(want)).item()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of ``metarun check``."""
+
+    algo: str
+    network: str
+    path: str
+    against: str
+    error: float
+
+    @property
+    def right(self) -> bool:
+        return self.error < LIMIT
+
+
+def rows(algorithms: dict[str, Algorithm], device: torch.device) -> Iterator[Row]:
+    """Check every given method (option name -> object) that has a reference, on every way of computing it."""
+    for problem in problems(device):
+        for name, given in algorithms.items():
+            algorithm = small(given)
+            if isinstance(algorithm, Reptile):
+                algorithm = dataclasses.replace(algorithm, carry_moments=False)
+            variants = {name: algorithm}
+            if isinstance(algorithm, MAML) and algorithm.hypergrad is Derivative.store:
+                variants[f"{name} recompute"] = dataclasses.replace(algorithm, hypergrad=Derivative.recompute)
+            for label, variant in variants.items():
+                want = reference(variant, problem)
+                for path, how, chunk in (
+                    ("loop", Vectorize.loop, 1),
+                    ("vmap", Vectorize.vmap, None),
+                    ("vmap by 2", Vectorize.vmap, 2),
+                ):
+                    got, _ = meta_gradient(variant, problem.objective, problem.meta, problem.episodes, how, chunk)
+                    yield Row(label, problem.name, path, "plain autograd", relative_error(got, want))
+                if isinstance(variant, MAML) and variant.hypergrad is not Derivative.first_order:
+                    direction = tree.scale(1 / tree.norm(want), want)
+                    slope = finite_difference(query_loss_after_adapting(variant, problem), problem.meta, direction)
+                    error = abs(tree.dot(got, direction).item() - slope) / abs(slope)
+                    yield Row(label, problem.name, path, "finite differences", error)
+
+
+def table(lines: list[Row]) -> str:
+    """The rows as text."""
+    head = f"{'algo':18}{'network':16}{'computed by':13}{'against':20}{'relative error':>16}"
+    body = [
+        f"{line.algo:18}{line.network:16}{line.path:13}{line.against:20}{line.error:16.1e}"
+        f"  {'right' if line.right else 'WRONG'}"
+        for line in lines
+    ]
+    return "\n".join([head, *body])

@@ -1,0 +1,133 @@
+"""Checkpoints: plain torch files that load without running code, carry a checksum, and are never half written."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarun.errors import UserError
+from metarun.files import write_atomic
+from metarun.tree import Params
+
+FORMAT = 1
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+
+
+@dataclass
+class Selection:
+    """The best meta-parameters on validation so far."""
+
+    step: int
+    value: float  # mean metric over the validation tasks
+    ci95: float
+    meta: Params
+
+
+@dataclass
+class TrainState:
+    """Everything that a run is between two meta-iterations; tasks need no state, they are functions of the step."""
+
+    step: int  # meta-iterations done
+    meta: Params
+    optimizer: dict[str, Any]  # torch's state dict
+    selection: Selection | None
+
+
+class Damaged(Exception):
+    """A file that is no checkpoint, or no longer the one that was written."""
+
+
+def folder(run_dir: Path) -> Path:
+    return run_dir / "checkpoints"
+
+
+def save(run_dir: Path, state: TrainState) -> Path:
+    """Write ``last.pt``; what was last becomes ``previous.pt``. ``best.pt`` follows the selection. Returns last.
+
+    Bits depend on the state alone. Raises ``OSError`` where the disk does not take it; older files stay.
+    """
+    target = folder(run_dir)
+    target.mkdir(parents=True, exist_ok=True)
+    chosen = state.selection
+    content = {
+        "step": state.step,
+        "meta": state.meta,
+        "optimizer": state.optimizer,
+        "selection": None if chosen is None else {**vars(chosen)},
+    }
+    data = _encode(content)
+    if chosen is not None:
+        best = _encode({"step": chosen.step, "meta": chosen.meta, "value": chosen.value, "ci95": chosen.ci95})
+        write_atomic(target / BEST, best)
+    write_atomic(target / LAST, data, keep_old=target / PREVIOUS)
+    return target / LAST
+
+
+def load(run_dir: Path, device: torch.device) -> TrainState | None:
+    """The newest state that is whole, else None where no checkpoint was written yet.
+
+    Warns of a damaged file that it passes over. Raises ``UserError`` where files are there and none is whole.
+    """
+    found = [path for path in (folder(run_dir) / LAST, folder(run_dir) / PREVIOUS) if path.exists()]
+    for path in found:
+        try:
+            content = read(path, device)
+        except Damaged as error:
+            warnings.warn(f"{error}; trying the checkpoint before it", stacklevel=2)
+            continue
+        chosen = content["selection"]
+        selection = None if chosen is None else Selection(**chosen)
+        return TrainState(content["step"], content["meta"], content["optimizer"], selection)
+    if found:
+        raise UserError(f"{folder(run_dir)}: every checkpoint is damaged; start again in another run_dir")
+    return None
+
+
+def read(path: Path, device: torch.device) -> dict[str, Any]:
+    """The content of one checkpoint file, verified. Raises ``Damaged``."""
+    try:
+        file = torch.load(path, map_location=device, weights_only=True)
+        content, recorded = file["content"], file["sha256"]
+        whole = file["format"] == FORMAT and _digest(content) == recorded
+    except Exception as error:  # torch raises many kinds for a file that is not its own
+        raise Damaged(f"{path}: damaged checkpoint ({type(error).__name__})") from error
+    if not whole:
+        raise Damaged(f"{path}: damaged checkpoint (its checksum does not fit)")
+    return content
+
+
+def _encode(content: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()  # not a path: torch writes the file's name into the file
+    torch.save({"format": FORMAT, "sha256": _digest(content), "content": content}, buffer)
+    return buffer.getvalue()
+
+
+def _digest(content: Any) -> str:
+    """SHA-256 over names, types, shapes and bits, the same on every device."""
+    digest = hashlib.sha256()
+
+    def feed(value: Any) -> None:
+        if isinstance(value, Tensor):
+            digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        elif isinstance(value, dict):
+            digest.update(f"dict{len(value)}".encode())
+            for key, item in value.items():
+                feed(key)
+                feed(item)
+        elif isinstance(value, list | tuple):
+            digest.update(f"list{len(value)}".encode())
+            for item in value:
+                feed(item)
+        else:
+            digest.update(f"{type(value).__name__}:{value!r};".encode())
+
+    feed(content)
+    return digest.hexdigest()

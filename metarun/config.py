@@ -1,0 +1,270 @@
+"""Configuration: schemas for Hydra, and checks that answer every mistake in one line, before anything runs."""
+
+from __future__ import annotations
+
+import enum
+import math
+import re
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import metarun
+from metarun.device import Device
+from metarun.errors import ConfigError, UserError, did_you_mean
+from metarun.experiment import Experiment
+from metarun.parts import PARTS, part_classes
+from metarun.run import Record
+
+GROUPS = (*PARTS, "device")
+
+
+def conf_dir() -> Path:
+    """``conf/``: inside the package in an installed wheel, beside it in a checkout."""
+    package = Path(metarun.__file__).parent
+    return next(path for path in (package / "conf", package.parent / "conf") if (path / "train.yaml").exists())
+
+
+def register() -> None:
+    """Tell Hydra the types: ``/schema/train`` is the root, ``/schema/<group>/<module>`` each part's dataclass."""
+    store = ConfigStore.instance()
+    store.store(group="schema", name="train", node=Experiment)
+    store.store(group="schema", name="device", node=Device)
+    for group in PARTS:
+        for name, node in part_classes(group).items():
+            store.store(group=f"schema/{group}", name=name, node=node)
+
+
+def check(arguments: list[str], multirun: bool = False, config_dir: str | None = None) -> list[list[str]]:
+    """Check command-line overrides; returns the overrides of each job, one job without ``multirun``.
+
+    Raises ``UserError`` with one line that names key, value and what is allowed, for every job before any runs.
+    """
+    with _hydra(config_dir):
+        overrides = _parse(arguments)
+        if not multirun:
+            for override in overrides:
+                if override.is_sweep_override():
+                    raise UserError(f"{override.input_line}: several values are a sweep, which needs -m")
+            jobs = [arguments]
+        else:
+            (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+        run_dirs = [_check_job(job).values["run_dir"] for job in jobs]
+    for run_dir in run_dirs:
+        if run_dir is not None and run_dirs.count(run_dir) > 1:
+            raise ConfigError(
+                "run_dir", run_dir, "left out in a sweep, or different for each job, e.g. run_dir=x/${seed}"
+            )
+    return jobs
+
+
+def _check_job(arguments: list[str]) -> Record:
+    overrides = _parse(arguments)
+    groups = [o for o in overrides if o.key_or_group in GROUPS]
+    for override in groups:
+        _check_choice(override)
+    base, _ = _split(_compose([str(o.input_line) for o in groups]))
+    for override in overrides:
+        if override not in groups and not override.key_or_group.startswith("hydra"):
+            set_checked(base, override)
+    _, record = parse(*_split(_compose(arguments)))
+    return record
+
+
+def _parse(arguments: list[str]) -> list[Override]:
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    overrides = []
+    for argument in arguments:
+        try:
+            overrides += parser.parse_overrides([argument])
+        except OverrideParseException:
+            raise UserError(f"{argument}: cannot be read; write key=value, and quote special characters") from None
+    return overrides
+
+
+def choices(group: str) -> list[str]:
+    """Options of a group: its YAML files."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def _check_choice(override: Override) -> None:
+    group, value = override.key_or_group, override.value()
+    options = GlobalHydra.instance().config_loader().get_group_options(group)
+    if override.is_add() or override.is_delete() or override.package is not None or value not in options:
+        raise ConfigError(group, value, f"one of {', '.join(options)}{did_you_mean(str(value), options)}")
+
+
+def set_checked(cfg: DictConfig, override: Override) -> None:
+    """Set one key of a composed configuration. Raises ``UserError`` where key or value is not allowed."""
+    key, value = override.key_or_group, override.value()
+    known = list(_leaves(cfg))
+    if override.is_delete() or override.package is not None:
+        raise UserError(f"{override.input_line}: keys can be set, not removed or moved")
+    if key not in known:
+        inside = [name for name in known if name.startswith(f"{key}.")]
+        if inside:
+            raise UserError(f"{override.input_line}: {key} is a group of keys: {', '.join(inside)}")
+        parent = key.rpartition(".")[0]
+        siblings = [name for name in known if name.rpartition(".")[0] == parent] or known
+        hint = did_you_mean(key, known) or f"; keys: {', '.join(siblings)}"
+        raise UserError(f"{override.input_line}: no such key{hint}")
+    if isinstance(value, str) and "${" in value:
+        return  # composing resolves it, and checks it then
+    kind = _declared_type(cfg, key)
+    try:
+        fits = not (kind is bool and not isinstance(value, bool))
+        fits = fits and not (isinstance(value, float) and not math.isfinite(value))
+        if fits:
+            OmegaConf.update(cfg, key, value)
+    except OmegaConfBaseException:
+        fits = False
+    if not fits:
+        raise ConfigError(key, value, _in_words(kind))
+
+
+def _leaves(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Dotted keys of all values."""
+    for name in map(str, cfg):
+        node = cfg._get_node(name)
+        if isinstance(node, DictConfig) and not node._is_missing() and not node._is_none():
+            yield from _leaves(node, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _declared_type(cfg: DictConfig, key: str) -> Any:
+    """The type that the dataclass states for a key."""
+    parent, _, name = key.rpartition(".")
+    owner = OmegaConf.get_type(OmegaConf.select(cfg, parent) if parent else cfg)
+    return typing.get_type_hints(owner)[name]
+
+
+def _in_words(kind: Any) -> str:
+    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    if kind in plain:
+        return plain[kind]
+    if typing.get_origin(kind) is list:
+        return f"a list, each {_in_words(typing.get_args(kind)[0])}"
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return " or ".join(_in_words(k) for k in typing.get_args(kind))
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return f"one of {', '.join(member.name for member in kind)}"
+    return str(kind)
+
+
+def parse(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Record]:
+    """A composed configuration as live objects, and as the plain record that a run folder keeps.
+
+    ``chosen``: the option of each group. Raises ``UserError`` for missing values and values out of range.
+    """
+    try:
+        for group in GROUPS:
+            try:
+                OmegaConf.to_object(cfg[group])  # alone first, so that an error can name its group
+            except ConfigError as error:
+                raise error.under(group) from None
+        try:
+            OmegaConf.to_object(cfg.eval)
+        except ConfigError as error:
+            raise error.under("eval") from None
+        experiment = typing.cast(Experiment, OmegaConf.to_object(cfg))
+    except MissingMandatoryValue as error:
+        key = error.full_key or str(error).splitlines()[0]
+        raise UserError(f"{key}: has no value, and needs one") from None
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from None
+    values = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    kinds = {group: type(getattr(experiment, group)).__module__.rpartition(".")[2] for group in GROUPS}
+    return experiment, Record(names=chosen, kinds=kinds, values=typing.cast(dict[str, Any], values))
+
+
+def compose(overrides: list[str]) -> tuple[Experiment, Record]:
+    """The experiment that ``metarun train`` would run with these overrides; for scripts and tests.
+
+    Raises ``UserError``.
+    """
+    with _hydra(None):
+        _check_job(overrides)
+        return parse(*_split(_compose(overrides)))
+
+
+def from_hydra(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Record]:
+    """What ``parse`` makes of the configuration that ``hydra.main`` hands to a job."""
+    return parse(_typed(cfg), {group: str(chosen[group]) for group in GROUPS})
+
+
+def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
+    """The experiment of an earlier run, from its record, with overrides of single keys and of ``device``.
+
+    Raises ``UserError``.
+    """
+    nodes = {group: part_classes(group)[record.kinds[group]] for group in PARTS} | {"device": Device}
+    cfg = OmegaConf.structured(Experiment)
+    for group, node in nodes.items():
+        cfg[group] = OmegaConf.structured(node)
+    chosen = dict(record.names)
+    try:
+        cfg = typing.cast(DictConfig, OmegaConf.merge(cfg, record.values))
+    except OmegaConfBaseException as error:
+        raise UserError(
+            f"this run's configuration does not fit this version of metarun: {error}".splitlines()[0]
+        ) from None
+    with _hydra(None):
+        for override in _parse(arguments):
+            if override.key_or_group == "device":
+                _check_choice(override)
+                chosen["device"] = str(override.value())
+                cfg.device = _compose([f"device={override.value()}"]).device
+            elif override.key_or_group in PARTS:
+                raise UserError(f"{override.input_line}: a trained run keeps its {override.key_or_group}")
+            else:
+                set_checked(cfg, override)
+    return parse(cfg, chosen)
+
+
+class _hydra:
+    """Context in which compositions read ``conf/`` (and a user's folder of more options)."""
+
+    def __init__(self, config_dir: str | None):
+        self.search = [f"hydra.searchpath=[{Path(config_dir).absolute()}]"] if config_dir else []
+
+    def __enter__(self) -> None:
+        register()
+        GlobalHydra.instance().clear()
+        self.context = initialize_config_dir(version_base="1.3", config_dir=str(conf_dir()))
+        self.context.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.context.__exit__(*error)
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    try:
+        return hydra.compose("train", overrides, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        text = re.sub(r"\s+", " ", str(error.__cause__ or error)).strip()
+        raise UserError(f"configuration: {text}") from None
+
+
+def _split(cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:
+    """The experiment's part of a composition, and the option chosen in each group."""
+    chosen = {group: str(cfg.hydra.runtime.choices[group]) for group in GROUPS}
+    return _typed(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])), chosen
+
+
+def _typed(cfg: DictConfig) -> DictConfig:
+    """Hydra's root is untyped; give it the experiment's type."""
+    return typing.cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Experiment), cfg))

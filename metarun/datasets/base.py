@@ -1,0 +1,77 @@
+"""A data set is a recipe: fields say which data, ``load`` finds it. What comes out is a family of tasks."""
+
+from __future__ import annotations
+
+import abc
+import enum
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from metarun import draws
+from metarun.episode import Episode
+from metarun.files import cache_dir
+from metarun.losses import Objective
+from metarun.tree import Params
+
+
+class Split(enum.Enum):
+    """Disjoint sources of tasks. The value enters each task's key, so it never changes."""
+
+    train = 0
+    val = 1
+    test = 2
+
+
+class Tasks(abc.ABC):
+    """A family of few-shot tasks on one device. Task i of a split is a function of (seed, split, i) alone."""
+
+    input_shape: tuple[int, ...]  # of one example
+    stamp: dict[str, str]  # facts for the protocol stamp of every number measured on these tasks
+
+    @abc.abstractmethod
+    def has(self, split: Split) -> bool:
+        """Whether the split holds any data at all."""
+
+    @abc.abstractmethod
+    def check(self, split: Split, way: int, shot: int, query: int) -> None:
+        """Raise ``UserError``, with the numbers, where the split cannot supply such tasks."""
+
+    @abc.abstractmethod
+    def outputs(self, way: int) -> int:
+        """Width of a model's last layer."""
+
+    @abc.abstractmethod
+    def objective(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
+        """The loss and metric of these tasks, for a model."""
+
+    @abc.abstractmethod
+    def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:
+        """The tasks with these indices, T = len(indices)."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Dataset(abc.ABC):
+    """A data set's settings."""
+
+    has_way: ClassVar[bool] = True  # whether "way" means anything for its tasks
+
+    @abc.abstractmethod
+    def load(self, data_root: Path, device: torch.device) -> Tasks:
+        """Find or make the data. Raises ``UserError`` where that fails, saying what was tried and what would do."""
+
+
+def default_data_root() -> Path:
+    """Where data sets are looked for and downloaded to: ``$METARUN_DATA``, else the cache folder."""
+    return Path(os.environ.get("METARUN_DATA") or cache_dir() / "data")
+
+
+def task_keys(seed: int, split: Split, indices: range, device: torch.device) -> Tensor:
+    """[T] int64, one random stream a task."""
+    of_split = draws.fold(draws.root(seed, device), split.value)
+    return draws.fold(of_split, torch.arange(indices.start, indices.stop, indices.step, device=device))

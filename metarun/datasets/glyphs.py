@@ -1,0 +1,123 @@
+"""Glyphs: few-shot letters rendered from the twelve DejaVu faces that matplotlib ships; nothing to download."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import unicodedata
+import warnings
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.ft2font import FT2Font
+from PIL import Image, ImageDraw, ImageFont, features
+
+from metarun.datasets.base import Dataset, Split, Tasks
+from metarun.datasets.sampler import ClassPool, Rotations
+from metarun.files import cache_dir, write_atomic
+
+SIDE = 28
+MARGIN = 1
+POINT_SIZE = 24
+LOOK_ALIKE = 0.2  # letters whose twelve renderings are closer than this cosine distance count as one
+SHARES = {Split.train: 0.60, Split.val: 0.15, Split.test: 0.25}
+
+
+@dataclass(kw_only=True, slots=True)
+class Glyphs(Dataset):
+    """A class is a letter (Latin, Greek, Cyrillic, Armenian, Georgian), its instances are the twelve faces.
+
+    What it can tell: that a method learns to learn at all, that an installation works, and how settings compare,
+    in minutes on any machine and on the same pixels for everybody with the same FreeType (the checksum in the
+    protocol stamp says whether they are the same). What it cannot: twelve faces of one design family are far
+    more alike than twenty people's handwriting, accented letters share their base letter, and only 11 queries per
+    class are left after one shot. Accuracies are high, no paper reports them, and they say little about Omniglot.
+
+    Of letters that look alike (A in Latin, Greek and Cyrillic) the one with the lowest code point is kept.
+    """
+
+    def load(self, data_root: Path, device: torch.device) -> Tasks:
+        letters, images = _cached()
+        # a letter's split hangs on the letter alone, so that another FreeType moves as few of them as possible
+        order = sorted(range(len(letters)), key=lambda i: hashlib.sha256(chr(letters[i]).encode()).digest())
+        splits, first = {}, 0.0
+        for split, share in SHARES.items():
+            splits[split] = order[round(first * len(order)) : round((first + share) * len(order))]
+            first += share
+        stamp = {
+            "split": "letters " + "/".join(str(len(chosen)) for chosen in splits.values()),
+            "resize": f"rendered at {SIDE}x{SIDE}",
+            "rotations": Rotations.none.name,
+            "pool_sha256": hashlib.sha256(letters.tobytes() + images.tobytes()).hexdigest()[:16],
+        }
+        return ClassPool(images[:, :, None], splits, Rotations.none, device, stamp)
+
+
+def _cached() -> tuple[np.ndarray, np.ndarray]:
+    """Code points and pictures, from the cache if this FreeType drew them before."""
+    made_with = f"{matplotlib.__version__}-{features.version('freetype2')}-{LOOK_ALIKE}-{POINT_SIZE}"
+    path = cache_dir() / f"glyphs-{SIDE}-{hashlib.sha256(made_with.encode()).hexdigest()[:12]}.npz"
+    try:
+        with np.load(path) as cached:
+            return cached["letters"], cached["images"]
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        warnings.warn(f"{path}: damaged ({error}); rendering the letters again", stacklevel=2)
+    letters, images = render()
+    kept = without_look_alikes(images)
+    letters, images = letters[kept], images[kept]
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, letters=letters, images=images)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, buffer.getvalue())
+    except OSError as error:
+        warnings.warn(f"rendered letters are not cached: {error}", stacklevel=2)
+    return letters, images
+
+
+def render() -> tuple[np.ndarray, np.ndarray]:
+    """All letters that the twelve faces share: code points [L] int64 and images [L, 12, 28, 28] uint8, ink 255."""
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    faces = sorted(path for path in folder.glob("DejaVu*.ttf") if "Display" not in path.name)
+    shared = set.intersection(*(set(FT2Font(str(face)).get_charmap()) for face in faces))
+    letters = sorted(code for code in shared if unicodedata.category(chr(code)).startswith("L"))
+    images = np.zeros((len(letters), len(faces), SIDE, SIDE), np.uint8)
+    for j, face in enumerate(faces):
+        font = ImageFont.truetype(str(face), POINT_SIZE, layout_engine=ImageFont.Layout.BASIC)
+        for i, code in enumerate(letters):
+            images[i, j] = _centred(font, chr(code))
+    return np.array(letters, np.int64), images
+
+
+def _centred(font: ImageFont.FreeTypeFont, letter: str) -> np.ndarray:
+    """One letter, its ink in the middle of the picture, shrunk where it is too large."""
+    sheet = Image.new("L", (4 * SIDE, 4 * SIDE))
+    ImageDraw.Draw(sheet).text((SIDE, SIDE), letter, fill=255, font=font)
+    ink = sheet.crop(sheet.getbbox())
+    largest = SIDE - 2 * MARGIN
+    if max(ink.size) > largest:
+        factor = largest / max(ink.size)
+        width, height = (max(1, round(side * factor)) for side in ink.size)
+        ink = ink.resize((width, height), Image.Resampling.BOX)
+    picture = Image.new("L", (SIDE, SIDE))
+    picture.paste(ink, ((SIDE - ink.width) // 2, (SIDE - ink.height) // 2))
+    return np.asarray(picture)
+
+
+def without_look_alikes(images: np.ndarray) -> np.ndarray:
+    """Positions [kept] of letters to keep: in order, each that looks like none kept before; images [L, 12, H, W]."""
+    flat = images.reshape(len(images), -1).astype(np.float64)  # sums of products of bytes: exact in any order
+    products = flat @ flat.T
+    lengths = np.sqrt(products.diagonal())
+    distance = 1 - products / (lengths[:, None] * lengths)
+    kept: list[int] = []
+    for i in range(len(images)):
+        if not kept or distance[i, kept].min() >= LOOK_ALIKE:
+            kept.append(i)
+    return np.array(kept)

@@ -1,0 +1,175 @@
+"""Omniglot: Lake, Salakhutdinov and Tenenbaum 2015, "Human-level concept learning"; 1,623 characters by 20 people."""
+
+from __future__ import annotations
+
+import enum
+import io
+import json
+import socket
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from metarun.datasets.base import Dataset, Split, Tasks
+from metarun.datasets.sampler import ClassPool, Rotations
+from metarun.errors import UserError, require
+from metarun.files import cache_dir, write_atomic
+from metarun.vision import torchvision
+
+CHARACTERS, DRAWINGS, SIDE = 1623, 20, 105
+
+
+class NamedSplit(enum.Enum):
+    """Which characters are for meta-training, validation and test; the lists are in ``splits/omniglot_*.json``.
+
+    Sizes: maml 1100/100/423, reptile 1200/0/423, vinyals 1028/172/423 (all three share their test characters),
+    lake 964/0/659 (the original background and evaluation alphabets).
+    """
+
+    maml = "maml"
+    reptile = "reptile"
+    vinyals = "vinyals"
+    lake = "lake"
+
+    def characters(self) -> dict[Split, list[int]]:
+        """Character numbers 0..1622 of each split."""
+        text = resources.files("metarun.datasets").joinpath(f"splits/omniglot_{self.value}.json").read_text()
+        listed = json.loads(text)
+        return {split: listed[split.name] for split in Split}
+
+
+class Resize(enum.Enum):
+    """105x105 to a smaller square.
+
+    nearest: one source pixel each, so images stay black and white; what the code published with MAML and Reptile
+    does (it asks for Lanczos, but Pillow resizes 1-bit images by nearest neighbour). antialias: Lanczos on grey
+    levels, as most ports do.
+    """
+
+    nearest = "nearest"
+    antialias = "antialias"
+
+    def apply(self, image: Image.Image, size: int) -> Image.Image:
+        nearest = self is Resize.nearest
+        return image.resize((size, size), Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS)
+
+
+@dataclass(kw_only=True, slots=True)
+class Omniglot(Dataset):
+    split: NamedSplit
+    size: int  # pixels a side
+    resize: Resize
+    invert: bool  # true: ink is 1 on 0 (MAML); false: ink is 0 on 1, as the files are (Reptile)
+    rotations: Rotations
+
+    def __post_init__(self) -> None:
+        require(1 <= self.size <= SIDE, "size", self.size, f"1..{SIDE}")
+
+    def load(self, data_root: Path, device: torch.device) -> Tasks:
+        images = prepared(data_root, self.size, self.resize)
+        if self.invert:
+            images = 255 - images
+        splits = self.split.characters()
+        stamp = {
+            "split": f"{self.split.name} " + "/".join(str(len(chosen)) for chosen in splits.values()),
+            "resize": f"{self.resize.name} {self.size}x{self.size}{', inverted' if self.invert else ''}",
+            "rotations": self.rotations.name,
+        }
+        return ClassPool(images[:, :, None], splits, self.rotations, device, stamp)
+
+
+def prepared(data_root: Path, size: int, resize: Resize) -> np.ndarray:
+    """uint8 [1623, 20, size, size], paper 255 and ink 0, from the cache or from the first source that works.
+
+    Raises ``UserError`` that lists what was tried.
+    """
+    cache = cache_dir() / f"omniglot-{size}-{resize.name}.npz"
+    try:
+        with np.load(cache) as cached:
+            return cached["images"]
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        warnings.warn(f"{cache}: damaged ({error}); preparing Omniglot again", stacklevel=2)
+    pages = _first_that_works(data_root, cache)
+    images = np.empty((CHARACTERS, DRAWINGS, size, size), np.uint8)
+    for c in tqdm(range(CHARACTERS), desc="preparing omniglot", unit="character", disable=None, file=sys.stderr):
+        for d in range(DRAWINGS):
+            images[c, d] = np.asarray(resize.apply(Image.fromarray(pages[c, d]), size))
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, images=images)
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(cache, buffer.getvalue())
+    except OSError as error:
+        warnings.warn(f"prepared Omniglot is not cached: {error}", stacklevel=2)
+    return images
+
+
+def _first_that_works(data_root: Path, cache: Path) -> np.ndarray:
+    """uint8 [1623, 20, 105, 105] from the sources in order."""
+    sources: dict[str, Callable[[Path], np.ndarray]] = {
+        f"{data_root / 'omniglot.npz'}": _from_npz,
+        f"{data_root / 'omniglot-py'} (torchvision's folders)": _from_folders,
+        "download by torchvision": _from_download,
+    }
+    tried = [f"prepared cache {cache}: not there"]
+    for name, source in sources.items():
+        try:
+            return source(data_root)
+        except Exception as error:  # whatever is wrong with one source, the next may do
+            tried.append(f"{name}: {error}".splitlines()[0])
+    raise UserError(
+        "dataset=omniglot: no source works. Tried: " + "; ".join(tried) + ". By hand: put images_background.zip and "
+        f"images_evaluation.zip of github.com/brendenlake/omniglot (folder python), unpacked, into "
+        f"{data_root / 'omniglot-py'}, or set data_root to a folder that has omniglot-py or omniglot.npz "
+        "(bool array 'ink' [1623, 20, 105, 105]). dataset=glyphs needs nothing."
+    )
+
+
+def _from_npz(data_root: Path) -> np.ndarray:
+    path = data_root / "omniglot.npz"
+    if not path.exists():
+        raise FileNotFoundError("not there")
+    with np.load(path) as file:
+        ink = file["ink"]
+    if ink.shape != (CHARACTERS, DRAWINGS, SIDE, SIDE):
+        raise ValueError(f"array 'ink' has shape {ink.shape}")
+    return np.where(ink, 0, 255).astype(np.uint8)
+
+
+def _from_folders(data_root: Path) -> np.ndarray:
+    """Reads ``images_{background,evaluation}/ALPHABET/CHARACTER/0001_01.png``: character and drawing, from 1."""
+    files = sorted((data_root / "omniglot-py").glob("images_*/*/*/*.png"))
+    if not files:
+        raise FileNotFoundError("not there")
+    if len(files) != CHARACTERS * DRAWINGS:
+        raise ValueError(f"holds {len(files)} drawings instead of {CHARACTERS * DRAWINGS}")
+    pages = np.zeros((CHARACTERS, DRAWINGS, SIDE, SIDE), np.uint8)
+    for path in tqdm(files, desc="reading omniglot", unit="drawing", disable=None, file=sys.stderr):
+        character, drawing = path.stem.split("_")
+        with Image.open(path) as image:
+            pages[int(character) - 1, int(drawing) - 1] = np.asarray(image.convert("L"))
+    return pages
+
+
+def _from_download(data_root: Path) -> np.ndarray:
+    """torchvision fetches both archives and verifies their MD5 sums."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(30)  # torchvision sets none
+    try:
+        data_root.mkdir(parents=True, exist_ok=True)
+        for background in (True, False):
+            torchvision().datasets.Omniglot(str(data_root), background=background, download=True)
+    finally:
+        socket.setdefaulttimeout(before)
+    return _from_folders(data_root)

@@ -1,0 +1,107 @@
+"""Class pools: images in memory on the device, sampled into episodes there by indexing."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarun import draws
+from metarun.datasets.base import Split, Tasks, task_keys
+from metarun.episode import Episode
+from metarun.errors import UserError
+from metarun.losses import Objective, classification
+from metarun.tree import Params
+
+
+class Rotations(enum.Enum):
+    """Quarter turns as augmentation.
+
+    per_task: each class of each task, at train and test, is turned by 0, 90, 180 or 270 degrees (MAML).
+    as_classes: every turn of a meta-training class is a class of its own; validation and test unturned (Reptile).
+    """
+
+    none = "none"
+    per_task = "per_task"
+    as_classes = "as_classes"
+
+
+class ClassPool(Tasks):
+    """Classes of images, split into meta-train, validation and test.
+
+    images: uint8 [classes, instances, C, H, W]. splits: class numbers of each split, disjoint.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        splits: dict[Split, list[int]],
+        rotations: Rotations,
+        device: torch.device,
+        stamp: dict[str, str],
+    ):
+        self.pools = {
+            split: torch.from_numpy(np.ascontiguousarray(images[chosen])).to(device) for split, chosen in splits.items()
+        }
+        self.rotations, self.device, self.stamp = rotations, device, stamp
+        self.input_shape = tuple(images.shape[2:])
+        pixels = torch.arange(self.input_shape[1] * self.input_shape[2], device=device).reshape(self.input_shape[1:])
+        # [4, H*W]: where each pixel of an image turned r times comes from; turning needs square images
+        self.turns = torch.stack([torch.rot90(pixels, r).flatten() for r in range(4)]) if self._turned else None
+
+    @property
+    def _turned(self) -> bool:
+        return self.rotations is not Rotations.none
+
+    def _classes(self, split: Split) -> int:
+        multiplied = self.rotations is Rotations.as_classes and split is Split.train
+        return len(self.pools[split]) * (4 if multiplied else 1)
+
+    def has(self, split: Split) -> bool:
+        return len(self.pools[split]) > 0
+
+    def check(self, split: Split, way: int, shot: int, query: int) -> None:
+        if way > self._classes(split):
+            raise UserError(f"way={way}: the {split.name} split has only {self._classes(split)} classes")
+        instances = self.pools[split].shape[1]
+        if shot + query > instances:
+            raise UserError(
+                f"{shot} support + {query} query images per class ({split.name}) are {shot + query}, "
+                f"but a class has only {instances}; lower shot or query"
+            )
+
+    def outputs(self, way: int) -> int:
+        return way
+
+    def objective(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
+        return classification(forward, way)
+
+    def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:
+        """Classes without replacement, in random order (so labels are random too), then instances likewise."""
+        pool = self.pools[split]
+        key = task_keys(seed, split, indices, self.device)  # [T]
+        chosen = draws.permutation(draws.fold(key, 0), self._classes(split))[:, :way]  # [T, N]
+        of_class = draws.fold(draws.fold(key, 1)[:, None], torch.arange(way, device=self.device))  # [T, N]
+        instance = draws.permutation(of_class, pool.shape[1])[:, :, : shot + query]  # [T, N, K+Q]
+        classes, turn = chosen % len(pool), chosen // len(pool)
+        if self.rotations is Rotations.per_task:
+            turn = draws.integers(draws.fold(key, 2), way, below=4)  # [T, N]
+        if self.turns is None:
+            x = pool[classes[..., None], instance]  # [T, N, K+Q, C, H, W]
+        else:
+            channel = torch.arange(pool.shape[2], device=self.device)[:, None]
+            source = self.turns[turn][:, :, None, None]  # [T, N, 1, 1, H*W]
+            x = pool.flatten(3)[classes[..., None, None, None], instance[..., None, None], channel, source]
+            x = x.unflatten(-1, pool.shape[3:])
+        x = x.to(torch.float32) / 255
+        label = torch.arange(way, device=self.device)
+        return Episode(
+            support_x=x[:, :, :shot].flatten(1, 2),
+            support_y=label.repeat_interleave(shot).expand(len(indices), -1),
+            query_x=x[:, :, shot:].flatten(1, 2),
+            query_y=label.repeat_interleave(query).expand(len(indices), -1),
+            key=draws.fold(key, 3),
+        )

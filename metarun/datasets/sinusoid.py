@@ -1,0 +1,81 @@
+"""Sinusoid regression: Finn, Abbeel and Levine 2017, section 5.1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from metarun import draws
+from metarun.datasets.base import Dataset, Split, Tasks, task_keys
+from metarun.episode import Episode
+from metarun.errors import require
+from metarun.losses import Objective, regression
+from metarun.tree import Params
+
+
+@dataclass(kw_only=True, slots=True)
+class Sinusoid(Dataset):
+    """y = a sin(x - p), x uniform in -x_max..x_max; a task is an amplitude a and a phase p, uniform in their ranges.
+
+    ``shot`` is K points; ``way`` does not apply. The metric is the mean squared error. Every split draws from the
+    same family (there are no classes to hold out), with tasks of its own.
+    """
+
+    has_way: ClassVar[bool] = False
+    amplitude: list[float]  # [low, high]
+    phase: list[float]  # [low, high], radians
+    x_max: float
+
+    def __post_init__(self) -> None:
+        for name in ("amplitude", "phase"):
+            value = getattr(self, name)
+            require(len(value) == 2 and value[0] <= value[1], name, value, "[low, high] with low <= high")
+        require(self.x_max > 0, "x_max", self.x_max, "> 0")
+
+    def load(self, data_root: Path, device: torch.device) -> Tasks:
+        return Waves(self, device)
+
+
+class Waves(Tasks):
+    """The family on a device."""
+
+    def __init__(self, family: Sinusoid, device: torch.device):
+        self.family, self.device = family, device
+        self.input_shape = (1,)
+        low, high = family.amplitude
+        self.stamp = {
+            "split": "same family, other tasks",
+            "family": f"a sin(x - p), a {low:g}..{high:g}, p {family.phase[0]:g}..{family.phase[1]:.4g}",
+        }
+
+    def has(self, split: Split) -> bool:
+        return True
+
+    def check(self, split: Split, way: int, shot: int, query: int) -> None:
+        """Nothing to run out of."""
+
+    def outputs(self, way: int) -> int:
+        return 1
+
+    def objective(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
+        return regression(forward)
+
+    def waves(self, split: Split, seed: int, indices: range) -> tuple[Tensor, Tensor]:
+        """Amplitude and phase of tasks, each [T, 1, 1]."""
+        key = task_keys(seed, split, indices, self.device)
+        unit = draws.uniform(draws.fold(key, 0), 2)[:, :, None, None]  # [T, 2, 1, 1]
+        ranges = (self.family.amplitude, self.family.phase)
+        amplitude, phase = (low + (high - low) * unit[:, i] for i, (low, high) in enumerate(ranges))
+        return amplitude, phase
+
+    def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:
+        key = task_keys(seed, split, indices, self.device)
+        amplitude, phase = self.waves(split, seed, indices)
+        x = self.family.x_max * (2 * draws.uniform(draws.fold(key, 1), shot + query)[..., None] - 1)
+        y = amplitude * torch.sin(x - phase)
+        return Episode(x[:, :shot], y[:, :shot], x[:, shot:], y[:, shot:], draws.fold(key, 3))

@@ -1,0 +1,60 @@
+"""Random numbers that are a pure function of a key: the same on every device, in any order, in any batch.
+
+torch's generators differ between CPU and GPU and depend on what was drawn before. A task here must be a function
+of (seed, split, task index) alone, so its randomness comes from SplitMix64 (Steele, Lea and Flood 2014, "Fast
+splittable pseudorandom number generators", figure 17) written in int64 tensor arithmetic, which wraps the same
+way everywhere. ``fold(key, i)`` is the i-th output of the generator seeded with ``key``, and serves as a new key.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64) if word >= 1 << 63 else word
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+_MIX_1 = _signed(0xBF58476D1CE4E5B9)
+_MIX_2 = _signed(0x94D049BB133111EB)
+
+
+def _shift(z: Tensor, by: int) -> Tensor:
+    """Logical right shift (torch's >> keeps the sign)."""
+    return (z >> by) & ((1 << (64 - by)) - 1)
+
+
+def fold(key: Tensor, index: Tensor | int) -> Tensor:
+    """Derive the stream number ``index`` of ``key``; int64 tensors that broadcast."""
+    offset = (index + 1) * _GOLDEN  # a Python int does not wrap by itself
+    z = key + (_signed(offset % (1 << 64)) if isinstance(offset, int) else offset)
+    z = (z ^ _shift(z, 30)) * _MIX_1
+    z = (z ^ _shift(z, 27)) * _MIX_2
+    return z ^ _shift(z, 31)
+
+
+def root(seed: int, device: torch.device | str = "cpu") -> Tensor:
+    """The key of a seed: int64 scalar tensor."""
+    return fold(torch.tensor(seed, dtype=torch.int64, device=device), 0)
+
+
+def bits(key: Tensor, count: int) -> Tensor:
+    """[..., count] int64 words for keys [...]."""
+    return fold(key[..., None], torch.arange(count, device=key.device))
+
+
+def uniform(key: Tensor, count: int) -> Tensor:
+    """[..., count] float32 in [0, 1), from 24 random bits each so that every device rounds alike."""
+    return _shift(bits(key, count), 40).to(torch.float32) / (1 << 24)
+
+
+def integers(key: Tensor, count: int, below: int) -> Tensor:
+    """[..., count] int64 in 0..below-1 (bias under below / 2**24)."""
+    return _shift(bits(key, count), 40) % below
+
+
+def permutation(key: Tensor, length: int) -> Tensor:
+    """[..., length] a random order of 0..length-1."""
+    return bits(key, length).argsort(dim=-1)

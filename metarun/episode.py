@@ -1,0 +1,38 @@
+"""Episode: a batch of few-shot tasks, and the shape legend that every file uses.
+
+Shape legend
+    T  tasks in a meta-batch (or in a chunk of one)
+    N  way: classes in a task
+    K  shot: support examples per class
+    Q  query examples per class
+    S  inner steps
+    C, H, W  channels, height and width of an image
+
+Code that handles one task never sees the axis T; ``vectorize.py`` is the one place that adds it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Episode(NamedTuple):
+    """T tasks, or one task when the leading axis T is absent.
+
+    Classification inputs are [T, N*K, C, H, W] (support) and [T, N*Q, C, H, W] (query), float in 0..1; labels
+    are int64 in 0..N-1. Examples of one class stand next to each other. Regression inputs and targets are
+    [T, K, 1] and [T, Q, 1].
+    """
+
+    support_x: Tensor
+    support_y: Tensor
+    query_x: Tensor
+    query_y: Tensor
+    key: Tensor  # [T] int64: this task's own random stream (see draws.py), for mini-batch orders
+
+    def to(self, dtype) -> Episode:
+        """Inputs (and real-valued targets) in another floating-point type."""
+        cast = [v.to(dtype) if v.is_floating_point() else v for v in self]
+        return Episode(*cast)

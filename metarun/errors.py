@@ -1,0 +1,63 @@
+"""Errors that a user can act on: one line of text and an exit status, never a traceback.
+
+Exit statuses: 2 for input that cannot be used (configuration, data, run folders), 3 for a run that stopped
+because its numbers are no longer finite, 128 + signal for a run that was asked to stop and saved its state.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user gave cannot be used; the message says what and what would do."""
+
+    status = 2
+
+
+class ConfigError(UserError):
+    """A configuration value is not allowed.
+
+    Args:
+        key: dotted key as typed on the command line, e.g. ``algo.inner_steps``.
+        value: what was given.
+        allowed: what may be given, in words.
+    """
+
+    def __init__(self, key: str, value: object, allowed: str):
+        self.key, self.value, self.allowed = key, value, allowed
+        super().__init__(f"{key}={'null' if value is None else value}: must be {allowed}")
+
+    def under(self, group: str) -> ConfigError:
+        """The same error for the key as seen from the root of the configuration."""
+        return ConfigError(f"{group}.{self.key}", self.value, self.allowed)
+
+    def __reduce__(self) -> tuple[type, tuple]:  # sweeps send errors between processes
+        return ConfigError, (self.key, self.value, self.allowed)
+
+
+class NotFinite(UserError):
+    """Loss or meta-gradient is no longer a finite number."""
+
+    status = 3
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM arrived; the state was saved. Not an ``Exception``: it must also stop a sweep."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.status = 128 + signal_number
+
+
+def require(holds: bool, key: str, value: object, allowed: str) -> None:
+    """Raise ``ConfigError`` unless the condition holds."""
+    if not holds:
+        raise ConfigError(key, value, allowed)
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """`` (did you mean x?)`` for a near miss, else nothing."""
+    near = difflib.get_close_matches(word, list(choices), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""

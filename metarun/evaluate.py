@@ -1,0 +1,93 @@
+"""Evaluation: adapt to fresh tasks with the algorithm's own inner loop and measure, for every number of steps."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from metarun.datasets.base import Split
+from metarun.episode import Episode
+from metarun.experiment import Bench
+from metarun.losses import mean_and_interval
+from metarun.normalize import Norm, predict
+from metarun.tree import Params
+from metarun.vectorize import concatenate, over_tasks
+
+
+@dataclass(frozen=True)
+class Score:
+    """Loss and metric on query sets after 0..S inner steps: [tasks, S+1], or [tasks, 1] with the last step alone."""
+
+    norm: Norm
+    metric: Tensor
+    loss: Tensor
+
+    def final(self) -> tuple[float, float]:
+        """Mean metric after the last inner step, and its 95 % interval over tasks."""
+        return mean_and_interval(self.metric[:, -1])
+
+    def by_steps(self) -> list[dict[str, float]]:
+        """One row for each number of inner steps."""
+        rows = []
+        for steps in range(self.metric.shape[1]):
+            mean, half = mean_and_interval(self.metric[:, steps])
+            loss = self.loss[:, steps].to(torch.float64).mean().item()
+            rows.append({"steps": steps, "mean": mean, "ci95": half, "loss": loss})
+        return rows
+
+
+def evaluate(
+    bench: Bench, meta: Params, split: Split, tasks: int, norm: Norm, *, last_only: bool = False, progress: str = ""
+) -> list[Score]:
+    """Score the meta-parameters on tasks 0..tasks-1 of a split, one ``Score`` for each norm.
+
+    ``last_only`` measures after the last inner step alone, which is cheaper. ``progress`` labels a progress bar.
+    """
+    norms = norm.members(bench.module)
+    steps = bench.experiment.algo.eval_inner_steps
+
+    def score(task: Episode) -> tuple[Tensor, Tensor]:  # each [norms, S+1]
+        metrics, losses = [], []
+        for params in _adapted(bench, meta, task, steps, last_only):
+            outputs = [predict(bench.module, params, task.support_x, task.query_x, n) for n in norms]
+            metrics.append(torch.stack([bench.objective.metric(o, task.query_y) for o in outputs]))
+            losses.append(torch.stack([bench.objective.loss(o, task.query_y) for o in outputs]))
+        return torch.stack(metrics, -1), torch.stack(losses, -1)
+
+    results: list[tuple[Tensor, Tensor]] = []
+    with tqdm(total=tasks, desc=progress, unit="task", disable=None if progress else True, leave=False) as bar:
+        for episodes in measured_episodes(bench, split, tasks):
+            results += over_tasks(score, episodes, bench.how, bench.chunk)
+            bar.update(len(episodes.key))
+    metric, loss = (value.cpu() for value in concatenate(results))
+    return [Score(n, metric[:, i], loss[:, i]) for i, n in enumerate(norms)]
+
+
+def measured_episodes(bench: Bench, split: Split, tasks: int, at_once: int = 32) -> Iterator[Episode]:
+    """Tasks 0..tasks-1 of a split; they depend on ``eval.seed`` and on no algorithm, checkpoint or run seed."""
+    x = bench.experiment
+    for first in range(0, tasks, at_once):
+        indices = range(first, min(first + at_once, tasks))
+        yield bench.tasks.sample(split, x.eval.seed, indices, x.way, x.shot, x.eval.query)
+
+
+def _adapted(bench: Bench, meta: Params, task: Episode, steps: int, last_only: bool) -> Iterator[Params]:
+    """The parameters at which to measure."""
+    path = bench.experiment.algo.adapt(bench.objective, meta, task.support_x, task.support_y, task.key, steps)
+    yield from itertools.islice(path, steps, None) if last_only else path
+
+
+def predictions(bench: Bench, meta: Params, episodes: Episode, norm: Norm) -> Tensor:
+    """Outputs [T, S+1, N*Q, outputs] for the query sets of a few episodes, to be looked at."""
+    steps = bench.experiment.algo.eval_inner_steps
+
+    def outputs(task: Episode) -> Tensor:
+        adapted = _adapted(bench, meta, task, steps, last_only=False)
+        return torch.stack([predict(bench.module, p, task.support_x, task.query_x, norm) for p in adapted])
+
+    return concatenate(list(over_tasks(outputs, episodes, bench.how, bench.chunk)))

@@ -1,0 +1,142 @@
+"""An experiment: every setting of a run in one object, and the live parts that they describe."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from metarun.algorithms.base import Algorithm
+from metarun.datasets.base import Dataset, Split, Tasks, default_data_root
+from metarun.device import Device
+from metarun.errors import require
+from metarun.losses import Objective
+from metarun.models.base import Model, functional, initialise
+from metarun.normalize import Norm
+from metarun.tree import Params
+from metarun.vectorize import Vectorize
+
+
+class Select(enum.Enum):
+    """Which parameters the test figure is for: the best on validation, or the last."""
+
+    best = "best"
+    last = "last"
+
+
+class Resume(enum.Enum):
+    """auto: go on with an unfinished run of the same configuration. never: begin anew, in a folder of its own."""
+
+    auto = "auto"
+    never = "never"
+
+
+@dataclass(kw_only=True, slots=True)
+class Evaluation:
+    """How validation and test measure."""
+
+    tasks: int  # meta-test tasks behind the reported figure
+    val_tasks: int
+    every: int  # meta-iterations between validations; 0: none
+    query: int  # query examples per class of validation and test tasks
+    norm: Norm
+    select: Select
+    seed: int  # of validation and test tasks; not the run's seed, so that all runs meet the same tasks
+
+    def __post_init__(self) -> None:
+        for name, least in {"tasks": 2, "val_tasks": 2, "every": 0}.items():
+            require(getattr(self, name) >= least, name, getattr(self, name), f">= {least}")
+
+
+@dataclass(kw_only=True, slots=True)
+class Experiment:
+    """The root of the configuration; ``conf/train.yaml`` states the values."""
+
+    way: int
+    shot: int
+    query: int  # query examples per class of meta-training tasks
+    meta_batch: int  # tasks per meta-iteration
+    steps: int  # meta-iterations
+    seed: int  # of the first parameters and of the meta-training tasks
+    run_dir: str | None
+    data_root: str | None
+    checkpoint_every: int
+    log_every: int
+    resume: Resume
+    eval: Evaluation
+    dataset: Dataset
+    model: Model
+    algo: Algorithm
+    device: Device
+
+    def __post_init__(self) -> None:
+        for name in ("way", "shot", "query", "meta_batch", "steps", "checkpoint_every", "log_every"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), ">= 1")
+        require(self.eval.query >= 1, "eval.query", self.eval.query, ">= 1")
+        require(self.way >= 2 or not self.dataset.has_way, "way", self.way, ">= 2")
+        for key, value in {"seed": self.seed, "eval.seed": self.eval.seed}.items():
+            require(0 <= value < 2**63, key, value, "0..2**63 - 1")
+
+    def training_shots(self) -> tuple[int, int]:
+        """(support, query) examples per class of a meta-training task."""
+        return self.algo.training_shots(self.shot, self.query)
+
+    def build(self) -> Bench:
+        """Load the data, build the network and check that every split can supply its tasks.
+
+        Raises ``UserError`` where something does not fit, before any work is done.
+        """
+        device = self.device.resolve()
+        tasks = self.dataset.load(Path(self.data_root) if self.data_root else default_data_root(), device)
+        tasks.check(Split.train, self.way, *self.training_shots())
+        tasks.check(Split.test, self.way, self.shot, self.eval.query)
+        if tasks.has(Split.val):
+            tasks.check(Split.val, self.way, self.shot, self.eval.query)
+        module = initialise(self.model, tasks.input_shape, tasks.outputs(self.way), self.seed).to(device)
+        return Bench(
+            experiment=self,
+            device=device,
+            tasks=tasks,
+            module=module,
+            objective=tasks.objective(functional(module), self.way),
+            how=self.device.vectorize.resolve(device, module),
+            chunk=self.device.tasks_at_once(device),
+        )
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """An experiment's live parts."""
+
+    experiment: Experiment
+    device: torch.device
+    tasks: Tasks
+    module: nn.Module
+    objective: Objective
+    how: Vectorize
+    chunk: int | None
+
+    def first_meta(self) -> Params:
+        """The meta-parameters before training: float32 leaves on the device."""
+        params = {name: p.detach().clone() for name, p in self.module.named_parameters()}
+        return self.experiment.algo.init(params)
+
+    def protocol(self) -> dict[str, object]:
+        """The facts without which a few-shot number means nothing; norm and tasks stand beside each number."""
+        x = self.experiment
+        kind = f"{x.way}-way {x.shot}-shot" if x.dataset.has_way else f"{x.shot}-shot"
+        train_shot, train_query = x.training_shots()
+        return {
+            "task": kind,
+            **self.tasks.stamp,
+            "train_shot": train_shot,
+            "train_query": train_query,
+            "test_query": x.eval.query,
+            "train_steps": x.algo.inner_steps,
+            "test_steps": x.algo.eval_inner_steps,
+            "test_tasks": x.eval.tasks,
+            "eval_seed": x.eval.seed,
+        }

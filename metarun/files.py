@@ -1,0 +1,43 @@
+"""Files that are either whole or absent, and where metarun keeps what it can make again."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_atomic(path: Path, data: bytes, keep_old: Path | None = None) -> None:
+    """Write through a temporary file, fsync and rename: a reader or a crash sees the old file or the new one.
+
+    With ``keep_old`` the file that was there goes to that path, once the new one is safely on disk.
+    Raises ``OSError`` (read-only folder, full disk); the old file is then untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep_old is not None and path.exists():
+            os.replace(path, keep_old)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomic(path, (json.dumps(value, indent=2, allow_nan=True) + "\n").encode())
+
+
+def cache_dir() -> Path:
+    """Folder of prepared data: ``$METARUN_CACHE``, else ``metarun`` in the user's cache folder. May not exist yet."""
+    if chosen := os.environ.get("METARUN_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metarun"

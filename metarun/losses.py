@@ -1,0 +1,93 @@
+"""What a task is judged by: a loss to descend and a metric to report, for one task at a time."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metarun.tree import Params
+
+
+class Reduction(enum.Enum):
+    """How the inner loss sums over the support set.
+
+    ``mean``: over all examples, as most PyTorch code. ``sum_over_shot``: the sum over examples divided by K, which
+    is what the code published with the MAML paper descends (N times the mean, so N times the inner step).
+    """
+
+    mean = "mean"
+    sum_over_shot = "sum_over_shot"
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy, nats; logits [B, N], labels [B]. A gather instead of ``F.cross_entropy``: it batches."""
+    return -F.log_softmax(logits, -1).gather(-1, labels[:, None]).mean()
+
+
+def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean of squared differences; both [B, 1]."""
+    return (outputs - targets).square().mean()
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of examples whose largest logit is the label's, 0..1; logits [B, N], labels [B]."""
+    return (logits.argmax(-1) == labels).to(logits.dtype).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """A model and its loss as pure functions of parameters: all that an algorithm knows of the task at hand.
+
+    forward: (params, x [B, ...]) -> outputs [B, outputs]; loss, metric: (outputs, y) -> scalar.
+    ``way`` is N for classification and 1 for regression.
+    """
+
+    forward: Callable[[Params, Tensor], Tensor]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    metric: Callable[[Tensor, Tensor], Tensor]
+    metric_name: str
+    larger_is_better: bool  # of the metric
+    way: int
+
+    def inner_loss(self, params: Params, x: Tensor, y: Tensor, reduction: Reduction) -> Tensor:
+        """The loss that the inner loop descends, a scalar."""
+        loss = self.loss(self.forward(params, x), y)
+        return self.way * loss if reduction is Reduction.sum_over_shot else loss
+
+    def query_loss(self, params: Params, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss and {"loss", metric} on examples that the inner loop did not see."""
+        outputs = self.forward(params, x)
+        loss = self.loss(outputs, y)
+        return loss, {"loss": loss.detach(), self.metric_name: self.metric(outputs.detach(), y)}
+
+
+def classification(forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
+    return Objective(
+        forward=forward, loss=cross_entropy, metric=accuracy, metric_name="accuracy", larger_is_better=True, way=way
+    )
+
+
+def regression(forward: Callable[[Params, Tensor], Tensor]) -> Objective:
+    return Objective(
+        forward=forward,
+        loss=mean_squared_error,
+        metric=mean_squared_error,
+        metric_name="mse",
+        larger_is_better=False,
+        way=1,
+    )
+
+
+def mean_and_interval(values: Tensor) -> tuple[float, float]:
+    """Mean over tasks and the half-width of its 95 % interval, 1.96 s / sqrt(n); values [T], n > 1.
+
+    With one task the spread is unknown and the half-width is nan.
+    """
+    values = values.to(torch.float64)
+    half = 1.96 * values.std(correction=1) / len(values) ** 0.5 if len(values) > 1 else torch.tensor(float("nan"))
+    return values.mean().item(), half.item()

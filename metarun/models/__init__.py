@@ -1,0 +1,1 @@
+"""Networks: one file each, one concrete ``Model`` in it, named in ``conf/model/``."""

@@ -1,0 +1,77 @@
+"""A model is a recipe: fields say which network, ``build`` makes it. And networks as pure functions."""
+
+from __future__ import annotations
+
+import abc
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from metarun.errors import UserError
+from metarun.tree import Params
+
+
+@dataclass(kw_only=True, slots=True)
+class Model(abc.ABC):
+    """A network's settings. Input shape and outputs are facts of the data, so they arrive in ``build``."""
+
+    @abc.abstractmethod
+    def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+        """A network from [B, *input_shape] to [B, outputs], initialised from torch's global generator.
+
+        Raises ``UserError`` where the input shape does not fit the network.
+        """
+
+
+class Init(enum.Enum):
+    """How weights start; biases are 0 except with ``torch``, which leaves PyTorch's own initialisation.
+
+    xavier: Glorot uniform. normal: N(0, 1). small: N(0, 0.01) cut off at two deviations.
+    """
+
+    torch = "torch"
+    xavier = "xavier"
+    normal = "normal"
+    small = "small"
+
+    def apply(self, layer: nn.Linear | nn.Conv2d) -> None:
+        if self is Init.torch:
+            return
+        if self is Init.xavier:
+            nn.init.xavier_uniform_(layer.weight)
+        elif self is Init.normal:
+            nn.init.normal_(layer.weight)
+        else:
+            nn.init.trunc_normal_(layer.weight, std=0.01, a=-0.02, b=0.02)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def initialise(model: Model, input_shape: tuple[int, ...], outputs: int, seed: int) -> nn.Module:
+    """Build a network whose first parameters depend on ``seed`` alone; torch's global generator stays as it was.
+
+    Raises ``UserError`` for a network with buffers that forward writes to, which cannot be a pure function.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = model.build(input_shape, outputs)
+    for name, part in module.named_modules():
+        if getattr(part, "track_running_stats", False):
+            raise UserError(
+                f"model: layer {name} keeps running statistics, a buffer that every forward pass writes to; "
+                "build it with track_running_stats=False"
+            )
+    return module.train()
+
+
+def functional(module: nn.Module) -> Callable[[Params, Tensor], Tensor]:
+    """The network as forward(params, x); its buffers are constants."""
+
+    def forward(params: Params, x: Tensor) -> Tensor:
+        return functional_call(module, params, (x,))
+
+    return forward

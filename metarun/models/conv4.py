@@ -1,0 +1,83 @@
+"""Conv4: four blocks of 3x3 convolution, batch norm and ReLU, then a linear head.
+
+The network of Vinyals et al. 2016 that nearly every few-shot paper uses, each with its own details; those are fields.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from metarun.errors import UserError, require
+from metarun.models.base import Init, Model
+
+
+class Downsample(enum.Enum):
+    """Each block halves height and width: by a convolution of stride 2, or by 2x2 max-pooling after the ReLU."""
+
+    stride = "stride"
+    max_pool = "max_pool"
+
+
+class Features(enum.Enum):
+    """What the head sees of the last block [B, filters, h, w]: its mean over h and w, or all of it."""
+
+    mean = "mean"
+    flatten = "flatten"
+
+
+@dataclass(kw_only=True, slots=True)
+class Conv4(Model):
+    filters: int
+    downsample: Downsample
+    features: Features
+    norm_gamma: bool  # whether batch norm has a learned scale besides its shift
+    norm_eps: float
+    init: Init
+    head_init: Init
+
+    def __post_init__(self) -> None:
+        require(self.filters >= 1, "filters", self.filters, ">= 1")
+        require(self.norm_eps > 0, "norm_eps", self.norm_eps, "> 0")
+
+    def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+        if len(input_shape) != 3:
+            raise UserError(
+                f"model=conv4 needs images, but the data set's inputs have shape {input_shape}; use model=mlp"
+            )
+        strided = self.downsample is Downsample.stride
+        channels, *sides = input_shape
+        blocks: list[nn.Module] = []
+        for i in range(4):
+            conv = nn.Conv2d(
+                channels if i == 0 else self.filters, self.filters, 3, stride=2 if strided else 1, padding=1
+            )
+            self.init.apply(conv)
+            norm = nn.BatchNorm2d(self.filters, eps=self.norm_eps, track_running_stats=False)
+            if not self.norm_gamma:  # a constant, not None: torch 2.13 has no second derivative for a shift alone
+                del norm.weight
+                norm.register_buffer("weight", torch.ones(self.filters), persistent=False)
+            blocks.append(nn.Sequential(conv, norm, nn.ReLU(), nn.Identity() if strided else nn.MaxPool2d(2)))
+            sides = [-(-side // 2) if strided else side // 2 for side in sides]
+        if 0 in sides:
+            raise UserError(f"model=conv4 halves its input four times: images of {input_shape[1:]} are too small")
+        flat = self.features is Features.flatten
+        head = nn.Linear(self.filters * (math.prod(sides) if flat else 1), outputs)
+        self.head_init.apply(head)
+        return Network(nn.Sequential(*blocks), flat, head)
+
+
+class Network(nn.Module):
+    """body: [B, C, H, W] -> [B, filters, h, w]; head: features -> [B, outputs]."""
+
+    def __init__(self, body: nn.Module, flat: bool, head: nn.Module):
+        super().__init__()
+        self.body, self.flat, self.head = body, flat, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        return self.head(x.flatten(1) if self.flat else x.mean((-2, -1)))

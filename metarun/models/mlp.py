@@ -1,0 +1,45 @@
+"""A multi-layer perceptron, for regression and for images taken as flat vectors."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import nn
+
+from metarun.errors import require
+from metarun.models.base import Init, Model
+
+
+class Activation(enum.Enum):
+    relu = "relu"
+    tanh = "tanh"
+
+    def layer(self) -> nn.Module:
+        return nn.ReLU() if self is Activation.relu else nn.Tanh()
+
+
+@dataclass(kw_only=True, slots=True)
+class MLP(Model):
+    hidden: list[int]  # width of each hidden layer
+    activation: Activation
+    norm: bool  # batch norm between each hidden layer and its activation
+    init: Init
+
+    def __post_init__(self) -> None:
+        require(all(width >= 1 for width in self.hidden), "hidden", self.hidden, "widths >= 1")
+
+    def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+        layers: list[nn.Module] = [nn.Flatten()]
+        for before, width in pairwise([math.prod(input_shape), *self.hidden]):
+            layers.append(nn.Linear(before, width))
+            if self.norm:
+                layers.append(nn.BatchNorm1d(width, track_running_stats=False))
+            layers.append(self.activation.layer())
+        layers.append(nn.Linear(self.hidden[-1] if self.hidden else math.prod(input_shape), outputs))
+        for layer in layers:
+            if isinstance(layer, nn.Linear):
+                self.init.apply(layer)
+        return nn.Sequential(*layers)

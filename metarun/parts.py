@@ -1,0 +1,42 @@
+"""The parts that a configuration chooses from: one concrete class in each file of three packages, found by looking."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+
+from metarun.algorithms.base import Algorithm
+from metarun.datasets.base import Dataset
+from metarun.models.base import Model
+
+PARTS: dict[str, type] = {"dataset": Dataset, "model": Model, "algo": Algorithm}  # configuration group -> base class
+PACKAGES = {"dataset": "datasets", "model": "models", "algo": "algorithms"}
+SHARED = ("base", "sampler")  # files that hold no part
+
+
+def part_classes(group: str) -> dict[str, type]:
+    """Module name -> its one concrete class, for a group in ``PARTS``.
+
+    Raises ``TypeError``, naming the file, for a module without exactly one.
+    """
+    package = importlib.import_module(f"metarun.{PACKAGES[group]}")
+    found = {}
+    for info in pkgutil.iter_modules(package.__path__):
+        if info.name in SHARED:
+            continue
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        concrete = [
+            value
+            for value in vars(module).values()
+            if isinstance(value, type)
+            and issubclass(value, PARTS[group])
+            and value.__module__ == module.__name__
+            and not inspect.isabstract(value)
+        ]
+        if len(concrete) != 1:
+            raise TypeError(
+                f"{module.__file__}: needs exactly one concrete {PARTS[group].__name__}, has {len(concrete)}"
+            )
+        found[info.name] = concrete[0]
+    return found

@@ -1,0 +1,168 @@
+"""Plots of one run, as PNG files beside its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from metarun.episode import Episode
+
+INK, SOFT, GOOD, BAD = "#1f4e79", "#b8860b", "#2e7d32", "#c62828"
+
+
+def draw_all(
+    out: Path, result: dict[str, Any], lines: list[dict[str, Any]], episodes: Episode, outputs: Tensor
+) -> None:
+    """Write curves.png, steps.png and episodes.png (or sinusoid.png for regression) into ``out``.
+
+    lines: the run's log. episodes: a few test tasks. outputs: [T, S+1, N*Q, outputs] for their query sets.
+    """
+    if lines:
+        _save(curves(result, lines), out / "curves.png")
+    _save(steps(result), out / "steps.png")
+    if result["metric"] == "mse":
+        _save(regression(episodes, outputs), out / "sinusoid.png")
+    else:
+        _save(predictions(episodes, outputs), out / "episodes.png")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+
+
+def _scale(result: dict[str, Any]) -> tuple[float, str]:
+    """Factor and axis label: accuracies are drawn in percent."""
+    return (100.0, "accuracy, %") if result["metric"] == "accuracy" else (1.0, "mean squared error")
+
+
+def curves(result: dict[str, Any], lines: list[dict[str, Any]]) -> Figure:
+    """Training and validation metric and training loss against meta-iterations; band: 95 % interval over tasks."""
+    factor, label = _scale(result)
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    training = [line for line in lines if line["split"] == "train"]
+    validation = [line for line in lines if line["split"] == "val"]
+    steps = [line["step"] for line in training]
+    left.plot(steps, [factor * line[result["metric"]] for line in training], color=SOFT, lw=1, label="meta-train")
+    if validation:
+        at = [line["step"] for line in validation]
+        mean = np.array([factor * line[result["metric"]] for line in validation])
+        half = np.array([factor * line["ci95"] for line in validation])
+        left.fill_between(at, mean - half, mean + half, color=INK, alpha=0.2, lw=0)
+        left.plot(
+            at,
+            mean,
+            color=INK,
+            marker="." if len(at) < 40 else None,
+            label=f"validation, {validation[0]['tasks']} tasks",
+        )
+    left.axvline(result["selected"]["step"], color="0.6", lw=0.8, ls=":", label="tested")
+    left.set(xlabel="meta-iteration", ylabel=label)
+    left.legend(fontsize=8)
+    right.plot(steps, [line["loss"] for line in training], color=SOFT, lw=1)
+    right.set(xlabel="meta-iteration", ylabel="meta-training loss", yscale="log")
+    figure.suptitle(_title(result), fontsize=10)
+    return figure
+
+
+def steps(result: dict[str, Any]) -> Figure:
+    """Test metric against inner steps, one line for each norm; bars: 95 % interval over tasks."""
+    factor, label = _scale(result)
+    figure = Figure(figsize=(4.8, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for score in result["scores"]:
+        rows = score["by_steps"]
+        axes.errorbar(
+            [row["steps"] for row in rows],
+            [factor * row["mean"] for row in rows],
+            [factor * row["ci95"] for row in rows],
+            marker="o" if len(rows) < 20 else None,
+            ms=4,
+            capsize=3,
+            lw=1.2,
+            label=score["norm"],
+        )
+    axes.set(xlabel="inner steps at test", ylabel=f"meta-test {label}")
+    if len(rows) < 20:
+        axes.set_xticks([row["steps"] for row in rows])
+    axes.legend(title=f"norm, {score['tasks']} tasks", fontsize=8, title_fontsize=8)
+    axes.set_title(_title(result), fontsize=9)
+    return figure
+
+
+def _title(result: dict[str, Any]) -> str:
+    names = result["names"]
+    return f"{names['algo']} on {names['dataset']}, {result['protocol']['task']}, seed {result['seed']}"
+
+
+def predictions(episodes: Episode, outputs: Tensor, rows: int = 4) -> Figure:
+    """Test tasks side by side: each row a class, its support images, then queries framed green or red.
+
+    A red frame is labelled with the class that was predicted.
+    """
+    tasks, way = len(episodes.key), outputs.shape[-1]
+    shown = min(way, 5)
+    shot, query = (min(x.shape[1] // way, limit) for x, limit in ((episodes.support_x, 2), (episodes.query_x, 5)))
+    predicted = outputs[:, -1].argmax(-1).cpu()
+    figure = Figure(figsize=(0.62 * tasks * (shot + query + 1), 0.66 * shown + 0.5))
+    grid = figure.subplots(shown, tasks * (shot + query + 1), squeeze=False)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.axis("off")
+    for t in range(tasks):
+        first = t * (shot + query + 1)
+        for label in range(shown):
+            for column in range(shot + query):
+                support = column < shot
+                of = episodes.support_x[t] if support else episodes.query_x[t]
+                at = label * (len(of) // way) + (column if support else column - shot)
+                axes = grid[label, first + column]
+                axes.axis("on")
+                axes.imshow(
+                    of[at].permute(1, 2, 0).squeeze(-1).cpu(),
+                    cmap="gray_r" if of.shape[1] == 1 else None,
+                    vmin=0,
+                    vmax=1,
+                )
+                right = support or int(predicted[t, at]) == label
+                colour = "0.7" if support else GOOD if right else BAD
+                for spine in axes.spines.values():
+                    spine.set(color=colour, linewidth=1 if support else 2.5)
+                if not right:
+                    axes.text(
+                        0.96,
+                        0.04,
+                        str(int(predicted[t, at])),
+                        color=BAD,
+                        fontsize=8,
+                        ha="right",
+                        transform=axes.transAxes,
+                    )
+                if column == 0:
+                    axes.set_ylabel(str(label), rotation=0, labelpad=8, va="center", fontsize=8)
+        grid[0, first].set_title("support", fontsize=7)
+        grid[0, first + shot].set_title("query", fontsize=7)
+    return figure
+
+
+def regression(episodes: Episode, outputs: Tensor) -> Figure:
+    """The MAML paper's figure 2: true function, the K points, and the fit before and after 1 and S inner steps."""
+    tasks, last = len(episodes.key), outputs.shape[1] - 1
+    figure = Figure(figsize=(3.6 * tasks, 3.0), layout="constrained")
+    panels = figure.subplots(1, tasks, squeeze=False, sharey=True)[0]
+    for t, axes in enumerate(panels):
+        x, order = episodes.query_x[t, :, 0].cpu().sort()
+        axes.plot(x, episodes.query_y[t, :, 0].cpu()[order], color=BAD, lw=1.5, label="true function")
+        for at, style in ((0, ":"), (1, "--"), (last, "-")):
+            label = "before adapting" if at == 0 else f"after {at} step{'s' if at > 1 else ''}"
+            axes.plot(x, outputs[t, at, :, 0].cpu()[order], color=INK, ls=style, lw=1.2, label=label)
+        axes.plot(
+            episodes.support_x[t, :, 0].cpu(), episodes.support_y[t, :, 0].cpu(), "^", color=SOFT, label="K points"
+        )
+        axes.set_xlabel("x")
+    panels[0].legend(fontsize=7)
+    return figure

@@ -1,0 +1,181 @@
+"""Reports: one run's ``report.md``, and one table of any number of runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from metarun.errors import UserError
+from metarun.files import write_atomic
+
+NAME = "report.md"
+CAPTIONS = {
+    "curves.png": "Training and validation against meta-iterations",
+    "steps.png": "Meta-test against inner steps",
+    "episodes.png": "Test tasks: support, and queries framed green where right, red where wrong",
+    "sinusoid.png": "Test tasks: true function, support points, and the fit before and after adapting",
+}
+Result = dict[str, Any]
+
+
+def amount(metric: str, mean: float, half: float) -> str:
+    """``98.70 ± 0.40 %`` or ``0.381 ± 0.030``."""
+    return f"{100 * mean:.2f} ± {100 * half:.2f} %" if metric == "accuracy" else f"{mean:.4f} ± {half:.4f}"
+
+
+def summary(result: Result) -> str:
+    """One line for each norm: the test figure with its protocol."""
+    protocol = result["protocol"]
+    return "\n".join(
+        f"meta-test {result['metric']}: {amount(result['metric'], score['mean'], score['ci95'])}  "
+        f"({protocol['task']}, {score['tasks']} tasks, 95 % interval over tasks, norm {score['norm']}, "
+        f"{protocol['test_steps']} inner steps, split {protocol['split']})"
+        for score in result["scores"]
+    )
+
+
+def write(out: Path, result: Result) -> None:
+    """``report.md`` of one run, with the plots that lie beside it."""
+    names, metric = result["names"], result["metric"]
+    lines = [f"# {names['algo']} on {names['dataset']}, {result['protocol']['task']}, seed {result['seed']}", ""]
+    lines += [f"| norm | meta-test {metric} | tasks |", "|---|---|---|"]
+    for score in result["scores"]:
+        lines.append(f"| {score['norm']} | {amount(metric, score['mean'], score['ci95'])} | {score['tasks']} |")
+    lines += ["", "± is the 95 % interval over test tasks, 1.96 s / sqrt(n).", ""]
+    validation = result["selected"]["validation"]
+    if validation:
+        lines += [f"Selected on validation: {amount(metric, validation['mean'], validation['ci95'])}.", ""]
+    for picture, caption in CAPTIONS.items():
+        if (out / picture).exists():
+            lines += [f"![{caption}]({picture})", "", f"{caption}.", ""]
+    norms = [score["norm"] for score in result["scores"]]
+    lines += ["## By inner steps", "", f"| steps | {' | '.join(norms)} |", "|---" * (len(norms) + 1) + "|"]
+    for rows in zip(*(score["by_steps"] for score in result["scores"]), strict=True):
+        cells = " | ".join(amount(metric, row["mean"], row["ci95"]) for row in rows)
+        lines.append(f"| {rows[0]['steps']} | {cells} |")
+    facts = {
+        **result["protocol"],
+        "config": result["config_hash"],
+        "code": f"{result['code']['version']} {result['code']['commit'] or ''}".strip(),
+        **result["libraries"],
+        "device": result["device"],
+        "training": f"{result['train_seconds']:.0f} s"
+        + (f", {result['tasks_per_s']:.0f} tasks/s" if result["tasks_per_s"] else ""),
+        "testing": f"{result['test_seconds']:.0f} s",
+    }
+    lines += [
+        "",
+        "## Protocol",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {key} | {value} |" for key, value in facts.items()),
+        "",
+    ]
+    write_atomic(out / NAME, "\n".join(lines).encode())
+
+
+def find(paths: list[Path]) -> list[Result]:
+    """Every ``result.json`` under the paths. Raises ``UserError`` for a path without one, and for a damaged one."""
+    results = []
+    for path in paths:
+        files = sorted(path.rglob("result.json")) if path.is_dir() else [path] if path.exists() else []
+        if not files:
+            raise UserError(f"{path}: holds no finished run (no result.json)")
+        for file in files:
+            try:
+                result = json.loads(file.read_text())
+                summary(result)
+            except (ValueError, KeyError, TypeError):
+                raise UserError(f"{file}: damaged, or not written by metarun") from None
+            results.append(result)
+    return results
+
+
+COLUMNS = (
+    "algo",
+    "dataset",
+    "task",
+    "split",
+    "norm",
+    "steps",
+    "tasks",
+    "seeds",
+    "metric",
+    "mean",
+    "ci95_tasks",
+    "sd_seeds",
+)
+
+
+def rows(results: list[Result]) -> list[dict[str, Any]]:
+    """One row for each (configuration, norm); runs that differ only in seed are merged.
+
+    mean: over seeds. ci95_tasks: 95 % interval over tasks of one run (root mean square over the seeds). sd_seeds:
+    standard deviation of the runs' means between seeds, nan for one seed.
+    """
+    merged: dict[str, list[tuple[Result, dict[str, Any]]]] = {}
+    for result in results:
+        rest = {key: value for key, value in result["config"].items() if key != "seed"}
+        for score in result["scores"]:
+            identity = json.dumps([rest, score["norm"], score["tasks"]], sort_keys=True)
+            merged.setdefault(identity, []).append((result, score))
+    table = []
+    for group in merged.values():
+        by_seed = {result["seed"]: (result, score) for result, score in group}
+        result, score = group[0]
+        means = [s["mean"] for _, s in by_seed.values()]
+        mean, n = sum(means) / len(means), len(means)
+        spread = math.sqrt(sum((m - mean) ** 2 for m in means) / (n - 1)) if n > 1 else math.nan
+        interval = math.sqrt(sum(s["ci95"] ** 2 for _, s in by_seed.values()) / n)
+        values = (
+            result["names"]["algo"],
+            result["names"]["dataset"],
+            result["protocol"]["task"],
+            result["protocol"]["split"],
+            score["norm"],
+            result["protocol"]["test_steps"],
+            score["tasks"],
+            n,
+            result["metric"],
+            mean,
+            interval,
+            spread,
+        )
+        table.append(dict(zip(COLUMNS, values, strict=True)))
+    return sorted(table, key=lambda row: (row["dataset"], row["task"], row["norm"], -row["mean"]))
+
+
+def markdown(table: list[dict[str, Any]]) -> str:
+    """The rows as a Markdown table; accuracies in percent."""
+    titles = (*COLUMNS[:7], "result ± interval over tasks", "seeds", "sd between seeds")
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for row in table:
+        percent = row["metric"] == "accuracy"
+        spread = (
+            ""
+            if math.isnan(row["sd_seeds"])
+            else f"{100 * row['sd_seeds']:.2f} %"
+            if percent
+            else f"{row['sd_seeds']:.4f}"
+        )
+        cells = [row[c] for c in COLUMNS[:7]] + [
+            amount(row["metric"], row["mean"], row["ci95_tasks"]),
+            row["seeds"],
+            spread,
+        ]
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return "\n".join([*lines, "", "± is the 95 % interval over test tasks, 1.96 s / sqrt(n), of one run.", ""])
+
+
+def comma_separated(table: list[dict[str, Any]]) -> str:
+    """The rows as CSV, numbers unrounded."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return buffer.getvalue()

@@ -1,0 +1,33 @@
+"""SIGINT and SIGTERM: inside the training loop they wait for the step to end, elsewhere they stop at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+from metarun.errors import Interrupted
+
+
+class StopSignals:
+    """Context manager for one run. ``received`` is the signal that waits to be obeyed, or None."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.wait = False  # the training loop sets it while a step must not be torn apart
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():  # signals reach no other thread
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        again, self.received = self.received is not None, number
+        if again or not self.wait:
+            raise Interrupted(f"stopped by {signal.Signals(number).name}", number)

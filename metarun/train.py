@@ -1,0 +1,124 @@
+"""Meta-training: sample tasks, average their meta-gradients, step, log, validate, save; until the steps are done."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from metarun import checkpoint
+from metarun.checkpoint import Selection, TrainState
+from metarun.datasets.base import Split
+from metarun.errors import Interrupted, NotFinite
+from metarun.evaluate import evaluate
+from metarun.experiment import Bench
+from metarun.hypergrad import Metrics
+from metarun.log import MetricsLog
+from metarun.normalize import Norm
+from metarun.outer import MetaOptimizer
+from metarun.signals import StopSignals
+from metarun.vectorize import meta_gradient
+
+
+def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
+    """Meta-train to ``steps`` and return the last state, resuming from ``run_dir`` if it holds a checkpoint.
+
+    The same settings end with the same bits however often the run was killed. Raises ``NotFinite`` when the loss or
+    the meta-gradient is no longer finite and ``Interrupted``, after saving, when ``stop`` has received a signal.
+    """
+    x, algo = bench.experiment, bench.experiment.algo
+    state = checkpoint.load(run_dir, bench.device)
+    meta = state.meta if state else bench.first_meta()
+    optimizer = MetaOptimizer(
+        meta, algo.outer_optimizer, algo.outer_lr, algo.outer_schedule, algo.clip_value, algo.clip_norm
+    )
+    if state:
+        optimizer.torch.load_state_dict(state.optimizer)
+    step, selection = (state.step, state.selection) if state else (0, None)
+    log = MetricsLog(run_dir, step)
+    window = Window(bench, run_dir)
+    support, query = x.training_shots()
+    validates = x.eval.every > 0 and bench.tasks.has(Split.val)
+
+    with tqdm(total=x.steps, initial=step, desc="meta-train", unit="step", disable=None) as bar:
+        while step < x.steps:
+            indices = range(step * x.meta_batch, (step + 1) * x.meta_batch)
+            episodes = bench.tasks.sample(Split.train, x.seed, indices, x.way, support, query)
+            grads, metrics = meta_gradient(algo, bench.objective, meta, episodes, bench.how, bench.chunk)
+            grad_norm = optimizer.step(grads, progress=step / x.steps)
+            step += 1
+            window.add(metrics, grad_norm)
+            bar.update()
+
+            saving = step % x.checkpoint_every == 0 or step == x.steps or stop.received is not None
+            if step % x.log_every == 0 or saving:
+                means = window.flush(step)
+                log.write(step, "train", {**means, "lr": optimizer.lr_now})
+                bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()}, refresh=False)
+            if validates and (step % x.eval.every == 0 or step == x.steps):
+                value, interval = validate(bench, meta)
+                log.write(
+                    step, "val", {bench.objective.metric_name: value, "ci95": interval, "tasks": x.eval.val_tasks}
+                )
+                sign = 1 if bench.objective.larger_is_better else -1
+                if selection is None or sign * value > sign * selection.value:
+                    selection = Selection(step, value, interval, {name: p.clone() for name, p in meta.items()})
+            if saving:
+                checkpoint.save(run_dir, TrainState(step, meta, optimizer.torch.state_dict(), selection))
+            if stop.received is not None:
+                raise Interrupted(f"stopped at step {step} of {x.steps}, saved", stop.received)
+    log.close()
+    return TrainState(step, meta, optimizer.torch.state_dict(), selection)
+
+
+def validate(bench: Bench, meta: dict[str, Tensor]) -> tuple[float, float]:
+    """Mean metric and its 95 % interval on the validation tasks, always the same ones; ``all`` norms: transductive."""
+    settings = bench.experiment.eval
+    norm = Norm.transductive if settings.norm is Norm.all else settings.norm
+    (score,) = evaluate(bench, meta, Split.val, settings.val_tasks, norm, last_only=True)
+    return score.final()
+
+
+class Window:
+    """Metrics of the steps since the last log line, left on the device so that no step waits for them."""
+
+    def __init__(self, bench: Bench, run_dir: Path):
+        self.meta_batch, self.run_dir = bench.experiment.meta_batch, run_dir
+        self._clear()
+
+    def _clear(self) -> None:
+        self.rows: list[tuple[Metrics, Tensor]] = []
+        self.since = time.perf_counter()
+
+    def add(self, metrics: Metrics, grad_norm: Tensor) -> None:
+        """One step's metrics, each [T], and the norm of its meta-gradient."""
+        self.rows.append((metrics, grad_norm))
+
+    def flush(self, step: int) -> dict[str, float]:
+        """Means over the window, which ends with meta-iteration ``step``. Raises ``NotFinite``."""
+        table = {name: torch.stack([metrics[name] for metrics, _ in self.rows]).cpu() for name in self.rows[0][0]}
+        norms = torch.stack([norm for _, norm in self.rows]).cpu()
+        finite = table["loss"].isfinite().all(1) & norms.isfinite()
+        if not finite.all():
+            bad = int(finite.logical_not().nonzero()[0])
+            self._report(step - len(self.rows) + bad, table["loss"][bad])
+        seconds = time.perf_counter() - self.since
+        rate = len(self.rows) * self.meta_batch / seconds
+        self._clear()
+        means = {name: values.mean().item() for name, values in table.items()}
+        return {**means, "grad_norm": norms.mean().item(), "tasks_per_s": round(rate, 2)}
+
+    def _report(self, step: int, losses: Tensor) -> None:
+        """Raise ``NotFinite`` for meta-iteration ``step`` (from 0) with per-task losses [T]."""
+        tasks = [step * self.meta_batch + int(i) for i in losses.isfinite().logical_not().nonzero()[:, 0]]
+        where = f"the loss of meta-training tasks {tasks}" if tasks else "the meta-gradient"
+        first = step * self.meta_batch
+        tried = (checkpoint.folder(self.run_dir) / name for name in (checkpoint.LAST, checkpoint.PREVIOUS))
+        good = next((str(path) for path in tried if path.exists()), "none was written yet")
+        raise NotFinite(
+            f"meta-iteration {step + 1} (tasks {first}..{first + self.meta_batch - 1}): {where} is not finite; "
+            f"last good checkpoint: {good}. A smaller algo.inner_lr or algo.outer_lr, or algo.clip_norm, may help"
+        )

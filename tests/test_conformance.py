@@ -1,0 +1,204 @@
+"""Every method, on every way of computing it, against definitions, plain loops and finite differences, in float64."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from metarun import check, config, tree
+from metarun.algorithms.base import Algorithm
+from metarun.algorithms.imaml import IMAML
+from metarun.algorithms.maml import MAML, Derivative
+from metarun.algorithms.reptile import Reptile
+from metarun.check import Problem
+from metarun.episode import Episode
+from metarun.inner import InnerOptimizer
+from metarun.losses import Reduction
+from metarun.tree import Params
+from metarun.vectorize import Vectorize, meta_gradient
+
+PROBLEMS = {problem.name: problem for problem in check.problems(torch.device("cpu"))}
+ALGORITHMS = {name: config.compose([f"algo={name}"])[0].algo for name in config.choices("algo")}
+PATHS = {"loop": (Vectorize.loop, None), "vmap": (Vectorize.vmap, None), "vmap by 2": (Vectorize.vmap, 2)}
+
+every_problem = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+every_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+
+
+def changed(algorithm: Algorithm, **settings: Any) -> Any:
+    """A copy with other settings; which ones there are depends on the method."""
+    return dataclasses.replace(algorithm, **settings)
+
+
+def variants() -> dict[str, Algorithm]:
+    """Each option of the group, and the settings that change what is computed."""
+    found: dict[str, Algorithm] = {}
+    for name, algorithm in ALGORITHMS.items():
+        algorithm = check.small(algorithm)
+        found[name] = algorithm
+        found[f"{name} sum_over_shot"] = dataclasses.replace(
+            algorithm, inner_loss=Reduction.sum_over_shot, inner_lr=0.07
+        )
+        found[f"{name} 1 step"] = changed(algorithm, inner_steps=1)
+        if isinstance(algorithm, MAML) and algorithm.hypergrad is Derivative.store:
+            found[f"{name} recompute"] = changed(algorithm, hypergrad=Derivative.recompute)
+        if isinstance(algorithm, Reptile):
+            found[f"{name} fresh moments"] = changed(algorithm, carry_moments=False)
+            sgd = {"inner_optimizer": InnerOptimizer.sgd, "carry_moments": False}
+            found[f"{name} sgd"] = changed(algorithm, **sgd)
+    return found
+
+
+VARIANTS = variants()
+EXACT = {name: a for name, a in VARIANTS.items() if isinstance(a, MAML) and a.hypergrad is not Derivative.first_order}
+
+
+def gradient(algorithm: Algorithm, problem: Problem, path: tuple[Vectorize, int | None]) -> Params:
+    meta = algorithm.init(problem.meta)
+    return meta_gradient(algorithm, problem.objective, meta, problem.episodes, *path)[0]
+
+
+def scaled_difference(a: Params, b: Params) -> float:
+    return check.relative_error(a, b)
+
+
+@every_path
+@every_problem
+@pytest.mark.parametrize("name", VARIANTS)
+def test_equals_its_definition(name: str, problem: Problem, path: tuple[Vectorize, int | None]) -> None:
+    algorithm = VARIANTS[name]
+    got = gradient(algorithm, problem, path)
+    model_part = {key: got[key] for key in problem.meta}
+    assert check.relative_error(model_part, check.reference(algorithm, problem)) < 1e-7
+    assert all(value.dtype == torch.float64 for value in got.values())
+
+
+@every_problem
+@pytest.mark.parametrize("name", EXACT)
+def test_exact_derivative_equals_finite_differences(name: str, problem: Problem) -> None:
+    algorithm = EXACT[name]
+    fn = check.query_loss_after_adapting(algorithm, problem)
+    generator = torch.Generator().manual_seed(5)
+    for path in PATHS.values():
+        got = gradient(algorithm, problem, path)
+        along_gradient = tree.scale(1 / tree.norm(got), got)
+        drawn = tree.combine(lambda p: torch.randn(p.shape, generator=generator, dtype=p.dtype), got)
+        for direction in (along_gradient, tree.scale(1 / tree.norm(drawn), drawn)):
+            slope = check.finite_difference(fn, problem.meta, direction)
+            assert tree.dot(got, direction).item() == pytest.approx(slope, rel=1e-5, abs=1e-7)
+
+
+def test_exact_derivative_equals_finite_differences_in_every_entry() -> None:
+    problem, algorithm = PROBLEMS["mlp"], VARIANTS["maml"]
+    got = gradient(algorithm, problem, PATHS["vmap"])
+    fn = check.query_loss_after_adapting(algorithm, problem)
+    for name, parameter in problem.meta.items():
+        for i in range(parameter.numel()):
+            unit = tree.zeros_like(problem.meta)
+            unit[name].view(-1)[i] = 1
+            slope = check.finite_difference(fn, problem.meta, unit, step=1e-6)
+            assert got[name].view(-1)[i].item() == pytest.approx(slope, rel=1e-5, abs=1e-8), (name, i)
+
+
+@every_problem
+def test_recompute_equals_store(problem: Problem) -> None:
+    for steps in (1, 2, 5):
+        store = changed(VARIANTS["maml"], inner_steps=steps)
+        recompute = changed(VARIANTS["maml recompute"], inner_steps=steps)
+        for path in PATHS.values():
+            assert scaled_difference(gradient(recompute, problem, path), gradient(store, problem, path)) < 1e-12
+
+
+@every_problem
+def test_first_order_is_the_query_gradient_and_not_mamls(problem: Problem) -> None:
+    exact, first = (gradient(VARIANTS[name], problem, PATHS["vmap"]) for name in ("maml", "fomaml"))
+    assert scaled_difference(first, exact) > 1e-2
+
+
+@every_problem
+def test_frozen_parameters_stay_put_in_the_inner_loop_and_are_still_meta_learned(problem: Problem) -> None:
+    head = list(problem.meta)[-1]
+    pattern = [name for name in problem.meta if name != head]
+    for derivative in Derivative:
+        algorithm = changed(VARIANTS["maml"], frozen=pattern, hypergrad=derivative)
+        got = gradient(algorithm, problem, PATHS["vmap"])
+        task = Episode(*(field[0] for field in problem.episodes))
+        *_, adapted = algorithm.adapt(problem.objective, problem.meta, task.support_x, task.support_y, task.key, 2)
+        moved = {name for name in adapted if not torch.equal(adapted[name], problem.meta[name])}
+        assert moved == {head}
+        assert all(got[name].abs().sum() > 0 for name in got if "bias" not in name)
+
+
+def bilevel_problem() -> tuple[IMAML, Problem]:
+    """A linear model: its proximal inner problem is strongly convex, so a few thousand steps solve it exactly."""
+    problem = PROBLEMS["mlp"]
+    meta = {"weight": 0.3 * torch.randn(9, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)}
+    objective = dataclasses.replace(problem.objective, forward=lambda p, x: x.flatten(1) @ p["weight"])
+    algorithm = VARIANTS["imaml"]
+    assert isinstance(algorithm, IMAML)
+    solved = changed(algorithm, inner_steps=400, inner_lr=0.2, proximal=1.0)
+    return solved, dataclasses.replace(problem, objective=objective, meta=meta)
+
+
+def test_imaml_is_the_derivative_of_the_solved_inner_problem() -> None:
+    algorithm, problem = bilevel_problem()
+    got = gradient(algorithm, problem, PATHS["vmap"])
+
+    def solved_query_loss(meta: Params) -> torch.Tensor:
+        losses = []
+        for row in zip(*problem.episodes, strict=True):
+            task = Episode(*row)
+            phi = check.plain_descent(algorithm, problem.objective, meta, task, False, proximal=algorithm.proximal)
+            losses.append(problem.objective.loss(problem.objective.forward(phi, task.query_x), task.query_y))
+        return torch.stack(losses).mean()
+
+    direction = tree.scale(1 / tree.norm(got), got)
+    slope = check.finite_difference(solved_query_loss, problem.meta, direction, step=1e-5)
+    assert tree.dot(got, direction).item() == pytest.approx(slope, rel=1e-7)
+
+
+def test_imaml_with_few_conjugate_gradient_steps_is_an_approximation() -> None:
+    algorithm, problem = VARIANTS["imaml"], PROBLEMS["conv4 strided"]
+    rough = changed(algorithm, cg_steps=2)
+    error = scaled_difference(gradient(rough, problem, PATHS["vmap"]), gradient(algorithm, problem, PATHS["vmap"]))
+    assert 1e-6 < error < 0.5
+
+
+def test_reptile_hands_its_moments_on() -> None:
+    """With carry_moments the inner Adam's state is meta-learned: start minus end, like the weights."""
+    problem, algorithm = PROBLEMS["mlp"], VARIANTS["reptile"]
+    assert isinstance(algorithm, Reptile)
+    meta = algorithm.init(problem.meta)
+    moments = [name for name in meta if name.startswith("inner.")]
+    got = gradient(algorithm, problem, PATHS["vmap"])
+    assert len(moments) == len(problem.meta) + 1
+    assert got["inner.t"].item() == -algorithm.inner_steps
+    moved = {name: meta[name] - got[name] for name in meta}  # one outer SGD step of size 1
+    again, _ = meta_gradient(algorithm, problem.objective, moved, problem.episodes, Vectorize.vmap)
+    fresh = {**moved, **{name: torch.zeros_like(moved[name]) for name in moments}}
+    other, _ = meta_gradient(algorithm, problem.objective, fresh, problem.episodes, Vectorize.vmap)
+    assert scaled_difference({n: again[n] for n in problem.meta}, {n: other[n] for n in problem.meta}) > 1e-2
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_float32_agrees_with_float64(name: str) -> None:
+    problem, algorithm = PROBLEMS["conv4 max-pool"], VARIANTS[name]
+    if isinstance(algorithm, IMAML):
+        algorithm = changed(algorithm, cg_steps=5)
+    single = dataclasses.replace(
+        problem, meta=tree.combine(lambda p: p.float(), problem.meta), episodes=problem.episodes.to(torch.float32)
+    )
+    got = gradient(algorithm, single, PATHS["vmap"])
+    assert all(value.dtype == torch.float32 for value in got.values())
+    assert (
+        scaled_difference(tree.combine(lambda p: p.double(), got), gradient(algorithm, problem, PATHS["vmap"])) < 2e-2
+    )
+
+
+def test_metarun_check_prints_only_right_rows() -> None:
+    rows = list(check.rows({"fomaml": ALGORITHMS["fomaml"], "maml": ALGORITHMS["maml"]}, torch.device("cpu")))
+    assert all(row.right for row in rows), check.table(rows)
+    assert any(row.against == "finite differences" for row in rows)
