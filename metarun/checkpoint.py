@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,8 +106,20 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
 
 def _encode(content: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()  # not a path: torch writes the file's name into the file
-    torch.save({"format": FORMAT, "sha256": _digest(content), "content": content}, buffer)
+    torch.save(_plain({"format": FORMAT, "sha256": _digest(content), "content": content}), buffer)
     return buffer.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """A copy whose pickle depends on values alone: pickle writes an object once and then refers to it, so it shows
+    which strings and tensors happen to be the same object, which a resumed run does not share with the first."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item) for item in value)
+    return sys.intern(value) if isinstance(value, str) else value
 
 
 def _digest(content: Any) -> str:

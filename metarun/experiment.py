@@ -96,7 +96,7 @@ class Experiment:
         if tasks.has(Split.val):
             tasks.check(Split.val, self.way, self.shot, self.eval.query)
         module = initialise(self.model, tasks.input_shape, tasks.outputs(self.way), self.seed).to(device)
-        return Bench(
+        bench = Bench(
             experiment=self,
             device=device,
             tasks=tasks,
@@ -105,6 +105,8 @@ class Experiment:
             how=self.device.vectorize.resolve(device, module),
             chunk=self.device.tasks_at_once(device),
         )
+        bench.first_meta()  # a method may refuse a network
+        return bench
 
 
 @dataclass(kw_only=True)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import warnings
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 
 def write_atomic(path: Path, data: bytes, keep_old: Path | None = None) -> None:
@@ -41,3 +47,27 @@ def cache_dir() -> Path:
     if chosen := os.environ.get("METARUN_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metarun"
+
+
+def cached_arrays(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays in ``cache_dir()/name.npz``; made and put there if the file is missing or damaged.
+
+    Warns of a damaged file, and of a cache that cannot be written.
+    """
+    path = cache_dir() / f"{name}.npz"
+    try:
+        with open(path, "rb") as file, np.load(file) as stored:  # npz carries a CRC of every array
+            return dict(stored)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        warnings.warn(f"{path}: damaged ({error}); making it again", stacklevel=2)
+    arrays = make()
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, buffer.getvalue())
+    except OSError as error:
+        warnings.warn(f"{path}: not cached ({error})", stacklevel=2)
+    return arrays

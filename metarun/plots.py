@@ -164,5 +164,5 @@ def regression(episodes: Episode, outputs: Tensor) -> Figure:
             episodes.support_x[t, :, 0].cpu(), episodes.support_y[t, :, 0].cpu(), "^", color=SOFT, label="K points"
         )
         axes.set_xlabel("x")
-    panels[0].legend(fontsize=7)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=8)
     return figure

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import unicodedata
-import warnings
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont, features
 
 from metarun.datasets.base import Dataset, Split, Tasks
 from metarun.datasets.sampler import ClassPool, Rotations
-from metarun.files import cache_dir, write_atomic
+from metarun.files import cached_arrays
 
 SIDE = 28
 MARGIN = 1
@@ -41,7 +38,11 @@ class Glyphs(Dataset):
     """
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
-        letters, images = _cached()
+        made_with = f"{matplotlib.__version__}-{features.version('freetype2')}-{LOOK_ALIKE}-{POINT_SIZE}"
+        cached = cached_arrays(
+            f"glyphs-{SIDE}-{hashlib.sha256(made_with.encode()).hexdigest()[:12]}", _distinct_letters
+        )
+        letters, images = cached["letters"], cached["images"]
         # a letter's split hangs on the letter alone, so that another FreeType moves as few of them as possible
         order = sorted(range(len(letters)), key=lambda i: hashlib.sha256(chr(letters[i]).encode()).digest())
         splits, first = {}, 0.0
@@ -57,28 +58,11 @@ class Glyphs(Dataset):
         return ClassPool(images[:, :, None], splits, Rotations.none, device, stamp)
 
 
-def _cached() -> tuple[np.ndarray, np.ndarray]:
-    """Code points and pictures, from the cache if this FreeType drew them before."""
-    made_with = f"{matplotlib.__version__}-{features.version('freetype2')}-{LOOK_ALIKE}-{POINT_SIZE}"
-    path = cache_dir() / f"glyphs-{SIDE}-{hashlib.sha256(made_with.encode()).hexdigest()[:12]}.npz"
-    try:
-        with np.load(path) as cached:
-            return cached["letters"], cached["images"]
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        warnings.warn(f"{path}: damaged ({error}); rendering the letters again", stacklevel=2)
+def _distinct_letters() -> dict[str, np.ndarray]:
+    """Code points and pictures of the letters to keep."""
     letters, images = render()
     kept = without_look_alikes(images)
-    letters, images = letters[kept], images[kept]
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, letters=letters, images=images)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, buffer.getvalue())
-    except OSError as error:
-        warnings.warn(f"rendered letters are not cached: {error}", stacklevel=2)
-    return letters, images
+    return {"letters": letters[kept], "images": images[kept]}
 
 
 def render() -> tuple[np.ndarray, np.ndarray]:

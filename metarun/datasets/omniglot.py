@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import enum
-import io
 import json
 import socket
-import sys
-import warnings
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
@@ -22,7 +18,7 @@ from tqdm import tqdm
 from metarun.datasets.base import Dataset, Split, Tasks
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import UserError, require
-from metarun.files import cache_dir, write_atomic
+from metarun.files import cache_dir, cached_arrays
 from metarun.vision import torchvision
 
 CHARACTERS, DRAWINGS, SIDE = 1623, 20, 105
@@ -92,27 +88,17 @@ def prepared(data_root: Path, size: int, resize: Resize) -> np.ndarray:
 
     Raises ``UserError`` that lists what was tried.
     """
-    cache = cache_dir() / f"omniglot-{size}-{resize.name}.npz"
-    try:
-        with np.load(cache) as cached:
-            return cached["images"]
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        warnings.warn(f"{cache}: damaged ({error}); preparing Omniglot again", stacklevel=2)
-    pages = _first_that_works(data_root, cache)
-    images = np.empty((CHARACTERS, DRAWINGS, size, size), np.uint8)
-    for c in tqdm(range(CHARACTERS), desc="preparing omniglot", unit="character", disable=None, file=sys.stderr):
-        for d in range(DRAWINGS):
-            images[c, d] = np.asarray(resize.apply(Image.fromarray(pages[c, d]), size))
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, images=images)
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(cache, buffer.getvalue())
-    except OSError as error:
-        warnings.warn(f"prepared Omniglot is not cached: {error}", stacklevel=2)
-    return images
+    name = f"omniglot-{size}-{resize.name}"
+
+    def make() -> dict[str, np.ndarray]:
+        pages = _first_that_works(data_root, cache_dir() / f"{name}.npz")
+        images = np.empty((CHARACTERS, DRAWINGS, size, size), np.uint8)
+        for c in tqdm(range(CHARACTERS), desc="preparing omniglot", unit="character", disable=None):
+            for d in range(DRAWINGS):
+                images[c, d] = np.asarray(resize.apply(Image.fromarray(pages[c, d]), size))
+        return {"images": images}
+
+    return cached_arrays(name, make)["images"]
 
 
 def _first_that_works(data_root: Path, cache: Path) -> np.ndarray:
@@ -155,7 +141,7 @@ def _from_folders(data_root: Path) -> np.ndarray:
     if len(files) != CHARACTERS * DRAWINGS:
         raise ValueError(f"holds {len(files)} drawings instead of {CHARACTERS * DRAWINGS}")
     pages = np.zeros((CHARACTERS, DRAWINGS, SIDE, SIDE), np.uint8)
-    for path in tqdm(files, desc="reading omniglot", unit="drawing", disable=None, file=sys.stderr):
+    for path in tqdm(files, desc="reading omniglot", unit="drawing", disable=None):
         character, drawing = path.stem.split("_")
         with Image.open(path) as image:
             pages[int(character) - 1, int(drawing) - 1] = np.asarray(image.convert("L"))

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from metarun import config
+from metarun.errors import UserError
+from metarun.models.base import Init, Model, functional, initialise
+from metarun.models.conv4 import Conv4
+from metarun.models.mlp import MLP
+
+
+def option(name: str) -> Model:
+    return config.compose([f"model={name}"])[0].model
+
+
+@pytest.mark.parametrize("name", config.choices("model"))
+def test_every_option_maps_a_batch_to_outputs(name: str) -> None:
+    side = 84 if name == "conv4_mini" else 28
+    module = initialise(option(name), (1, side, side), 5, seed=0)
+    out = functional(module)(dict(module.named_parameters()), torch.rand(6, 1, side, side))
+    assert out.shape == (6, 5) and out.isfinite().all()
+
+
+def test_conv4_details() -> None:
+    def widths(name: str, side: int = 28) -> tuple[int, int]:
+        params = dict(initialise(option(name), (1, side, side), 5, seed=0).named_parameters())
+        return params["head.weight"].shape[1], sum(p.numel() for p in params.values())
+
+    # 3x3 convolutions 1-64-64-64-64 with bias: 111,424; scale and shift: 512; head on 64 or 256 features
+    assert widths("conv4") == (64, 111_424 + 512 + 65 * 5)
+    assert widths("conv4_maml") == (64, 111_424 + 256 + 65 * 5)
+    assert widths("conv4_reptile") == (256, 111_424 + 512 + 257 * 5)
+    assert widths("conv4_pool") == (64, 111_424 + 512 + 65 * 5)
+    assert widths("conv4_mini", 84)[0] == 800  # 5x5 positions, 32 filters
+
+
+def test_first_parameters_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    a, b, c = (initialise(option("conv4"), (1, 28, 28), 5, seed).state_dict() for seed in (0, 0, 1))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(a["head.weight"], c["head.weight"])
+
+
+def test_initialisations() -> None:
+    layer = nn.Linear(400, 300)
+    for init, spread in ((Init.xavier, (2 / 700) ** 0.5), (Init.normal, 1.0), (Init.small, 0.0088)):
+        init.apply(layer)
+        assert layer.weight.std().item() == pytest.approx(spread, rel=0.05)
+        assert (layer.bias == 0).all()
+    assert layer.weight.abs().max() <= 0.02
+
+
+def test_inputs_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(UserError, match="use model=mlp"):
+        initialise(option("conv4"), (1,), 5, 0)
+    with pytest.raises(UserError, match="too small"):
+        initialise(option("conv4_pool"), (1, 8, 8), 5, 0)
+
+
+def test_running_statistics_are_refused() -> None:
+    @dataclasses.dataclass(kw_only=True, slots=True)
+    class Tracking(Model):
+        def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+            return nn.Sequential(nn.Flatten(), nn.Linear(4, outputs), nn.BatchNorm1d(outputs))
+
+    with pytest.raises(UserError, match=r"layer 2 keeps running statistics.*track_running_stats=False"):
+        initialise(Tracking(), (1, 2, 2), 5, 0)
+
+
+def test_mlp_takes_flat_and_shaped_inputs() -> None:
+    mlp = option("mlp")
+    assert isinstance(mlp, MLP) and not isinstance(option("conv4"), MLP) and isinstance(option("conv4_pool"), Conv4)
+    assert sum(p.numel() for p in initialise(mlp, (1,), 1, 0).parameters()) == 80 + 1640 + 41
+    assert initialise(dataclasses.replace(mlp, hidden=[]), (1, 2, 3), 4, 0)(torch.rand(2, 1, 2, 3)).shape == (2, 4)

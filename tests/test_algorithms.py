@@ -1,0 +1,118 @@
+"""What users add: a network that the package has never seen, and a method of their own, through the same doors."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from metarun import check, config, tree
+from metarun.models.base import Model, functional, initialise
+from metarun.signals import StopSignals
+from metarun.train import train
+from metarun.vectorize import Vectorize, meta_gradient
+
+ROOT = Path(__file__).parent.parent
+
+
+class Attention(nn.Module):
+    """Rows of pixels attend to each other; gated, layer-normed, with a constant buffer and a tied weight."""
+
+    def __init__(self, side: int, outputs: int):
+        super().__init__()
+        self.embed = nn.Linear(side, 16)
+        self.norm = nn.LayerNorm(16)
+        self.qkv = nn.Linear(16, 48, bias=False)
+        self.gate = nn.Parameter(torch.zeros(16))
+        self.mix = nn.Conv1d(16, 16, 3, padding=1, groups=4)
+        self.group_norm = nn.GroupNorm(2, 16)
+        self.head = nn.Linear(16, outputs)
+        self.register_buffer("position", torch.linspace(-1, 1, side)[:, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.embed(x.squeeze(1)) + self.position)
+        q, k, v = self.qkv(x).chunk(3, -1)
+        attended = torch.softmax(q @ k.transpose(-1, -2) / 4, -1) @ v
+        x = x + torch.tanh(self.gate + 1) * attended
+        x = self.group_norm(nn.functional.gelu(self.mix(x.transpose(1, 2))))
+        return self.head(x.mean(-1))
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class Unseen(Model):
+    def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+        return Attention(input_shape[-1], outputs)
+
+
+@pytest.mark.parametrize("algo", config.choices("algo"))
+def test_a_module_the_package_has_never_seen_is_meta_trained(algo: str, tmp_path: Path) -> None:
+    words = [f"algo={algo}", "steps=3", "meta_batch=2", "eval.every=3", "eval.val_tasks=2", "algo.eval_inner_steps=2"]
+    experiment, _ = config.compose(words)
+    bench = dataclasses.replace(experiment, model=Unseen()).build()
+    state = train(bench, tmp_path, StopSignals())
+    assert all(value.isfinite().all() for value in state.meta.values())
+
+
+def test_its_meta_gradient_is_right() -> None:
+    module = initialise(Unseen(), (1, 12, 12), 3, 0).double()
+    (problem, *_) = check.problems(torch.device("cpu"))
+    x = torch.randn(3, 12, 1, 12, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    problem = dataclasses.replace(
+        problem,
+        objective=dataclasses.replace(problem.objective, forward=functional(module)),
+        meta={name: p.detach() for name, p in module.named_parameters()},
+        episodes=problem.episodes._replace(support_x=x[:, :6], query_x=x[:, 6:]),
+    )
+    maml = check.small(config.compose(["algo=maml"])[0].algo)
+    slope_of = check.query_loss_after_adapting(maml, problem)
+    for how in (Vectorize.loop, Vectorize.vmap):
+        got, _ = meta_gradient(maml, problem.objective, problem.meta, problem.episodes, how)
+        assert check.relative_error(got, check.reference(maml, problem)) < 1e-10
+        direction = tree.scale(1 / tree.norm(got), got)
+        assert tree.norm(got).item() == pytest.approx(
+            check.finite_difference(slope_of, problem.meta, direction), rel=1e-5
+        )
+
+
+MINE = '''
+from dataclasses import dataclass
+
+from metarun import tree
+from metarun.algorithms.base import Algorithm
+from metarun.inner import SGD, Carry, Inner
+
+
+@dataclass(kw_only=True, slots=True)
+class Still(Algorithm):
+    """Pulls the parameters to zero and never adapts."""
+
+    decay: float
+
+    def inner(self, objective, x, y, key, *, training):
+        return Inner(lambda meta: Carry(meta, {}), lambda meta, carry, k: carry)
+
+    def meta_grad(self, objective, meta, task):
+        _, metrics = objective.query_loss(meta, task.query_x, task.query_y)
+        return tree.scale(self.decay, meta), metrics
+'''
+
+
+def test_a_method_is_one_python_file_and_one_yaml(tmp_path: Path) -> None:
+    for part in ("metarun", "conf"):
+        shutil.copytree(ROOT / part, tmp_path / part)
+    (tmp_path / "metarun/algorithms/still.py").write_text(MINE)
+    text = (tmp_path / "conf/algo/maml.yaml").read_text().replace("schema/algo/maml", "schema/algo/still")
+    lines = [line for line in text.splitlines() if not line.startswith(("hypergrad", "frozen"))]
+    (tmp_path / "conf/algo/still.yaml").write_text("\n".join([*lines, "decay: 0.5"]))
+    words = ["algo=still", "steps=2", "meta_batch=2", "eval.tasks=4", "eval.val_tasks=2", "run_dir=run"]
+    done = subprocess.run(
+        [sys.executable, "-m", "metarun", "train", *words], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "still on glyphs" in (tmp_path / "run/report.md").read_text()

@@ -1,0 +1,219 @@
+"""The real command line in an empty folder; wrong input goes through ``main`` in this process, for speed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+
+from metarun import cli
+from tests.conftest import Command
+
+QUICK = [
+    "model.filters=8",
+    "steps=4",
+    "meta_batch=2",
+    "eval.every=2",
+    "eval.val_tasks=4",
+    "eval.tasks=8",
+    "log_every=2",
+]
+
+WRONG = {  # command -> words that its one line must have
+    "trian": "trian no such command train",
+    "train algo=mamll": "algo=mamll fomaml imaml maml reptile",
+    "train dataset=nothing": "dataset=nothing glyphs omniglot sinusoid",
+    "train device=tpu": "device=tpu auto cpu cuda",
+    "train algo=null": "algo=null maml",
+    "train ~algo": "algo maml",
+    "train algo@other=maml": "algo=maml",
+    "train algo.inner_lrr=0.1": "algo.inner_lrr=0.1 algo.inner_lr",
+    "train algo.proximal=1": "algo.proximal=1 no such key algo.inner_steps",
+    "train algo.inner_steps=five": "algo.inner_steps=five whole number",
+    "train algo.inner_steps=2.5": "algo.inner_steps=2.5 whole number",
+    "train algo.inner_steps=0": "algo.inner_steps=0 >= 1",
+    "train algo.eval_inner_steps=0": "algo.eval_inner_steps=0 >= 1",
+    "train algo.inner_lr=abc": "algo.inner_lr=abc a number",
+    "train algo.inner_lr=-1": "algo.inner_lr=-1.0 > 0",
+    "train algo.inner_lr=nan": "algo.inner_lr=nan a number",
+    "train algo.outer_lr=inf": "algo.outer_lr=inf a number",
+    "train algo.inner_lr=null": "algo.inner_lr=null a number",
+    "train algo.clip_norm=0": "algo.clip_norm=0.0 > 0 null",
+    "train algo.hypergrad=stoer": "algo.hypergrad=stoer store recompute first_order",
+    "train algo.frozen=body": "algo.frozen=body list",
+    "train algo.frozen=[nothing]": "algo.frozen=nothing pattern head.weight",
+    "train algo=imaml algo.proximal=0": "algo.proximal=0.0 > 0",
+    "train algo=reptile algo.inner_optimizer=sgd": "algo.carry_moments=True inner SGD",
+    "train model.filters=0": "model.filters=0 >= 1",
+    "train model.norm_gamma=5": "model.norm_gamma=5 true or false",
+    "train model=mlp model.hidden=40": "model.hidden=40 list whole number",
+    "train dataset=sinusoid model=conv4": "model=conv4 images model=mlp",
+    "train dataset=sinusoid dataset.amplitude=[5,1]": "dataset.amplitude low high",
+    "train dataset=omniglot dataset.split=mine": "dataset.split=mine maml reptile vinyals lake",
+    "train way=1": "way=1 >= 2",
+    "train way=???": "way no value",
+    "train way=": "way= whole number",
+    "train way=500": "way=500 374 classes",
+    "train shot=10 query=5": "10 5 15 12",
+    "train query=0": "query=0 >= 1",
+    "train seed=-1": "seed=-1 2**63",
+    "train steps=1e3": "steps=1000.0 whole number",
+    "train eval=5": "eval=5 group of keys eval.tasks",
+    "train eval.norm=batch": "eval.norm=batch transductive support support_plus_one all",
+    "train eval.tasks=1": "eval.tasks=1 >= 2",
+    "train +mine=1": "+mine=1 no such key",
+    "train ++eval.mine=1": "++eval.mine=1 no such key",
+    "train ~seed": "~seed",
+    "train seed=0,1": "seed=0,1 -m",
+    "train foo": "foo key=value",
+    "train algo.inner_lr=[1": "algo.inner_lr=[1 key=value",
+    "train seed=${foo}": "seed foo",
+    "train --foo": "--foo",
+    "train --cfg nothing": "nothing job",
+    "train device.threads=0": "device.threads=0 auto",
+    "train device.chunk=many": "device.chunk=many auto",
+    "train resume=maybe": "resume=maybe auto never",
+    "train run_dir=/proc/nowhere": "/proc/nowhere",
+    "train -m seed=0,x": "seed=x whole number",
+    "train -m algo=maml,mamll": "algo=mamll reptile",
+    "train -m algo.inner_lr=0.1,-0.1": "algo.inner_lr=-0.1 > 0",
+    "train -m run_dir=here seed=0,1": "run_dir=here seed",
+    "eval": "run",
+    "eval run=nowhere": "run=nowhere config.json",
+    "report": "path",
+    "report nowhere": "nowhere result.json",
+    "check algo=maml": "algo=maml device",
+    "check device=tpu": "device=tpu cpu",
+}
+
+
+@pytest.mark.parametrize("command", WRONG)
+def test_wrong_input_is_one_line_and_status_2(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    status = cli.main(shlex.split(command))
+    out, err = capsys.readouterr()
+    assert status == 2
+    assert err.startswith("metarun: error: ") and err.count("\n") == 1 and "Traceback" not in err
+    for word in WRONG[command].split():
+        assert word in err
+    assert out == "" and not list(tmp_path.iterdir()), "something ran, or was written"
+
+
+@pytest.mark.parametrize("how", ["--debug", "HYDRA_FULL_ERROR"])
+def test_debug_brings_the_traceback_back(
+    how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if how == "HYDRA_FULL_ERROR":
+        monkeypatch.setenv(how, "1")
+    assert cli.main(["train", "algo=mamll", *(["--debug"] if how == "--debug" else [])]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["--help"]):
+        assert cli.main(words) == 0
+        text = capsys.readouterr().out
+        assert len(text.splitlines()) <= 24
+        for name in cli.COMMANDS:
+            assert f"metarun {name}" in text
+    for name in cli.COMMANDS:
+        assert cli.main([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    for word in ("fomaml | imaml | maml | reptile", "glyphs | omniglot | sinusoid", "meta_batch: ", "eval.norm"):
+        assert word in text
+
+
+def test_cfg_job_prints_the_resolved_configuration(metarun: Command, tmp_path: Path) -> None:
+    done = metarun("train", "--cfg", "job", "query=4")
+    assert done.returncode == 0, done.stderr
+    assert "query: 4" in done.stdout.split("eval:")[1] and "${" not in done.stdout and "hydra" not in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_train_eval_report(metarun: Command, tmp_path: Path) -> None:
+    done = metarun("train", *QUICK, "algo=fomaml")
+    assert done.returncode == 0, done.stderr
+    assert "meta-test accuracy" in done.stdout and "report: outputs/" in done.stdout
+    assert done.stderr == "", "quiet when not a terminal"
+    (run_dir,) = (tmp_path / "outputs").iterdir()
+    assert run_dir.name.endswith("_fomaml_glyphs_5w1s_s0")
+    names = {path.name for path in run_dir.iterdir()}
+    assert {"result.json", "report.md", "metrics.jsonl", "curves.png", "steps.png", "episodes.png"} <= names
+    result = json.loads((run_dir / "result.json").read_text())
+    (score,) = result["scores"]
+    assert score["tasks"] == 8 and [row["steps"] for row in score["by_steps"]] == [0, 1, 2, 3]
+    assert score["mean"] == score["by_steps"][-1]["mean"] and 0 <= score["mean"] <= 1 and score["ci95"] > 0
+    stamp = result["protocol"]
+    assert {"task", "split", "train_query", "test_query", "train_steps", "test_steps", "test_tasks", "selection",
+            "resize", "rotations", "pool_sha256"} <= set(stamp)  # fmt: skip
+    assert result["selected"]["validation"]["mean"] > 0 and result["config_hash"] and result["code"]["version"]
+
+    training = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    done = metarun("eval", f"run={run_dir}", "eval.norm=all", "eval.tasks=6", "algo.eval_inner_steps=2")
+    assert done.returncode == 0, done.stderr
+    assert all(path.read_bytes() == data for path, data in training.items()), "evaluation touched the run"
+    (evaluation,) = (run_dir / "eval").iterdir()
+    scores = json.loads((evaluation / "result.json").read_text())["scores"]
+    assert [s["norm"] for s in scores] == ["transductive", "support", "support_plus_one"]
+    assert all(s["tasks"] == 6 and len(s["by_steps"]) == 3 for s in scores)
+    # the same six tasks, so the same figure as the training run's own first steps would give on them
+    done = metarun("eval", f"run={run_dir}")
+    again = json.loads(next(p for p in (run_dir / "eval").rglob("result.json") if p.parent != evaluation).read_text())
+    assert again["scores"] == result["scores"], done.stderr
+
+    for other in ("seed=1", "seed=2"):
+        assert metarun("train", *QUICK, "algo=fomaml", other).returncode == 0
+    done = metarun("report", "outputs")
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "outputs/table.csv") as file:
+        rows = list(csv.DictReader(file))
+    merged = [row for row in rows if row["tasks"] == "8"]
+    assert len(merged) == 1 and merged[0]["seeds"] == "3" and float(merged[0]["sd_seeds"]) >= 0
+    assert len(rows) == 4 and "| fomaml | glyphs |" in (tmp_path / "outputs/table.md").read_text()
+
+
+def test_a_sweep_gives_each_job_its_folder(metarun: Command, tmp_path: Path) -> None:
+    done = metarun("train", "-m", "algo=maml,fomaml", "seed=0,1", *QUICK)
+    assert done.returncode == 0, done.stderr
+    runs = [path for path in (tmp_path / "outputs").iterdir() if (path / "result.json").exists()]
+    endings = {path.name.split("_", 2)[2] for path in runs}
+    assert endings == {f"{algo}_glyphs_5w1s_s{seed}" for algo in ("maml", "fomaml") for seed in (0, 1)}
+
+
+def test_one_failed_job_does_not_end_a_sweep(metarun: Command, tmp_path: Path) -> None:
+    done = metarun("train", "-m", "way=200,5", *QUICK)  # 200 classes: only the data can tell that it is too many
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "way=200" in done.stderr
+    assert len(list((tmp_path / "outputs").glob("*_5w1s_s0/result.json"))) == 1
+
+
+def test_sinusoid_draws_its_figure(metarun: Command, tmp_path: Path) -> None:
+    done = metarun("train", "dataset=sinusoid", "steps=4", "eval.tasks=8", "eval.every=2", "run_dir=run")
+    assert done.returncode == 0, done.stderr
+    assert "meta-test mse" in done.stdout and "none (no batch norm)" in done.stdout
+    assert (tmp_path / "run/sinusoid.png").stat().st_size > 10_000
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["protocol"]["task"] == "10-shot" and len(result["scores"][0]["by_steps"]) == 11
+
+
+def test_check(metarun: Command) -> None:
+    done = metarun("check", "device=cpu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "finite differences" in done.stdout and " 0 wrong" in done.stdout
+
+
+def test_real_omniglot(metarun: Command, tmp_path: Path, data_root: Path) -> None:
+    done = metarun("train", "dataset=omniglot", "run_dir=run", *QUICK, "steps=30", "meta_batch=8", "model.filters=16")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["split"] == "train"]
+    assert losses[-1] < losses[0]
+    assert json.loads((tmp_path / "run/result.json").read_text())["scores"][0]["mean"] > 0.3
+    assert os.environ["METARUN_DATA"]

@@ -1,0 +1,92 @@
+"""Every YAML composes, states every value, and takes two real steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from metarun import config, parts
+from metarun.errors import UserError
+from metarun.signals import StopSignals
+from metarun.train import train
+
+QUICK = ["steps=2", "meta_batch=2", "eval.every=2", "eval.val_tasks=2", "log_every=1"]
+OPTIONS = [(group, option) for group in config.GROUPS for option in config.choices(group)]
+
+
+def overrides(group: str, option: str) -> list[str]:
+    extra = {
+        ("dataset", "sinusoid"): ["algo.eval_inner_steps=2"],
+        ("algo", "reptile"): ["algo.eval_inner_steps=2"],
+        ("model", "conv4_mini"): ["model.filters=4"],
+        ("model", "conv4_pool"): ["model.filters=4"],
+    }
+    return [f"{group}={option}", *QUICK, *extra.get((group, option), [])]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_learns_for_two_steps(
+    group: str, option: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    words = overrides(group, option)
+    if (group, option) == ("dataset", "omniglot"):
+        words.append(f"data_root={request.getfixturevalue('data_root')}")
+    if (group, option) == ("device", "cuda") and not torch.cuda.is_available():
+        with pytest.raises(UserError, match="device=cuda"):
+            config.compose(words)[0].build()
+        return
+    if (group, option) == ("model", "conv4_mini"):
+        return  # for 84x84 images, which no data set has yet; tests/models builds it
+    experiment, record = config.compose(words)
+    assert record.names[group] == option
+    bench = experiment.build()
+    before = bench.first_meta()
+    state = train(bench, tmp_path, StopSignals())
+    assert state.step == 2
+    assert any(not torch.equal(before[name], state.meta[name]) for name in before)
+
+
+@pytest.mark.parametrize("algo", config.choices("algo"))
+@pytest.mark.parametrize("dataset", ["glyphs", "sinusoid"])
+def test_every_algorithm_runs_on_images_and_on_regression(algo: str, dataset: str, tmp_path: Path) -> None:
+    words = [f"algo={algo}", f"dataset={dataset}", "algo.eval_inner_steps=2", *QUICK]
+    assert train(config.compose(words)[0].build(), tmp_path, StopSignals()).step == 2
+
+
+def test_every_file_states_every_value() -> None:
+    """A key that YAML leaves out has no default to hide behind; composing would fail, so it is enough to compose."""
+    for group, option in OPTIONS:
+        text = (config.conf_dir() / group / f"{option}.yaml").read_text()
+        assert text.startswith("# "), f"{group}/{option}.yaml says nothing about itself"
+        _, record = config.compose([f"{group}={option}"])
+        assert "???" not in str(record.values)
+
+
+def test_every_part_has_an_option_of_its_name() -> None:
+    for group in parts.PARTS:
+        assert set(parts.part_classes(group)) <= set(config.choices(group))
+
+
+def test_parts_state_no_defaults_and_take_no_unknown_key() -> None:
+    for group in parts.PARTS:
+        for name, part in parts.part_classes(group).items():
+            live = getattr(config.compose([f"{group}={name}"])[0], group)
+            assert type(live) is part and not hasattr(live, "__dict__"), f"{name}: slots=True is missing"
+            declared = OmegaConf.structured(part)
+            assert all(OmegaConf.is_missing(declared, key) for key in declared), f"{name}: values belong in YAML"
+
+
+def test_reopening_gives_the_same_experiment_and_takes_overrides() -> None:
+    for words in (["algo=reptile"], ["dataset=sinusoid"], ["model=mlp", "device=cpu"]):
+        experiment, record = config.compose(words)
+        again, same = config.reopen(record, [])
+        assert again == experiment and same == record
+        other, _ = config.reopen(record, ["eval.tasks=7", "device=cpu", "eval.norm=all"])
+        assert other.eval.tasks == 7 and other.device.kind.name == "cpu"
+    with pytest.raises(UserError, match="keeps its algo"):
+        config.reopen(record, ["algo=maml"])
+    with pytest.raises(UserError, match="no such key"):
+        config.reopen(record, ["eval.taks=7"])

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from metarun import config
+from metarun.datasets.base import Split
+from metarun.evaluate import evaluate, measured_episodes, predictions
+from metarun.experiment import Bench
+from metarun.normalize import Norm
+from metarun.vectorize import Vectorize
+
+SMALL = ["model.filters=8", "eval.query=2", "algo.eval_inner_steps=3"]
+
+
+def bench(*overrides: str) -> Bench:
+    return config.compose([*SMALL, *overrides])[0].build()
+
+
+def test_scores_by_hand() -> None:
+    """The same numbers from the algorithm's own adapt, task by task."""
+    b = bench()
+    meta = b.first_meta()
+    (score,) = evaluate(b, meta, Split.test, 10, Norm.transductive)
+    assert score.metric.shape == score.loss.shape == (10, 4)
+    for t, task in enumerate(zip(*next(measured_episodes(b, Split.test, 10)), strict=True)):
+        support_x, support_y, query_x, query_y, key = task
+        path = b.experiment.algo.adapt(b.objective, meta, support_x, support_y, key, 3)
+        for s, params in enumerate(path):
+            outputs = b.objective.forward(params, query_x)
+            assert score.loss[t, s].item() == pytest.approx(b.objective.loss(outputs, query_y).item(), rel=1e-4)
+            assert score.metric[t, s].item() == pytest.approx(b.objective.metric(outputs, query_y).item())
+    row = score.by_steps()[3]
+    assert row["steps"] == 3 and row["mean"] == pytest.approx(score.metric[:, 3].double().mean().item())
+    assert score.final() == (row["mean"], row["ci95"])
+
+
+def test_tasks_are_paired_whatever_runs_and_however_it_is_batched() -> None:
+    """Neither algorithm, run seed, batching nor number of tasks changes what task i is."""
+    one = next(measured_episodes(bench(), Split.test, 40))
+    for other in (bench("algo=reptile", "seed=7"), bench("device.vectorize=loop")):
+        got = next(measured_episodes(other, Split.test, 33))
+        assert all(torch.equal(a[:32], b[:32]) for a, b in zip(one, got, strict=True))
+    moved = next(measured_episodes(bench("eval.seed=1"), Split.test, 40))
+    assert not torch.equal(one.support_x, moved.support_x)
+
+
+@pytest.mark.parametrize("algo", config.choices("algo"))
+def test_vectorised_evaluation_is_the_loops(algo: str) -> None:
+    b = bench(f"algo={algo}", "algo.inner_lr=0.01")
+    meta = b.first_meta()
+    scores = []
+    for how, chunk in ((Vectorize.loop, None), (Vectorize.vmap, 3), (Vectorize.vmap, None)):
+        scores.append(evaluate(dataclasses.replace(b, how=how, chunk=chunk), meta, Split.test, 5, Norm.all))
+    for other in scores[1:]:
+        for a, c in zip(scores[0], other, strict=True):
+            torch.testing.assert_close(a.loss, c.loss, rtol=1e-3, atol=1e-4)
+
+
+def test_last_only_is_the_last_column() -> None:
+    b = bench()
+    meta = b.first_meta()
+    (full,) = evaluate(b, meta, Split.val, 5, Norm.support)
+    (last,) = evaluate(b, meta, Split.val, 5, Norm.support, last_only=True)
+    assert last.metric.shape == (5, 1) and torch.equal(last.metric, full.metric[:, -1:])
+
+
+def test_all_norms_in_one_pass() -> None:
+    b = bench()
+    scores = evaluate(b, b.first_meta(), Split.test, 4, Norm.all)
+    assert [score.norm for score in scores] == [Norm.transductive, Norm.support, Norm.support_plus_one]
+    for score in scores:
+        (alone,) = evaluate(b, b.first_meta(), Split.test, 4, score.norm)
+        assert torch.equal(alone.metric, score.metric)
+
+
+def test_predictions_cover_every_step() -> None:
+    b = config.compose(["dataset=sinusoid"])[0].build()
+    episodes = b.tasks.sample(Split.test, 0, range(2), 5, 10, 6)
+    assert predictions(b, b.first_meta(), episodes, Norm.transductive).shape == (2, 11, 6, 1)
