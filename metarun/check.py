@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -74,7 +75,7 @@ def small(algorithm: Algorithm) -> Algorithm:
     """The same method with settings that suit a tiny problem."""
     shared: dict[str, Any] = {"inner_lr": 0.2, "inner_steps": 3}
     if isinstance(algorithm, IMAML):  # conjugate gradient to convergence, for the dense solve
-        return dataclasses.replace(algorithm, inner_lr=0.02, inner_steps=3, proximal=20.0, cg_steps=60)
+        return dataclasses.replace(algorithm, inner_lr=0.02, inner_steps=3, proximal=20.0, cg_steps=40)
     if isinstance(algorithm, Reptile):
         return dataclasses.replace(algorithm, **shared, inner_batch=4)
     return dataclasses.replace(algorithm, **shared)
@@ -84,16 +85,17 @@ def plain_descent(
     algorithm: Algorithm, objective: Objective, start: Params, task: Episode, create_graph: bool, proximal: float = 0.0
 ) -> Params:
     """``inner_steps`` steps of gradient descent on the support set, the way it is usually written."""
-    params = start
+    frozen = algorithm.frozen if isinstance(algorithm, MAML) else []
+    moving = [name for name in start if not any(fnmatchcase(name, pattern) for pattern in frozen)]
+    params = dict(start)
     for _ in range(algorithm.inner_steps):
-        params = params if create_graph else {n: p.detach().requires_grad_() for n, p in params.items()}
+        if not create_graph:
+            params = {name: p.detach().requires_grad_() for name, p in params.items()}
         loss = objective.inner_loss(params, task.support_x, task.support_y, algorithm.inner_loss)
-        grads = torch.autograd.grad(loss, list(params.values()), create_graph=create_graph)
-        params = {
-            name: p - algorithm.inner_lr * (g + proximal * (p - start[name]))
-            for (name, p), g in zip(params.items(), grads, strict=True)
-        }
-    return params if create_graph else {n: p.detach() for n, p in params.items()}
+        grads = torch.autograd.grad(loss, [params[name] for name in moving], create_graph=create_graph)
+        for name, g in zip(moving, grads, strict=True):
+            params[name] = params[name] - algorithm.inner_lr * (g + proximal * (params[name] - start[name]))
+    return params if create_graph else {name: p.detach() for name, p in params.items()}
 
 
 def maml_reference(algorithm: MAML, objective: Objective, meta: Params, task: Episode) -> Params:
@@ -122,7 +124,8 @@ def imaml_reference(algorithm: IMAML, objective: Objective, meta: Params, task: 
     loss = objective.loss(objective.forward(unflatten(flat), task.query_x), task.query_y)
     (query_grad,) = torch.autograd.grad(loss, flat)
     hessian = torch.autograd.functional.hessian(support, flat.detach())
-    system = torch.eye(len(flat), dtype=flat.dtype, device=flat.device) + hessian / algorithm.proximal
+    identity = torch.eye(len(flat), dtype=flat.dtype, device=flat.device)
+    system = (1 + algorithm.cg_damping) * identity + hessian / (algorithm.proximal + algorithm.lam_damping)
     return unflatten(torch.linalg.solve(system, query_grad))
 
 

@@ -79,18 +79,20 @@ def implicit(
     *,
     support_loss: Callable[[Params], Tensor],
     proximal: float,
+    damping: float,
     cg_steps: int,
 ) -> tuple[Params, Metrics]:
-    """Solve (I + H / proximal) g = query gradient by conjugate gradient, H the Hessian of the support loss.
+    """Solve ((1 + damping) I + H / proximal) g = query gradient by conjugate gradient, H the support loss's Hessian.
 
-    Exact where the proximal inner problem is solved and conjugate gradient has converged (iMAML, algorithm 2).
+    Exact without damping, where the proximal inner problem is solved and conjugate gradient has converged (iMAML,
+    algorithm 2). Damping keeps the system positive definite where H has large negative eigenvalues.
     """
     last = final(inner, meta, steps)
     rhs, (_, metrics) = grad_and_value(lambda p: outer(meta, Carry(p, last.state)), has_aux=True)(last.params)
     hessian_product = vjp(grad(support_loss), last.params)[1]  # linearised once, reused by every iteration
 
     def system(v: Params) -> Params:
-        return tree.add_scaled(v, 1 / proximal, hessian_product(v)[0])
+        return tree.add_scaled(tree.scale(1 + damping, v), 1 / proximal, hessian_product(v)[0])
 
     return conjugate_gradient(system, rhs, cg_steps), metrics
 

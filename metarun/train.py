@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -38,12 +39,12 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
     if state:
         optimizer.torch.load_state_dict(state.optimizer)
     step, selection = (state.step, state.selection) if state else (0, None)
-    log = MetricsLog(run_dir, step)
     window = Window(bench, run_dir)
     support, query = x.training_shots()
     validates = x.eval.every > 0 and bench.tasks.has(Split.val)
 
-    with tqdm(total=x.steps, initial=step, desc="meta-train", unit="step", disable=None) as bar:
+    progress = tqdm(total=x.steps, initial=step, desc="meta-train", unit="step", disable=None)
+    with closing(MetricsLog(run_dir, step)) as log, progress as bar:
         while step < x.steps:
             indices = range(step * x.meta_batch, (step + 1) * x.meta_batch)
             episodes = bench.tasks.sample(Split.train, x.seed, indices, x.way, support, query)
@@ -70,7 +71,6 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
                 checkpoint.save(run_dir, TrainState(step, meta, optimizer.torch.state_dict(), selection))
             if stop.received is not None:
                 raise Interrupted(f"stopped at step {step} of {x.steps}, saved", stop.received)
-    log.close()
     return TrainState(step, meta, optimizer.torch.state_dict(), selection)
 
 

@@ -45,6 +45,11 @@ def variants() -> dict[str, Algorithm]:
         found[f"{name} 1 step"] = changed(algorithm, inner_steps=1)
         if isinstance(algorithm, MAML) and algorithm.hypergrad is Derivative.store:
             found[f"{name} recompute"] = changed(algorithm, hypergrad=Derivative.recompute)
+            found[f"{name} recompute frozen"] = changed(found[f"{name} recompute"], frozen=["*bias"])
+        if isinstance(algorithm, IMAML):
+            found[f"{name} undamped"] = changed(algorithm, cg_damping=0.0, lam_damping=0.0)
+        if isinstance(algorithm, MAML):
+            found[f"{name} frozen"] = changed(algorithm, frozen=["*bias"])
         if isinstance(algorithm, Reptile):
             found[f"{name} fresh moments"] = changed(algorithm, carry_moments=False)
             sgd = {"inner_optimizer": InnerOptimizer.sgd, "carry_moments": False}
@@ -137,7 +142,7 @@ def bilevel_problem() -> tuple[IMAML, Problem]:
     problem = PROBLEMS["mlp"]
     meta = {"weight": 0.3 * torch.randn(9, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)}
     objective = dataclasses.replace(problem.objective, forward=lambda p, x: x.flatten(1) @ p["weight"])
-    algorithm = VARIANTS["imaml"]
+    algorithm = VARIANTS["imaml undamped"]
     assert isinstance(algorithm, IMAML)
     solved = changed(algorithm, inner_steps=400, inner_lr=0.2, proximal=1.0)
     return solved, dataclasses.replace(problem, objective=objective, meta=meta)
@@ -183,7 +188,8 @@ def test_reptile_hands_its_moments_on() -> None:
     assert scaled_difference({n: again[n] for n in problem.meta}, {n: other[n] for n in problem.meta}) > 1e-2
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+# Adam's first steps follow the sign of a gradient, also of one that is zero but for rounding (a bias before batch norm)
+@pytest.mark.parametrize("name", [n for n in VARIANTS if not n.startswith("reptile") or n == "reptile sgd"])
 def test_float32_agrees_with_float64(name: str) -> None:
     problem, algorithm = PROBLEMS["conv4 max-pool"], VARIANTS[name]
     if isinstance(algorithm, IMAML):

@@ -21,16 +21,22 @@ from metarun.tree import Params
 class IMAML(Algorithm):
     """Descend L_support(phi) + proximal/2 |phi - theta|^2 (equation 3); pull back by (I + H/proximal)^-1 (equation 6).
 
-    At test time the same proximal descent adapts, so that training and evaluation agree.
+    With batch norm and few images H has eigenvalues far below -proximal, so that system is indefinite. The
+    published code solves ((1 + cg_damping) I + H / (proximal + lam_damping)) g = query gradient instead; both
+    dampings at 0 give the paper's equation. At test time the same proximal descent adapts as in training.
     """
 
     proximal: float  # lambda in the paper
     cg_steps: int
+    cg_damping: float
+    lam_damping: float
 
     def __post_init__(self) -> None:
         Algorithm.__post_init__(self)
         require(self.proximal > 0, "proximal", self.proximal, "> 0")
         require(self.cg_steps >= 1, "cg_steps", self.cg_steps, ">= 1")
+        for name in ("cg_damping", "lam_damping"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), ">= 0")
 
     def inner(self, objective: Objective, x: Tensor, y: Tensor, key: Tensor, *, training: bool) -> Inner:
         sgd = SGD(lr=self.inner_lr)
@@ -52,6 +58,7 @@ class IMAML(Algorithm):
             meta,
             self.inner_steps,
             support_loss=support_loss,
-            proximal=self.proximal,
+            proximal=self.proximal + self.lam_damping,
+            damping=self.cg_damping,
             cg_steps=self.cg_steps,
         )

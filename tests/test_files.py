@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metarun.files import cache_dir, cached_arrays, write_atomic
+
+
+def test_writes_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "f"
+    write_atomic(path, b"old")
+    write_atomic(path, b"new", keep_old=tmp_path / "before")
+    assert path.read_bytes() == b"new" and (tmp_path / "before").read_bytes() == b"old"
+
+    def fails(*_: object) -> None:
+        raise OSError("no")
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(OSError, match="no"):
+        write_atomic(path, b"newer")
+    assert path.read_bytes() == b"new" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("METARUN_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_dir() == tmp_path / "metarun"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_dir() == tmp_path / "home/.cache/metarun"
+
+
+def test_a_cache_that_cannot_be_written_warns_and_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("METARUN_CACHE", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="cache|Not a directory|damaged"):
+        assert cached_arrays("a", lambda: {"x": np.arange(3)})["x"].tolist() == [0, 1, 2]

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from metarun import report
+from metarun.errors import UserError
+
+
+def result(seed: int = 0, mean: float = 0.9, ci95: float = 0.01, **config) -> report.Result:
+    return {
+        "names": {"algo": "maml", "dataset": "omniglot"},
+        "seed": seed,
+        "metric": "accuracy",
+        "protocol": {"task": "5-way 1-shot", "split": "maml 1100/100/423", "test_steps": 3},
+        "scores": [{"norm": "transductive", "tasks": 600, "mean": mean, "ci95": ci95, "by_steps": []}],
+        "config": {"way": 5, "seed": seed, **config},
+    }
+
+
+def test_seeds_are_merged_and_the_two_spreads_kept_apart() -> None:
+    (row,) = report.rows([result(0, 0.90, 0.01), result(1, 0.94, 0.03)])
+    assert row["seeds"] == 2 and row["mean"] == pytest.approx(0.92)
+    assert row["ci95_tasks"] == pytest.approx(math.sqrt((0.01**2 + 0.03**2) / 2))
+    assert row["sd_seeds"] == pytest.approx(0.04 / math.sqrt(2))
+    assert "| 92.00 ± 2.24 % | 2 | 2.83 % |" in report.markdown([row])
+
+
+def test_other_differences_are_other_rows() -> None:
+    rows = report.rows([result(), result(way=20), result(1)])
+    assert sorted(row["seeds"] for row in rows) == [1, 2]
+    (single,) = (row for row in rows if row["seeds"] == 1)
+    assert math.isnan(single["sd_seeds"]) and report.markdown([single]).splitlines()[2].endswith("| 1 |  |")
+
+
+def test_the_same_run_twice_counts_once() -> None:
+    (row,) = report.rows([result(), result()])
+    assert row["seeds"] == 1 and math.isnan(row["sd_seeds"])
+
+
+def test_csv_keeps_every_digit() -> None:
+    text = report.comma_separated(report.rows([result(mean=1 / 3)]))
+    assert text.splitlines()[0] == ",".join(report.COLUMNS) and str(1 / 3) in text
+
+
+def test_damaged_and_missing_results_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no finished run"):
+        report.find([tmp_path])
+    for text in ("{", "{}", "[1]"):
+        (tmp_path / "result.json").write_text(text)
+        with pytest.raises(UserError, match=r"result\.json: damaged"):
+            report.find([tmp_path])
+    (tmp_path / "result.json").write_text(json.dumps(result()))
+    assert report.find([tmp_path])[0]["seed"] == 0
+
+
+def test_amounts_carry_their_unit() -> None:
+    assert report.amount("accuracy", 0.987, 0.004) == "98.70 ± 0.40 %"
+    assert report.amount("mse", 0.3812, 0.0301) == "0.3812 ± 0.0301"

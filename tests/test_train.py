@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metarun import checkpoint, config, log
+from metarun import train as loop
+from metarun.datasets.base import Split
+from metarun.errors import NotFinite
+from metarun.experiment import Bench
+from metarun.signals import StopSignals
+from metarun.tree import Params
+from metarun.vectorize import meta_gradient
+
+SMALL = ["model.filters=8", "meta_batch=4", "eval.val_tasks=4", "log_every=2", "checkpoint_every=2"]
+
+
+def bench(*overrides: str) -> Bench:
+    return config.compose([*SMALL, *overrides])[0].build()
+
+
+def run(b: Bench, folder: Path) -> checkpoint.TrainState:
+    return loop.train(b, folder, StopSignals())
+
+
+def test_a_step_is_the_optimisers_on_the_mean_meta_gradient(tmp_path: Path) -> None:
+    b = bench("steps=3", "algo.outer_optimizer=sgd", "algo.outer_lr=0.5", "algo.outer_schedule=linear", "eval.every=0")
+    meta = b.first_meta()
+    for step, lr in enumerate((0.5, 1 / 3, 1 / 6)):
+        tasks = b.tasks.sample(Split.train, 0, range(4 * step, 4 * step + 4), 5, 1, 5)
+        grads, _ = meta_gradient(b.experiment.algo, b.objective, meta, tasks, b.how, b.chunk)
+        meta = {name: meta[name] - lr * grads[name] for name in meta}
+    state = run(b, tmp_path)
+    for name, value in meta.items():
+        torch.testing.assert_close(state.meta[name], value)
+
+
+@pytest.mark.parametrize("algo", config.choices("algo"))
+def test_it_learns(algo: str, tmp_path: Path) -> None:
+    run(bench(f"algo={algo}", "steps=30", "eval.every=30", "algo.eval_inner_steps=3", "model.filters=16"), tmp_path)
+    losses = [line["loss"] for line in log.read(tmp_path) if line["split"] == "train"]
+    assert sum(losses[-3:]) / 3 < 0.9 * losses[0]
+
+
+def test_the_best_validation_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values, seen = iter([0.3, 0.9, 0.5, 0.9]), []
+
+    def validate(b: Bench, meta: Params) -> tuple[float, float]:
+        seen.append({name: value.clone() for name, value in meta.items()})
+        return next(values), 0.01
+
+    monkeypatch.setattr(loop, "validate", validate)
+    state = run(bench("steps=8", "eval.every=2"), tmp_path)
+    assert state.selection is not None and (state.selection.step, state.selection.value) == (4, 0.9)
+    best = checkpoint.read(checkpoint.folder(tmp_path) / checkpoint.BEST, torch.device("cpu"))
+    for name, value in seen[1].items():
+        assert torch.equal(state.selection.meta[name], value) and torch.equal(best["meta"][name], value)
+        assert not torch.equal(value, state.meta[name])
+
+
+def test_a_smaller_error_is_the_better_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = iter([0.3, 0.1, 0.5])
+    monkeypatch.setattr(loop, "validate", lambda b, meta: (next(values), 0.01))
+    state = run(config.compose(["dataset=sinusoid", "steps=3", "eval.every=1"])[0].build(), tmp_path)
+    assert state.selection is not None and state.selection.step == 2
+
+
+def test_training_and_selection_never_draw_a_test_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    b, drawn = bench("steps=4", "eval.every=2"), []
+    sample = b.tasks.sample
+
+    def recorded(split: Split, *arguments: Any) -> Any:
+        drawn.append(split)
+        return sample(split, *arguments)
+
+    monkeypatch.setattr(b.tasks, "sample", recorded)
+    run(b, tmp_path)
+    assert set(drawn) == {Split.train, Split.val}
+
+
+def test_the_log_says_what_happened(tmp_path: Path) -> None:
+    run(bench("steps=5", "eval.every=2"), tmp_path)
+    lines = log.read(tmp_path)
+    assert [(line["split"], line["step"]) for line in lines] == [
+        ("train", 2), ("val", 2), ("train", 4), ("val", 4), ("train", 5), ("val", 5),
+    ]  # fmt: skip
+    assert {"loss", "accuracy", "grad_norm", "tasks_per_s", "lr", "seconds"} <= set(lines[0])
+    assert {"accuracy", "ci95", "tasks"} <= set(lines[1]) and lines[1]["tasks"] == 4
+
+
+def test_a_bad_number_names_step_tasks_and_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b, calls = bench("steps=9", "eval.every=0", "log_every=3", "checkpoint_every=3"), []
+
+    def poisoned(*arguments: Any) -> Any:
+        grads, metrics = meta_gradient(*arguments)
+        calls.append(1)
+        if len(calls) == 5:
+            metrics["loss"][2] = float("nan")
+        return grads, metrics
+
+    monkeypatch.setattr(loop, "meta_gradient", poisoned)
+    with pytest.raises(NotFinite, match=r"meta-iteration 5 \(tasks 16..19\): the loss of .* tasks \[18\]") as caught:
+        run(b, tmp_path)
+    assert caught.value.status == 3 and "last.pt" in str(caught.value)
+    state = checkpoint.load(tmp_path, torch.device("cpu"))
+    assert state is not None and state.step == 3 and all(value.isfinite().all() for value in state.meta.values())
+
+
+def test_a_split_without_validation_classes_trains_and_selects_the_last(tmp_path: Path, data_root: Path) -> None:
+    state = run(
+        bench("dataset=omniglot", f"data_root={data_root}", "dataset.split=lake", "steps=2", "eval.every=1"), tmp_path
+    )
+    assert state.selection is None and {line["split"] for line in log.read(tmp_path)} == {"train"}
+
+
+def test_chunks_do_not_change_the_gradient() -> None:
+    whole = bench("device.vectorize=vmap", "meta_batch=5")
+    meta = whole.first_meta()
+    tasks = whole.tasks.sample(Split.train, 0, range(5), 5, 1, 5)
+    want, _ = meta_gradient(whole.experiment.algo, whole.objective, meta, tasks, whole.how, None)
+    for chunk in (1, 2, 3):
+        got, metrics = meta_gradient(whole.experiment.algo, whole.objective, meta, tasks, whole.how, chunk)
+        assert metrics["loss"].shape == (5,)
+        for name in want:
+            torch.testing.assert_close(got[name], want[name], rtol=1e-3, atol=1e-5)
