@@ -39,7 +39,8 @@ metarun: one bench for gradient-based meta-learning
                      metarun check device=cpu
 
 metarun COMMAND --help says more. --debug (or HYDRA_FULL_ERROR=1) shows the traceback of an error.
-Exit status: 0 done, 2 input that cannot be used, 3 numbers no longer finite, 130/143 stopped by a signal.
+Exit status: 0 done, 1 a file that cannot be written or a wrong gradient, 2 input that cannot be used,
+3 numbers no longer finite, 130/143 stopped by a signal.
 """
 
 

@@ -18,7 +18,7 @@ def write_atomic(path: Path, data: bytes, keep_old: Path | None = None) -> None:
     """Write through a temporary file, fsync and rename: a reader or a crash sees the old file or the new one.
 
     With ``keep_old`` the file that was there goes to that path, once the new one is safely on disk.
-    Raises ``OSError`` (read-only folder, full disk); the old file is then untouched.
+    Raises ``OSError`` that names the path (read-only folder, full disk); the old file is then untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -29,6 +29,8 @@ def write_atomic(path: Path, data: bytes, keep_old: Path | None = None) -> None:
         if keep_old is not None and path.exists():
             os.replace(path, keep_old)
         os.replace(temporary, path)
+    except OSError as error:  # some name no file
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)

@@ -76,6 +76,8 @@ def write(out: Path, result: Result) -> None:
         *(f"| {key} | {value} |" for key, value in facts.items()),
         "",
     ]
+    settings = [f"{key} = {value}" for key, value in result["config"].items()]
+    lines += ["## Configuration", "", "```", *settings, "```", ""]
     write_atomic(out / NAME, "\n".join(lines).encode())
 
 

@@ -86,7 +86,7 @@ def run(experiment: Experiment, record: Record) -> Path:
     with StopSignals() as stop:
         bench = experiment.build()
         run_dir, lock = claim(experiment, record)
-        with lock:
+        try:
             if (run_dir / RESULT).exists():
                 print(f"already done: {run_dir}")
                 return run_dir
@@ -99,6 +99,8 @@ def run(experiment: Experiment, record: Record) -> Path:
             meta, step = (chosen.meta, chosen.step) if chosen else (state.meta, state.step)
             validation = {"mean": chosen.value, "ci95": chosen.ci95} if chosen else None
             test(bench, record, meta, run_dir, run_dir, {"step": step, "validation": validation})
+        finally:
+            lock.release()
     return run_dir
 
 
@@ -156,7 +158,9 @@ def _lock(run_dir: Path) -> filelock.BaseFileLock | None:
     """The folder's lock, held until this process ends or lets go; None if another process holds it."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        return filelock.FileLock(run_dir / LOCK, timeout=0).acquire().lock
+        lock = filelock.FileLock(run_dir / LOCK, timeout=0)
+        lock.acquire()
+        return lock
     except filelock.Timeout:
         return None
     except OSError as error:
@@ -253,6 +257,7 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
             warnings.warn(f"{error}; taking the parameters from the last good checkpoint", stacklevel=2)
             assert state is not None
             content = vars(state.selection) if which is Select.best and state.selection else vars(state)
+        _refuse_other_network(content["meta"], bench.first_meta())
         x = experiment
         stem = f"{x.eval.norm.name}_{x.eval.tasks}tasks_{x.algo.eval_inner_steps}steps"
         for number in range(1, 1000):
@@ -265,3 +270,14 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
         validation = {"mean": content["value"], "ci95": content["ci95"]} if "value" in content else None
         test(bench, record, content["meta"], run_dir, out, {"step": content["step"], "validation": validation})
     return out
+
+
+def _refuse_other_network(trained: Params, asked: Params) -> None:
+    """Raise ``UserError`` where overrides ask for a network that is not the one that was trained."""
+    for name in {**trained, **asked}:
+        there, here = (tuple(p[name].shape) if name in p else None for p in (trained, asked))
+        if there != here:
+            raise UserError(
+                f"the checkpoint does not fit: {name} has shape {there} in it and {here} with these overrides; "
+                "way and model.* must stay as they were trained"
+            )

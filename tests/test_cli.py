@@ -163,6 +163,8 @@ def test_train_eval_report(metarun: Command, tmp_path: Path) -> None:
     scores = json.loads((evaluation / "result.json").read_text())["scores"]
     assert [s["norm"] for s in scores] == ["transductive", "support", "support_plus_one"]
     assert all(s["tasks"] == 6 and len(s["by_steps"]) == 3 for s in scores)
+    done = metarun("eval", f"run={run_dir}", "way=4")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "head.weight" in done.stderr
     # the same six tasks, so the same figure as the training run's own first steps would give on them
     done = metarun("eval", f"run={run_dir}")
     again = json.loads(next(p for p in (run_dir / "eval").rglob("result.json") if p.parent != evaluation).read_text())

@@ -168,6 +168,7 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 1
     assert "metarun: error: " in done.stderr and "File too large" in done.stderr and "Traceback" not in done.stderr
+    assert ".pt" in done.stderr
     assert not list((tmp_path / "run").rglob("*.tmp"))
 
 
