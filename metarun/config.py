@@ -8,12 +8,16 @@ import re
 import types
 import typing
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra import initialize_config_dir
+import hydra.version
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -235,20 +239,23 @@ def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
     return parse(cfg, chosen)
 
 
-class _hydra:
-    """Context in which compositions read ``conf/`` (and a user's folder of more options)."""
-
-    def __init__(self, config_dir: str | None):
-        self.search = [f"hydra.searchpath=[{Path(config_dir).absolute()}]"] if config_dir else []
-
-    def __enter__(self) -> None:
-        register()
+@contextmanager
+def _hydra(config_dir: str | None) -> Iterator[None]:
+    """Within, compositions read ``conf/``, and a folder of the user's own choices after it."""
+    register()
+    search = create_config_search_path(str(conf_dir()))
+    if config_dir is not None:
+        if not Path(config_dir).is_dir():
+            raise ConfigError("--config-dir", config_dir, "a folder")
+        place = SearchPathQuery(provider="schema")  # Hydra wants its own schemas last
+        search.prepend("command-line", f"file://{Path(config_dir).absolute()}", anchor=place)
+    hydra.version.setbase("1.3")
+    GlobalHydra.instance().clear()
+    Hydra.create_main_hydra2(task_name="metarun", config_search_path=search)
+    try:
+        yield
+    finally:
         GlobalHydra.instance().clear()
-        self.context = initialize_config_dir(version_base="1.3", config_dir=str(conf_dir()))
-        self.context.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self.context.__exit__(*error)
 
 
 def _compose(overrides: list[str]) -> DictConfig:

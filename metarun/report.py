@@ -91,7 +91,7 @@ def find(paths: list[Path]) -> list[Result]:
         for file in files:
             try:
                 result = json.loads(file.read_text())
-                summary(result)
+                rows([result])
             except (ValueError, KeyError, TypeError):
                 raise UserError(f"{file}: damaged, or not written by metarun") from None
             results.append(result)

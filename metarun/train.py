@@ -58,9 +58,12 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
             if step % x.log_every == 0 or saving:
                 means = window.flush(step)
                 log.write(step, "train", {**means, "lr": optimizer.lr_now})
-                bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()}, refresh=False)
+                shown = {name: f"{value:.3g}" for name, value in means.items() if name != "grad_norm"}
+                bar.set_postfix(shown, refresh=False)
             if validates and (step % x.eval.every == 0 or step == x.steps):
+                began = time.perf_counter()
                 value, interval = validate(bench, meta)
+                window.since += time.perf_counter() - began
                 log.write(
                     step, "val", {bench.objective.metric_name: value, "ci95": interval, "tasks": x.eval.val_tasks}
                 )
@@ -91,7 +94,7 @@ class Window:
 
     def _clear(self) -> None:
         self.rows: list[tuple[Metrics, Tensor]] = []
-        self.since = time.perf_counter()
+        self.since = time.perf_counter()  # moved on by what is not training
 
     def add(self, metrics: Metrics, grad_norm: Tensor) -> None:
         """One step's metrics, each [T], and the norm of its meta-gradient."""

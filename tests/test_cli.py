@@ -73,6 +73,7 @@ WRONG = {  # command -> words that its one line must have
     "train algo.inner_lr=[1": "algo.inner_lr=[1 key=value",
     "train seed=${foo}": "seed foo",
     "train --foo": "--foo",
+    "train --config-dir nowhere": "--config-dir nowhere folder",
     "train --cfg nothing": "nothing job",
     "train device.threads=0": "device.threads=0 auto",
     "train device.chunk=many": "device.chunk=many auto",
@@ -135,6 +136,16 @@ def test_cfg_job_prints_the_resolved_configuration(metarun: Command, tmp_path: P
     assert done.returncode == 0, done.stderr
     assert "query: 4" in done.stdout.split("eval:")[1] and "${" not in done.stdout and "hydra" not in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_choices_of_ones_own(metarun: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine/algo").mkdir(parents=True)
+    (tmp_path / "mine/algo/slow.yaml").write_text("defaults:\n  - maml\n  - _self_\ninner_lr: 0.01\n")
+    done = metarun("train", "--config-dir", "mine", "algo=slow", *QUICK, "run_dir=run")
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["names"]["algo"] == "slow" and config["values"]["algo"]["inner_lr"] == 0.01
+    assert metarun("eval", "run=run").returncode == 0
 
 
 def test_train_eval_report(metarun: Command, tmp_path: Path) -> None:
