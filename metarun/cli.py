@@ -23,7 +23,8 @@ from metarun import config, report
 from metarun.errors import Interrupted, UserError, did_you_mean
 from metarun.experiment import Select
 from metarun.files import write_atomic
-from metarun.run import Record, evaluate_run, run
+from metarun.run import evaluate_run, run
+from metarun.run_folder import Record
 
 USAGE = """\
 metarun: one bench for gradient-based meta-learning
@@ -63,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
             )
         return COMMANDS[words[0]](words[1:])
     except Interrupted as stop:
-        print(f"metarun: {stop}; the same command goes on from there", file=sys.stderr)
+        print(f"metarun: {stop}", file=sys.stderr)
         return stop.status
     except KeyboardInterrupt:
         print("metarun: stopped", file=sys.stderr)

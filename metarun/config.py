@@ -31,7 +31,7 @@ from metarun.device import Device
 from metarun.errors import ConfigError, UserError, did_you_mean
 from metarun.experiment import Experiment
 from metarun.parts import PARTS, part_classes
-from metarun.run import Record
+from metarun.run_folder import Record
 
 GROUPS = (*PARTS, "device")
 

@@ -1,19 +1,14 @@
-"""One run in its folder: claim the folder, train or resume, test the selected parameters, write the results."""
+"""One run: claim its folder, train or resume, test the selected parameters, write the results."""
 
 from __future__ import annotations
 
-import datetime
-import hashlib
-import json
 import platform
 import subprocess
 import time
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import matplotlib
 import numpy
 import torch
@@ -23,59 +18,13 @@ from metarun import checkpoint, log, plots, report
 from metarun.datasets.base import Split
 from metarun.errors import UserError
 from metarun.evaluate import Score, evaluate, predictions
-from metarun.experiment import Bench, Experiment, Resume, Select
+from metarun.experiment import Bench, Experiment, Select
 from metarun.files import write_json
 from metarun.normalize import normalizes
+from metarun.run_folder import CONFIG, RESULT, Record, claim, fresh
 from metarun.signals import StopSignals
 from metarun.train import train
 from metarun.tree import Params
-
-CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
-OUTPUTS = Path("outputs")
-PLACE = ("run_dir", "data_root", "resume")  # keys that say where and whether, not what
-
-
-@dataclass(frozen=True)
-class Record:
-    """A configuration as plain data: the option chosen in each group, its module, and every value."""
-
-    names: dict[str, str]
-    kinds: dict[str, str]
-    values: dict[str, Any]
-
-    def identity(self) -> dict[str, Any]:
-        """Dotted key -> value, for every key that decides what the run computes."""
-        flat: dict[str, Any] = {f"{group} (option)": name for group, name in self.names.items()}
-
-        def walk(node: dict[str, Any], prefix: str) -> None:
-            for key, value in node.items():
-                if isinstance(value, dict):
-                    walk(value, f"{prefix}{key}.")
-                elif prefix + key not in PLACE:
-                    flat[prefix + key] = value
-
-        walk(self.values, "")
-        return flat
-
-    def hash(self) -> str:
-        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
-
-    def name(self, experiment: Experiment) -> str:
-        """What a run folder is called after its date: algorithm, data set, task and seed."""
-        x = experiment
-        task = f"{x.way}w{x.shot}s" if x.dataset.has_way else f"{x.shot}s"
-        return f"{self.names['algo']}_{self.names['dataset']}_{task}_s{x.seed}"
-
-    @staticmethod
-    def read(run_dir: Path) -> Record | None:
-        """The record of a run folder, None if there is none. Raises ``UserError`` for one that is damaged."""
-        path = run_dir / CONFIG
-        if not path.exists():
-            return None
-        try:
-            return Record(**json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path}: damaged ({error})") from None
 
 
 def run(experiment: Experiment, record: Record) -> Path:
@@ -102,69 +51,6 @@ def run(experiment: Experiment, record: Record) -> Path:
         finally:
             lock.release()
     return run_dir
-
-
-def claim(experiment: Experiment, record: Record) -> tuple[Path, filelock.BaseFileLock]:
-    """The folder for a run, made, locked and fit for this configuration; the caller releases the lock.
-
-    Raises ``UserError`` for a chosen folder that holds another configuration, other files or a live process.
-    """
-    if experiment.run_dir is not None:
-        run_dir = Path(experiment.run_dir)
-        lock = _lock(run_dir)
-        if lock is None:
-            raise UserError(f"run_dir={run_dir}: another process is running in this folder")
-        try:
-            _fits(run_dir, experiment, record)
-        except BaseException:
-            lock.release()
-            raise
-        return run_dir, lock
-    name = record.name(experiment)
-    if experiment.resume is Resume.auto:
-        for run_dir in sorted(OUTPUTS.glob(f"*_{name}*"), reverse=True):
-            before = Record.read(run_dir)
-            unfinished = before is not None and before.hash() == record.hash() and not (run_dir / RESULT).exists()
-            if unfinished and (lock := _lock(run_dir)):
-                print(f"going on with an unfinished run of this configuration (resume=never begins anew): {run_dir}")
-                return run_dir, lock
-    stem = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}_{name}"
-    for number in range(1, 1000):
-        run_dir = OUTPUTS / (stem if number == 1 else f"{stem}_{number}")
-        try:
-            run_dir.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        if lock := _lock(run_dir):
-            return run_dir, lock
-    raise UserError(f"{OUTPUTS / stem}: no free name left")
-
-
-def _fits(run_dir: Path, experiment: Experiment, record: Record) -> None:
-    before = Record.read(run_dir)
-    if before is None:
-        if any(path.name != LOCK for path in run_dir.iterdir()):
-            raise UserError(f"run_dir={run_dir}: holds files that are no metarun run; choose an empty or new folder")
-        return
-    if experiment.resume is Resume.never:
-        raise UserError(f"run_dir={run_dir}: holds a run, and resume=never; choose another folder")
-    old, new = before.identity(), record.identity()
-    differ = [f"{k}: {old.get(k)} there, {new.get(k)} here" for k in {**old, **new} if old.get(k) != new.get(k)]
-    if differ:
-        raise UserError(f"run_dir={run_dir}: holds a run with another configuration ({'; '.join(differ)})")
-
-
-def _lock(run_dir: Path) -> filelock.BaseFileLock | None:
-    """The folder's lock, held until this process ends or lets go; None if another process holds it."""
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(run_dir / LOCK, timeout=0)
-        lock.acquire()
-        return lock
-    except filelock.Timeout:
-        return None
-    except OSError as error:
-        raise UserError(f"run_dir={run_dir}: cannot be written ({error.strerror or error})") from None
 
 
 def test(bench: Bench, record: Record, meta: Params, train_dir: Path, out: Path, selected: dict[str, Any]) -> None:
@@ -259,14 +145,7 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
             content = vars(state.selection) if which is Select.best and state.selection else vars(state)
         _refuse_other_network(content["meta"], bench.first_meta())
         x = experiment
-        stem = f"{x.eval.norm.name}_{x.eval.tasks}tasks_{x.algo.eval_inner_steps}steps"
-        for number in range(1, 1000):
-            out = run_dir / "eval" / (stem if number == 1 else f"{stem}_{number}")
-            try:
-                out.mkdir(parents=True)
-                break
-            except FileExistsError:
-                continue
+        out = fresh(run_dir / "eval" / f"{x.eval.norm.name}_{x.eval.tasks}tasks_{x.algo.eval_inner_steps}steps")
         validation = {"mean": content["value"], "ci95": content["ci95"]} if "value" in content else None
         test(bench, record, content["meta"], run_dir, out, {"step": content["step"], "validation": validation})
     return out

@@ -73,7 +73,8 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
             if saving:
                 checkpoint.save(run_dir, TrainState(step, meta, optimizer.torch.state_dict(), selection))
             if stop.received is not None:
-                raise Interrupted(f"stopped at step {step} of {x.steps}, saved", stop.received)
+                message = f"stopped at step {step} of {x.steps}, saved; the same command goes on from there"
+                raise Interrupted(message, stop.received)
     return TrainState(step, meta, optimizer.torch.state_dict(), selection)
 
 

@@ -17,7 +17,7 @@ LAYERS: list[set[str]] = [
     {"vectorize", "normalize"},
     {"device"},
     {"experiment"},
-    {"checkpoint", "evaluate"},
+    {"checkpoint", "evaluate", "run_folder"},
     {"train"},
     {"run"},
     {"parts"},

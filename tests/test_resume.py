@@ -43,13 +43,23 @@ def outcome(run_dir: Path) -> tuple[dict[str, bytes], list[dict], list[dict]]:
     return checkpoints, lines, json.loads((run_dir / "result.json").read_text())["scores"]
 
 
-@pytest.mark.parametrize("algo", ["maml", "reptile"])  # Adam outside; Adam inside, handed on
-def test_killed_again_and_again_ends_with_the_same_bits(metarun: Command, tmp_path: Path, algo: str) -> None:
+KILLS = [
+    ("maml", 3),
+    ("reptile", 2),  # Adam inside, its moments handed on
+    pytest.param("maml", 30, marks=pytest.mark.slow),
+    pytest.param("imaml", 30, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("algo", "kills"), KILLS)
+def test_killed_again_and_again_ends_with_the_same_bits(
+    metarun: Command, tmp_path: Path, algo: str, kills: int
+) -> None:
     words = [*LONG, f"algo={algo}", "algo.eval_inner_steps=3"]
     assert metarun("train", "run_dir=whole", *words).returncode == 0
     chance = random.Random(0)
     last = tmp_path / "killed/checkpoints/last.pt"
-    for _ in range(3):
+    for _ in range(kills):
         run = start(tmp_path, "run_dir=killed", *words)
         before = last.stat().st_mtime_ns if last.exists() else 0
         end = time.monotonic() + 120

@@ -1,0 +1,139 @@
+"""Run folders: what a run is called, which configuration it holds, and that one process at a time works in it."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from metarun.errors import UserError
+from metarun.experiment import Experiment, Resume
+
+CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
+OUTPUTS = Path("outputs")
+PLACE = ("run_dir", "data_root", "resume")  # keys that say where and whether, not what
+
+
+@dataclass(frozen=True)
+class Record:
+    """A configuration as plain data: the option chosen in each group, its module, and every value."""
+
+    names: dict[str, str]
+    kinds: dict[str, str]
+    values: dict[str, Any]
+
+    def identity(self) -> dict[str, Any]:
+        """Dotted key -> value, for every key that decides what the run computes."""
+        flat: dict[str, Any] = {f"{group} (option)": name for group, name in self.names.items()}
+
+        def walk(node: dict[str, Any], prefix: str) -> None:
+            for key, value in node.items():
+                if isinstance(value, dict):
+                    walk(value, f"{prefix}{key}.")
+                elif prefix + key not in PLACE:
+                    flat[prefix + key] = value
+
+        walk(self.values, "")
+        return flat
+
+    def hash(self) -> str:
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def name(self, experiment: Experiment) -> str:
+        """What a run folder is called after its date: algorithm, data set, task and seed."""
+        x = experiment
+        task = f"{x.way}w{x.shot}s" if x.dataset.has_way else f"{x.shot}s"
+        return f"{self.names['algo']}_{self.names['dataset']}_{task}_s{x.seed}"
+
+    @staticmethod
+    def read(run_dir: Path) -> Record | None:
+        """The record of a run folder, None if there is none. Raises ``UserError`` for one that is damaged."""
+        path = run_dir / CONFIG
+        if not path.exists():
+            return None
+        try:
+            return Record(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}: damaged ({error})") from None
+
+
+def claim(experiment: Experiment, record: Record) -> tuple[Path, filelock.BaseFileLock]:
+    """The folder for a run, made, locked and fit for this configuration; the caller releases the lock.
+
+    Raises ``UserError`` for a chosen folder that holds another configuration, other files or a live process.
+    """
+    if experiment.run_dir is not None:
+        run_dir = Path(experiment.run_dir)
+        lock = _lock(run_dir)
+        if lock is None:
+            raise UserError(f"run_dir={run_dir}: another process is running in this folder")
+        try:
+            _fits(run_dir, experiment, record)
+        except BaseException:
+            lock.release()
+            raise
+        return run_dir, lock
+    name = record.name(experiment)
+    if experiment.resume is Resume.auto:
+        for run_dir in sorted(OUTPUTS.glob(f"*_{name}*"), reverse=True):
+            if _unfinished(run_dir, record) and (lock := _lock(run_dir)):
+                print(f"going on with an unfinished run of this configuration (resume=never begins anew): {run_dir}")
+                return run_dir, lock
+    run_dir = fresh(OUTPUTS / f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}_{name}")
+    lock = _lock(run_dir)
+    assert lock is not None, "nobody else knows of this folder"
+    return run_dir, lock
+
+
+def fresh(wanted: Path) -> Path:
+    """A new folder of this name, or with _2, _3, ... behind it where the name is taken."""
+    for number in itertools.count(1):
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}_{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+    raise AssertionError
+
+
+def _unfinished(run_dir: Path, record: Record) -> bool:
+    """Whether the folder holds a run of this configuration without a result; a damaged folder holds none."""
+    try:
+        before = Record.read(run_dir)
+    except UserError:
+        return False
+    return before is not None and before.hash() == record.hash() and not (run_dir / RESULT).exists()
+
+
+def _fits(run_dir: Path, experiment: Experiment, record: Record) -> None:
+    before = Record.read(run_dir)
+    if before is None:
+        if any(path.name != LOCK for path in run_dir.iterdir()):
+            raise UserError(f"run_dir={run_dir}: holds files that are no metarun run; choose an empty or new folder")
+        return
+    if experiment.resume is Resume.never:
+        raise UserError(f"run_dir={run_dir}: holds a run, and resume=never; choose another folder")
+    old, new = before.identity(), record.identity()
+    differ = [f"{k}: {old.get(k)} there, {new.get(k)} here" for k in {**old, **new} if old.get(k) != new.get(k)]
+    if differ:
+        raise UserError(f"run_dir={run_dir}: holds a run with another configuration ({'; '.join(differ)})")
+
+
+def _lock(run_dir: Path) -> filelock.BaseFileLock | None:
+    """The folder's lock, held until this process ends or lets go; None if another process holds it."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(run_dir / LOCK, timeout=0)
+        lock.acquire()
+        return lock
+    except filelock.Timeout:
+        return None
+    except OSError as error:
+        raise UserError(f"run_dir={run_dir}: cannot be written ({error.strerror or error})") from None
