@@ -26,7 +26,8 @@ class Vectorize(enum.Enum):
 
     ``auto`` takes vmap, except on a CPU for networks with 3x3 or larger convolutions of stride 1: their large
     activations, batched over tasks, pass many times over memory that no longer fits the cache. Elsewhere Python's
-    or the GPU's launching of small operations is what costs, and side by side pays it once.
+    or the GPU's launching of small operations is what costs, and side by side pays it once. Recurrent layers run
+    one task at a time everywhere: torch cannot vmap them.
     """
 
     auto = "auto"
@@ -40,7 +41,8 @@ class Vectorize(enum.Enum):
         large = any(
             isinstance(m, nn.Conv2d) and m.stride == (1, 1) and m.kernel_size >= (3, 3) for m in module.modules()
         )
-        return Vectorize.loop if device.type == "cpu" and large else Vectorize.vmap
+        recurrent = any(isinstance(m, nn.RNNBase | nn.RNNCellBase) for m in module.modules())
+        return Vectorize.loop if recurrent or (device.type == "cpu" and large) else Vectorize.vmap
 
 
 def over_tasks(

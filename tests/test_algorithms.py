@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from metarun import check, config, tree
-from metarun.models.base import Model, functional, initialise
+from metarun.models.base import Model, functional
 from metarun.signals import StopSignals
 from metarun.train import train
 from metarun.vectorize import Vectorize, meta_gradient
@@ -59,8 +59,56 @@ def test_a_module_the_package_has_never_seen_is_meta_trained(algo: str, tmp_path
     assert all(value.isfinite().all() for value in state.meta.values())
 
 
-def test_its_meta_gradient_is_right() -> None:
-    module = initialise(Unseen(), (1, 12, 12), 3, 0).double()
+class Residual(nn.Module):
+    """In-place ReLU, a skip, two kinds of norm, a bilinear form; batch norm without running statistics."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.Conv2d(4, 4, 3, padding=1)
+        self.batch = nn.BatchNorm2d(4, track_running_stats=False)
+        self.instance = nn.InstanceNorm2d(4, affine=True)
+        self.relu, self.prelu = nn.ReLU(inplace=True), nn.PReLU()
+        self.form, self.head = nn.Bilinear(4, 4, 4), nn.Linear(4, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.batch(self.first(x)))
+        x = self.prelu(self.relu(self.instance(self.second(x)) + x)).mean((-2, -1))
+        return self.head(self.form(x, torch.sigmoid(x)))
+
+
+class Transformer(nn.Module):
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.embed = nn.Linear(12, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(8, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(self.embed(x.squeeze(1))).mean(1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.rows, self.head = nn.LSTM(12, 5, batch_first=True), nn.Linear(5, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rows(x.squeeze(1))[0][:, -1])
+
+
+NETWORKS = {
+    "attention": lambda: Attention(12, 3),
+    "residual": lambda: Residual(3),
+    "transformer": lambda: Transformer(3),
+    "recurrent": lambda: Recurrent(3),
+}
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap of some layers is a loop inside torch
+@pytest.mark.parametrize("network", NETWORKS)
+def test_its_meta_gradient_is_right(network: str) -> None:
+    torch.manual_seed(0)
+    module = NETWORKS[network]().double()
     (problem, *_) = check.problems(torch.device("cpu"))
     x = torch.randn(3, 12, 1, 12, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     problem = dataclasses.replace(
@@ -71,7 +119,8 @@ def test_its_meta_gradient_is_right() -> None:
     )
     maml = check.small(config.compose(["algo=maml"])[0].algo)
     slope_of = check.query_loss_after_adapting(maml, problem)
-    for how in (Vectorize.loop, Vectorize.vmap):
+    on_a_gpu = Vectorize.auto.resolve(torch.device("cuda"), module)  # vmap, but for recurrent layers
+    for how in {Vectorize.loop, on_a_gpu}:
         got, _ = meta_gradient(maml, problem.objective, problem.meta, problem.episodes, how)
         assert check.relative_error(got, check.reference(maml, problem)) < 1e-10
         direction = tree.scale(1 / tree.norm(got), got)

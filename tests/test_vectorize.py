@@ -29,4 +29,5 @@ def test_auto_runs_large_convolutions_on_a_cpu_one_by_one() -> None:
     assert Vectorize.auto.resolve(torch.device("cpu"), conv) is Vectorize.loop
     assert Vectorize.auto.resolve(torch.device("cpu"), mlp) is Vectorize.vmap
     assert Vectorize.auto.resolve(torch.device("cuda"), conv) is Vectorize.vmap
+    assert Vectorize.auto.resolve(torch.device("cuda"), nn.LSTM(1, 1)) is Vectorize.loop
     assert Vectorize.vmap.resolve(torch.device("cpu"), conv) is Vectorize.vmap

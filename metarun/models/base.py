@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.dropout import _DropoutNd
 
 from metarun.errors import UserError
 from metarun.tree import Params
@@ -54,7 +56,7 @@ class Init(enum.Enum):
 def initialise(model: Model, input_shape: tuple[int, ...], outputs: int, seed: int) -> nn.Module:
     """Build a network whose first parameters depend on ``seed`` alone; torch's global generator stays as it was.
 
-    Raises ``UserError`` for a network with buffers that forward writes to, which cannot be a pure function.
+    Raises ``UserError`` for a network that is no pure function: running statistics that forward writes to, dropout.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -65,13 +67,19 @@ def initialise(model: Model, input_shape: tuple[int, ...], outputs: int, seed: i
                 f"model: layer {name} keeps running statistics, a buffer that every forward pass writes to; "
                 "build it with track_running_stats=False"
             )
+        if isinstance(part, _DropoutNd) and part.p > 0:
+            raise UserError(f"model: layer {name} draws random numbers in forward; build it with p=0")
     return module.train()
 
 
 def functional(module: nn.Module) -> Callable[[Params, Tensor], Tensor]:
-    """The network as forward(params, x); its buffers are constants."""
+    """The network as forward(params, x); its buffers are constants.
+
+    Attention is computed the plain way, since torch's fused kernels have no second derivative.
+    """
 
     def forward(params: Params, x: Tensor) -> Tensor:
-        return functional_call(module, params, (x,))
+        with sdpa_kernel(SDPBackend.MATH):
+            return functional_call(module, params, (x,))
 
     return forward

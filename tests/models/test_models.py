@@ -73,6 +73,16 @@ def test_running_statistics_are_refused() -> None:
         initialise(Tracking(), (1, 2, 2), 5, 0)
 
 
+def test_dropout_is_refused() -> None:
+    @dataclasses.dataclass(kw_only=True, slots=True)
+    class Dropping(Model):
+        def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+            return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, outputs))
+
+    with pytest.raises(UserError, match="layer 1 draws random numbers"):
+        initialise(Dropping(), (1, 2, 2), 5, 0)
+
+
 def test_mlp_takes_flat_and_shaped_inputs() -> None:
     mlp = option("mlp")
     assert isinstance(mlp, MLP) and not isinstance(option("conv4"), MLP) and isinstance(option("conv4_pool"), Conv4)
