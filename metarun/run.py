@@ -41,6 +41,8 @@ def run(experiment: Experiment, record: Record) -> Path:
                 return run_dir
             write_json(run_dir / CONFIG, vars(record))
             print(f"run folder: {run_dir} ({bench.device.type}, {bench.how.value})", flush=True)
+            if experiment.eval.every > 0 and not bench.tasks.has(Split.val):
+                print("this split has no validation classes: no validation, and the last parameters are tested")
             stop.wait = True
             state = train(bench, run_dir, stop)
             stop.wait = False
