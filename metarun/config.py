@@ -52,10 +52,10 @@ def register() -> None:
             store.store(group=f"schema/{group}", name=name, node=node)
 
 
-def check(arguments: list[str], multirun: bool = False, config_dir: str | None = None) -> list[list[str]]:
-    """Check command-line overrides; returns the overrides of each job, one job without ``multirun``.
+def check(arguments: list[str], multirun: bool = False, config_dir: str | None = None) -> None:
+    """Check command-line overrides, with ``multirun`` for every job of the sweep before any runs.
 
-    Raises ``UserError`` with one line that names key, value and what is allowed, for every job before any runs.
+    Raises ``UserError`` with one line that names key, value and what is allowed.
     """
     with _hydra(config_dir):
         overrides = _parse(arguments)
@@ -72,7 +72,6 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
             raise ConfigError(
                 "run_dir", run_dir, "left out in a sweep, or different for each job, e.g. run_dir=x/${seed}"
             )
-    return jobs
 
 
 def _check_job(arguments: list[str]) -> Record:

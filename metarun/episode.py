@@ -31,8 +31,3 @@ class Episode(NamedTuple):
     query_x: Tensor
     query_y: Tensor
     key: Tensor  # [T] int64: this task's own random stream (see draws.py), for mini-batch orders
-
-    def to(self, dtype) -> Episode:
-        """Inputs (and real-valued targets) in another floating-point type."""
-        cast = [v.to(dtype) if v.is_floating_point() else v for v in self]
-        return Episode(*cast)

@@ -41,7 +41,7 @@ def write_atomic(path: Path, data: bytes, keep_old: Path | None = None) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_atomic(path, (json.dumps(value, indent=2, allow_nan=True) + "\n").encode())
+    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def cache_dir() -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,16 +48,10 @@ def final(inner: Inner, meta: Params, steps: int) -> Carry:
 
 
 class InnerOptimizer(enum.Enum):
+    """A rule for one step: ``init`` its state, ``update`` parameters and state from a gradient; pure."""
+
     sgd = "sgd"
     adam = "adam"
-
-
-class Optimizer(Protocol):
-    """A rule for one step: new parameters and state from a gradient; pure, and differentiable."""
-
-    def init(self, params: Params) -> Params: ...
-
-    def update(self, carry: Carry, grads: Params) -> Carry: ...
 
 
 @dataclass(frozen=True, kw_only=True)
