@@ -10,7 +10,7 @@ from torch.func import vmap
 from metarun.normalize import Norm, normalizes, predict
 from metarun.tree import Params
 
-SUPPORT, QUERY = 6, 4
+SUPPORT, QUERY = 6, 7
 
 
 def network() -> nn.Sequential:
