@@ -142,8 +142,9 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
             content = checkpoint.read(path, bench.device)
         except checkpoint.Damaged as error:
             state = checkpoint.load(run_dir, bench.device)
+            if state is None:
+                raise UserError(f"{error}, and there is no other") from None
             warnings.warn(f"{error}; taking the parameters from the last good checkpoint", stacklevel=2)
-            assert state is not None
             content = vars(state.selection) if which is Select.best and state.selection else vars(state)
         _refuse_other_network(content["meta"], bench.first_meta())
         x = experiment

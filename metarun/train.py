@@ -54,7 +54,8 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
             window.add(metrics, grad_norm)
             bar.update()
 
-            saving = step % x.checkpoint_every == 0 or step == x.steps or stop.received is not None
+            stopping = stop.received is not None  # asked once: a later signal waits for the next step
+            saving = step % x.checkpoint_every == 0 or step == x.steps or stopping
             if step % x.log_every == 0 or saving:
                 means = window.flush(step)
                 log.write(step, "train", {**means, "lr": optimizer.lr_now})
@@ -72,7 +73,7 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
                     selection = Selection(step, value, interval, {name: p.clone() for name, p in meta.items()})
             if saving:
                 checkpoint.save(run_dir, TrainState(step, meta, optimizer.torch.state_dict(), selection))
-            if stop.received is not None:
+            if stop.received is not None and (stopping or step == x.steps):
                 message = f"stopped at step {step} of {x.steps}, saved; the same command goes on from there"
                 raise Interrupted(message, stop.received)
     return TrainState(step, meta, optimizer.torch.state_dict(), selection)

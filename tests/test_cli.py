@@ -176,7 +176,7 @@ def test_train_eval_report(metarun: Command, tmp_path: Path) -> None:
     assert all(s["tasks"] == 6 and len(s["by_steps"]) == 3 for s in scores)
     done = metarun("eval", f"run={run_dir}", "way=4")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "head.weight" in done.stderr
-    # the same six tasks, so the same figure as the training run's own first steps would give on them
+    # the training run's own protocol, so its own tasks and figures
     done = metarun("eval", f"run={run_dir}")
     again = json.loads(next(p for p in (run_dir / "eval").rglob("result.json") if p.parent != evaluation).read_text())
     assert again["scores"] == result["scores"], done.stderr

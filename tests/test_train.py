@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from metarun import checkpoint, config, log
 from metarun import train as loop
 from metarun.datasets.base import Split
-from metarun.errors import NotFinite
+from metarun.errors import Interrupted, NotFinite
 from metarun.experiment import Bench
 from metarun.signals import StopSignals
 from metarun.tree import Params
@@ -79,6 +80,24 @@ def test_training_and_selection_never_draw_a_test_task(tmp_path: Path, monkeypat
     monkeypatch.setattr(b.tasks, "sample", recorded)
     run(b, tmp_path)
     assert set(drawn) == {Split.train, Split.val}
+
+
+@pytest.mark.parametrize("during", [1, 3])  # which validation the signal falls into: one in the middle, or the last
+def test_a_signal_during_validation_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, during: int) -> None:
+    stop, calls = StopSignals(), []
+
+    def validate(b: Bench, meta: Params) -> tuple[float, float]:
+        calls.append(1)
+        if len(calls) == during:
+            stop.received = signal.SIGTERM
+        return 0.5, 0.01
+
+    monkeypatch.setattr(loop, "validate", validate)
+    with pytest.raises(Interrupted, match=r"stopped at step (\d+) of 9, saved") as caught:
+        loop.train(bench("steps=9", "eval.every=3", "checkpoint_every=50"), tmp_path, stop)
+    saved = checkpoint.load(tmp_path, torch.device("cpu"))
+    assert saved is not None and f"step {saved.step} of 9" in str(caught.value)
+    assert saved.step >= 3 * during and saved.selection is not None
 
 
 def test_the_log_says_what_happened(tmp_path: Path) -> None:
