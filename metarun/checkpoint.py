@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metarun import tree
 from metarun.errors import UserError
 from metarun.files import write_atomic
 from metarun.tree import Params
@@ -39,6 +41,16 @@ class TrainState:
     meta: Params
     optimizer: dict[str, Any]  # torch's state dict
     selection: Selection | None
+
+    def to(self, device: torch.device) -> TrainState:
+        """The same with its parameters there; an optimiser moves its state itself when it takes it."""
+
+        def moved(meta: Params) -> Params:
+            return tree.combine(lambda p: p.to(device), meta)
+
+        chosen = self.selection
+        selection = chosen and dataclasses.replace(chosen, meta=moved(chosen.meta))
+        return TrainState(self.step, moved(self.meta), self.optimizer, selection)
 
 
 class Damaged(Exception):
@@ -71,15 +83,15 @@ def save(run_dir: Path, state: TrainState) -> Path:
     return target / LAST
 
 
-def load(run_dir: Path, device: torch.device) -> TrainState | None:
-    """The newest state that is whole, else None where no checkpoint was written yet.
+def load(run_dir: Path) -> TrainState | None:
+    """The newest state that is whole, on the CPU, else None where no checkpoint was written yet.
 
     Warns of a damaged file that it passes over. Raises ``UserError`` where files are there and none is whole.
     """
     found = [path for path in (folder(run_dir) / LAST, folder(run_dir) / PREVIOUS) if path.exists()]
     for path in found:
         try:
-            content = read(path, device)
+            content = read(path)
         except Damaged as error:
             warnings.warn(f"{error}; trying the checkpoint before it", stacklevel=2)
             continue
@@ -91,10 +103,10 @@ def load(run_dir: Path, device: torch.device) -> TrainState | None:
     return None
 
 
-def read(path: Path, device: torch.device) -> dict[str, Any]:
-    """The content of one checkpoint file, verified. Raises ``Damaged``."""
+def read(path: Path) -> dict[str, Any]:
+    """The content of one checkpoint file, verified, on the CPU. Raises ``Damaged``."""
     try:
-        file = torch.load(path, map_location=device, weights_only=True)
+        file = torch.load(path, map_location="cpu", weights_only=True)
         content, recorded = file["content"], file["sha256"]
         whole = file["format"] == FORMAT and _digest(content) == recorded
     except Exception as error:  # torch raises many kinds for a file that is not its own

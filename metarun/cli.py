@@ -8,7 +8,9 @@ import textwrap
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 import hydra
@@ -20,9 +22,10 @@ from tqdm import tqdm
 import metarun
 from metarun import check as gradients
 from metarun import config, report
-from metarun.errors import Interrupted, UserError, did_you_mean
+from metarun.errors import Interrupted, RankLost, UserError, did_you_mean
 from metarun.experiment import Select
 from metarun.files import write_atomic
+from metarun.ranks import Ranks, current, joined
 from metarun.run import evaluate_run, run
 from metarun.run_folder import Record
 
@@ -40,8 +43,8 @@ metarun: one bench for gradient-based meta-learning
                      metarun check device=cpu
 
 metarun COMMAND --help says more. --debug (or HYDRA_FULL_ERROR=1) shows the traceback of an error.
-Exit status: 0 done, 1 a file that cannot be written or a wrong gradient, 2 input that cannot be used,
-3 numbers no longer finite, 130/143 stopped by a signal.
+Exit status: 0 done, 1 a file that cannot be written, a wrong gradient or a rank that is gone, 2 input that cannot
+be used, 3 numbers no longer finite, 130/143 stopped by a signal.
 """
 
 
@@ -50,7 +53,26 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in words or os.environ.get("HYDRA_FULL_ERROR") == "1"
     words = [word for word in words if word != "--debug"]
-    warnings.showwarning = lambda message, *_, **__: print(f"metarun: warning: {message}", file=sys.stderr)
+    try:
+        with joined() as ranks:
+            return _command(words, debug, ranks)
+    except RankLost as error:
+        print(f"metarun: error: {error}", file=sys.stderr)
+        return 1
+
+
+def _command(words: list[str], debug: bool, ranks: Ranks) -> int:
+    """One command on one rank; its exit status. Tells of errors before the other ranks can notice that it is gone."""
+
+    def tell(message: object) -> None:
+        if ranks.tells:
+            print(f"metarun: {message}", file=sys.stderr, flush=True)
+
+    def warn(message: Warning | str, *_: object, **__: object) -> None:
+        if ranks.first:
+            print(f"metarun: warning: {message}", file=sys.stderr)
+
+    warnings.showwarning = warn
     try:
         if not words or words[0] in ("-h", "--help", "help"):
             print(USAGE, end="")
@@ -62,17 +84,19 @@ def main(arguments: list[str] | None = None) -> int:
             raise UserError(
                 f"{words[0]}: no such command{did_you_mean(words[0], COMMANDS)}; commands: {', '.join(COMMANDS)}"
             )
+        if ranks.world > 1 and words[0] in ("report", "check"):
+            raise UserError(f"{words[0]}: runs in one process; start it without torchrun")
         return COMMANDS[words[0]](words[1:])
     except Interrupted as stop:
-        print(f"metarun: {stop}", file=sys.stderr)
+        tell(stop)
         return stop.status
     except KeyboardInterrupt:
-        print("metarun: stopped", file=sys.stderr)
+        tell("stopped")
         return 130
     except (UserError, OSError) as error:
-        if debug:
+        if debug and ranks.tells:
             traceback.print_exc()
-        print(f"metarun: error: {error}", file=sys.stderr)
+        tell(f"error: {error}")
         return error.status if isinstance(error, UserError) else 1
 
 
@@ -87,13 +111,16 @@ def train(words: list[str]) -> int:
     config.check(flags.overrides, flags.multirun, flags.config_dir)
     if flags.cfg == "job" and not flags.resolve:
         words = ["--resolve", *words]
+    if current().world > 1 and any("hydra/launcher" in word for word in flags.overrides):
+        raise UserError("hydra/launcher: under torchrun all ranks run a sweep's jobs together, one after another")
     failed.clear()
-    before, sys.argv = sys.argv, ["metarun train", *words]
-    try:
+    with ExitStack() as until_done:
+        if flags.multirun and not current().first:  # Hydra writes a sweep's configuration, once
+            words.append(f"hydra.sweep.dir={until_done.enter_context(TemporaryDirectory())}")
+        until_done.callback(setattr, sys, "argv", sys.argv)
+        sys.argv = ["metarun train", *words]
         hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="train")(_job)()
-    finally:
-        sys.argv = before
-    if len(failed) > 1:
+    if len(failed) > 1 and current().tells:
         print("\n".join(f"metarun: error: {error}" for error in failed[:-1]), file=sys.stderr)
     if failed:
         raise failed[-1]
@@ -106,6 +133,8 @@ failed: list[UserError | OSError] = []  # errors of this process's jobs; one fai
 def _job(cfg: DictConfig) -> None:
     """One job of Hydra's."""
     settings = HydraConfig.get()
+    if current().world > 1 and any(isinstance(error, OSError) for error in failed):
+        return  # an error of this rank's own, of which the others know nothing: it is out of step with them
     try:
         run(*config.from_hydra(cfg, settings.runtime.choices))
     except (UserError, OSError) as error:

@@ -28,9 +28,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 import metarun
 from metarun.device import Device
-from metarun.errors import ConfigError, UserError, did_you_mean
+from metarun.errors import ConfigError, UserError, did_you_mean, require
 from metarun.experiment import Experiment
 from metarun.parts import PARTS, part_classes
+from metarun.ranks import current
 from metarun.run_folder import Record
 
 GROUPS = (*PARTS, "device")
@@ -66,7 +67,11 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
             jobs = [arguments]
         else:
             (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-        run_dirs = [_check_job(job).values["run_dir"] for job in jobs]
+        checked = [_check_job(job).values for job in jobs]
+    ranks = current().world
+    for values in checked:
+        require(values["meta_batch"] >= ranks, "meta_batch", values["meta_batch"], f">= {ranks}, the number of ranks")
+    run_dirs = [values["run_dir"] for values in checked]
     for run_dir in run_dirs:
         if run_dir is not None and run_dirs.count(run_dir) > 1:
             raise ConfigError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from metarun.errors import ConfigError, require
+from metarun.ranks import current
 from metarun.vectorize import Vectorize
 
 
@@ -31,13 +32,22 @@ class Device:
             require(allowed, name, value, "auto or a whole number >= 1")
 
     def resolve(self) -> torch.device:
-        """The torch device; sets the number of threads. Raises ``ConfigError`` for cuda where there is none."""
+        """The torch device, a GPU of its own for each rank; sets the number of threads.
+
+        Raises ``ConfigError`` for cuda where there is none.
+        """
         if self.threads != "auto":
             torch.set_num_threads(int(self.threads))
         if self.kind is Kind.cuda and not torch.cuda.is_available():
             raise ConfigError("device", "cuda", "cpu or auto on this machine: torch sees no CUDA device")
         use_cuda = self.kind is not Kind.cpu and torch.cuda.is_available()
-        return torch.device("cuda" if use_cuda else "cpu")
+        if not use_cuda:
+            return torch.device("cpu")
+        if (local := current().local) > 0:
+            seen = torch.cuda.device_count()
+            require(local < seen, "device", "cuda", f"cpu with more ranks on a machine than the {seen} GPUs torch sees")
+            torch.cuda.set_device(local)
+        return torch.device("cuda")
 
     def tasks_at_once(self, device: torch.device) -> int | None:
         """Chunk size for ``vectorize.over_tasks``. auto: 8 on a CPU, whose cache a few tasks fill; all on a GPU."""

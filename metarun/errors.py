@@ -43,6 +43,10 @@ class NotFinite(UserError):
     status = 3
 
 
+class RankLost(ConnectionError):
+    """Another process of this run is gone, or does not answer. No ``UserError``: the ranks are no longer in step."""
+
+
 class Interrupted(KeyboardInterrupt):
     """SIGINT or SIGTERM arrived; the state was saved. Not an ``Exception``: it must also stop a sweep."""
 

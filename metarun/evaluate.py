@@ -49,7 +49,7 @@ def evaluate(
     ``last_only`` measures after the last inner step alone, which is cheaper. ``progress`` labels a progress bar.
     """
     norms = norm.members(bench.module)
-    steps = bench.experiment.algo.eval_inner_steps
+    steps, ranks = bench.experiment.algo.eval_inner_steps, bench.ranks
 
     def score(task: Episode) -> tuple[Tensor, Tensor]:  # each [norms, S+1]
         metrics, losses = [], []
@@ -60,20 +60,22 @@ def evaluate(
         return torch.stack(metrics, -1), torch.stack(losses, -1)
 
     results: list[tuple[Tensor, Tensor]] = []
-    with tqdm(total=tasks, desc=progress, unit="task", disable=None if progress else True, leave=False) as bar:
+    mine = len(ranks.share(range(tasks)))
+    with tqdm(total=mine, desc=progress, unit="task", disable=None if progress else True, leave=False) as bar:
         for episodes in measured_episodes(bench, split, tasks):
             results += over_tasks(score, episodes, bench.how, bench.chunk)
             bar.update(len(episodes.key))
-    metric, loss = (value.cpu() for value in concatenate(results))
+    metric, loss = concatenate(ranks.gather([(metric.cpu(), loss.cpu()) for metric, loss in results]))
     return [Score(n, metric[:, i], loss[:, i]) for i, n in enumerate(norms)]
 
 
 def measured_episodes(bench: Bench, split: Split, tasks: int, at_once: int = 32) -> Iterator[Episode]:
-    """Tasks 0..tasks-1 of a split; they depend on ``eval.seed`` and on no algorithm, checkpoint or run seed."""
+    """This rank's share of tasks 0..tasks-1 of a split; they depend on ``eval.seed`` and on no algorithm, checkpoint
+    or run seed."""
     x = bench.experiment
-    for first in range(0, tasks, at_once):
-        indices = range(first, min(first + at_once, tasks))
-        yield bench.tasks.sample(split, x.eval.seed, indices, x.way, x.shot, x.eval.query)
+    mine = bench.ranks.share(range(tasks))
+    for first in range(0, len(mine), at_once):
+        yield bench.tasks.sample(split, x.eval.seed, mine[first : first + at_once], x.way, x.shot, x.eval.query)
 
 
 def _adapted(bench: Bench, meta: Params, task: Episode, steps: int, last_only: bool) -> Iterator[Params]:

@@ -16,6 +16,7 @@ from metarun.errors import require
 from metarun.losses import Objective
 from metarun.models.base import Model, functional, initialise
 from metarun.normalize import Norm
+from metarun.ranks import Ranks, current
 from metarun.tree import Params
 from metarun.vectorize import Vectorize
 
@@ -104,6 +105,7 @@ class Experiment:
             objective=tasks.objective(functional(module), self.way),
             how=self.device.vectorize.resolve(device, module),
             chunk=self.device.tasks_at_once(device),
+            ranks=current(),
         )
         bench.first_meta()  # a method may refuse a network
         return bench
@@ -120,6 +122,7 @@ class Bench:
     objective: Objective
     how: Vectorize
     chunk: int | None
+    ranks: Ranks
 
     def first_meta(self) -> Params:
         """The meta-parameters before training: float32 leaves on the device."""

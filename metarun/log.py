@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,17 @@ class MetricsLog:
 
     Each line has ``step`` (meta-iterations done), ``split`` (train or val), ``seconds`` (wall time of training, over
     all of the run's parts) and what was measured: means over the steps since the line before for train.
+    Without ``keep`` nothing is written.
     """
 
-    def __init__(self, run_dir: Path, resume_step: int):
+    def __init__(self, run_dir: Path, resume_step: int, keep: bool = True):
         path = run_dir / NAME
         kept = [line for line in read(run_dir) if line["step"] <= resume_step]
-        write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        if keep:
+            write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._seconds_before = kept[-1]["seconds"] if kept else 0.0
         self._began = time.perf_counter()
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (close() closes it)
+        self._file = open(path if keep else os.devnull, "a", encoding="utf-8")  # noqa: SIM115 (close() closes it)
 
     def write(self, step: int, split: str, measured: dict[str, Any]) -> None:
         seconds = round(self._seconds_before + time.perf_counter() - self._began, 3)

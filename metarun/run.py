@@ -6,6 +6,7 @@ import platform
 import subprocess
 import time
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ import numpy
 import torch
 
 import metarun
-from metarun import checkpoint, log, plots, report
+from metarun import checkpoint, log, plots, report, tree
 from metarun.datasets.base import Split
 from metarun.errors import UserError
 from metarun.evaluate import Score, evaluate, predictions
 from metarun.experiment import Bench, Experiment, Select
 from metarun.files import write_json
 from metarun.normalize import normalizes
+from metarun.ranks import current
 from metarun.run_folder import CONFIG, RESULT, Record, claim, fresh
 from metarun.signals import StopSignals
 from metarun.train import train
@@ -32,38 +34,48 @@ def run(experiment: Experiment, record: Record) -> Path:
 
     Raises ``UserError`` for input that cannot be used, ``NotFinite``, and ``Interrupted`` once the state is saved.
     """
-    with StopSignals() as stop:
-        bench = experiment.build()
-        run_dir, lock = claim(experiment, record)
-        try:
-            if (run_dir / RESULT).exists():
-                print(f"already done: {run_dir}")
-                return run_dir
-            write_json(run_dir / CONFIG, vars(record))
-            print(f"run folder: {run_dir} ({bench.device.type}, {bench.how.value})", flush=True)
-            if experiment.eval.every > 0 and not bench.tasks.has(Split.val):
-                print("this split has no validation classes: no validation, and the last parameters are tested")
-            stop.wait = True
-            state = train(bench, run_dir, stop)
-            stop.wait = False
-            chosen = state.selection if experiment.eval.select is Select.best else None
-            meta, step = (chosen.meta, chosen.step) if chosen else (state.meta, state.step)
-            validation = {"mean": chosen.value, "ci95": chosen.ci95} if chosen else None
-            test(bench, record, meta, run_dir, run_dir, {"step": step, "validation": validation})
-        finally:
-            lock.release()
+    ranks = current()
+    with StopSignals(insist=ranks.world == 1) as stop, ExitStack() as held:  # torchrun kills what does not stop
+
+        def begin() -> tuple[Path, bool]:
+            run_dir, lock = claim(experiment, record)
+            held.callback(lock.release)
+            done = (run_dir / RESULT).exists()
+            if not done:
+                write_json(run_dir / CONFIG, vars(record))
+            return run_dir, done
+
+        bench = ranks.together(experiment.build)
+        run_dir, done = ranks.on_first(begin)
+        if done:
+            print(f"already done: {run_dir}")
+            return run_dir
+        several = f", {ranks.world} ranks" if ranks.world > 1 else ""
+        print(f"run folder: {run_dir} ({bench.device.type}, {bench.how.value}{several})", flush=True)
+        if experiment.eval.every > 0 and not bench.tasks.has(Split.val):
+            print("this split has no validation classes: no validation, and the last parameters are tested")
+        stop.wait = True
+        state = train(bench, run_dir, stop)
+        stop.wait = False
+        chosen = state.selection if experiment.eval.select is Select.best else None
+        meta, step = (chosen.meta, chosen.step) if chosen else (state.meta, state.step)
+        validation = {"mean": chosen.value, "ci95": chosen.ci95} if chosen else None
+        test(bench, record, meta, run_dir, run_dir, {"step": step, "validation": validation})
     return run_dir
 
 
 def test(bench: Bench, record: Record, meta: Params, train_dir: Path, out: Path, selected: dict[str, Any]) -> None:
     """Measure meta-parameters on the meta-test tasks; write result.json, report.md and plots into ``out``.
 
-    ``selected`` says which parameters they are: {"step", "validation"}.
+    ``selected`` says which parameters they are: {"step", "validation"}. All ranks measure, the first one writes.
     """
     x = bench.experiment
+    first = bench.ranks.first
     began = time.perf_counter()
-    scores = evaluate(bench, meta, Split.test, x.eval.tasks, x.eval.norm, progress="meta-test")
+    scores = evaluate(bench, meta, Split.test, x.eval.tasks, x.eval.norm, progress="meta-test" if first else "")
     seconds = time.perf_counter() - began
+    if not first:
+        return
     lines = log.read(train_dir)
     training = [line["seconds"] for line in lines]
     rates = [line["tasks_per_s"] for line in lines if line["split"] == "train"]
@@ -87,6 +99,7 @@ def test(bench: Bench, record: Record, meta: Params, train_dir: Path, out: Path,
         "device": torch.cuda.get_device_name()
         if bench.device.type == "cuda"
         else f"cpu, {torch.get_num_threads()} threads",
+        "ranks": bench.ranks.world,
         "train_seconds": training[-1] if training else 0.0,
         "test_seconds": round(seconds, 3),
         "tasks_per_s": sorted(rates)[len(rates) // 2] if rates else None,
@@ -130,28 +143,36 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
 
     Training files are only read. Raises ``UserError`` where there is no checkpoint to read.
     """
+    ranks = current()
     with StopSignals():
-        bench = experiment.build()
-        name = checkpoint.BEST if which is Select.best else checkpoint.LAST
-        path = checkpoint.folder(run_dir) / name
-        if which is Select.best and not path.exists():
-            path = checkpoint.folder(run_dir) / checkpoint.LAST
-        if not path.exists():
-            raise UserError(f"run={run_dir}: has no checkpoint")
-        try:
-            content = checkpoint.read(path, bench.device)
-        except checkpoint.Damaged as error:
-            state = checkpoint.load(run_dir, bench.device)
-            if state is None:
-                raise UserError(f"{error}, and there is no other") from None
-            warnings.warn(f"{error}; taking the parameters from the last good checkpoint", stacklevel=2)
-            content = vars(state.selection) if which is Select.best and state.selection else vars(state)
+        bench = ranks.together(experiment.build)
+        content = ranks.on_first(lambda: _trained(run_dir, which))
         _refuse_other_network(content["meta"], bench.first_meta())
         x = experiment
-        out = fresh(run_dir / "eval" / f"{x.eval.norm.name}_{x.eval.tasks}tasks_{x.algo.eval_inner_steps}steps")
+        name = f"{x.eval.norm.name}_{x.eval.tasks}tasks_{x.algo.eval_inner_steps}steps"
+        out = ranks.on_first(lambda: fresh(run_dir / "eval" / name))
+        meta = tree.combine(lambda p: p.to(bench.device), content["meta"])
         validation = {"mean": content["value"], "ci95": content["ci95"]} if "value" in content else None
-        test(bench, record, content["meta"], run_dir, out, {"step": content["step"], "validation": validation})
+        test(bench, record, meta, run_dir, out, {"step": content["step"], "validation": validation})
     return out
+
+
+def _trained(run_dir: Path, which: Select) -> dict[str, Any]:
+    """Meta-parameters of a run and what is known of them: {"meta", "step"}, "value" and "ci95" where selected."""
+    name = checkpoint.BEST if which is Select.best else checkpoint.LAST
+    path = checkpoint.folder(run_dir) / name
+    if which is Select.best and not path.exists():
+        path = checkpoint.folder(run_dir) / checkpoint.LAST
+    if not path.exists():
+        raise UserError(f"run={run_dir}: has no checkpoint")
+    try:
+        return checkpoint.read(path)
+    except checkpoint.Damaged as error:
+        state = checkpoint.load(run_dir)
+        if state is None:
+            raise UserError(f"{error}, and there is no other") from None
+        warnings.warn(f"{error}; taking the parameters from the last good checkpoint", stacklevel=2)
+        return vars(state.selection) if which is Select.best and state.selection else vars(state)
 
 
 def _refuse_other_network(trained: Params, asked: Params) -> None:

@@ -10,9 +10,13 @@ from metarun.errors import Interrupted
 
 
 class StopSignals:
-    """Context manager for one run. ``received`` is the signal that waits to be obeyed, or None."""
+    """Context manager for one run. ``received`` is the signal that waits to be obeyed, or None.
 
-    def __init__(self) -> None:
+    ``insist``: whether a second signal is obeyed at once, also in the training loop.
+    """
+
+    def __init__(self, insist: bool = True) -> None:
+        self.insist = insist
         self.received: int | None = None
         self.wait = False  # the training loop sets it while a step must not be torn apart
         self._before: dict[int, object] = {}
@@ -29,5 +33,5 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again, self.received = self.received is not None, number
-        if again or not self.wait:
+        if (again and self.insist) or not self.wait:
             raise Interrupted(f"stopped by {signal.Signals(number).name}", number)

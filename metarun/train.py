@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,8 +31,9 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
     The same settings end with the same bits however often the run was killed. Raises ``NotFinite`` when the loss or
     the meta-gradient is no longer finite and ``Interrupted``, after saving, when ``stop`` has received a signal.
     """
-    x, algo = bench.experiment, bench.experiment.algo
-    state = checkpoint.load(run_dir, bench.device)
+    x, algo, ranks = bench.experiment, bench.experiment.algo, bench.ranks
+    state = ranks.on_first(lambda: checkpoint.load(run_dir))
+    state = state and state.to(bench.device)
     meta = state.meta if state else bench.first_meta()
     optimizer = MetaOptimizer(
         meta, algo.outer_optimizer, algo.outer_lr, algo.outer_schedule, algo.clip_value, algo.clip_norm
@@ -43,19 +45,21 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
     support, query = x.training_shots()
     validates = x.eval.every > 0 and bench.tasks.has(Split.val)
 
-    progress = tqdm(total=x.steps, initial=step, desc="meta-train", unit="step", disable=None)
-    with closing(MetricsLog(run_dir, step)) as log, progress as bar:
+    progress = tqdm(total=x.steps, initial=step, desc="meta-train", unit="step", disable=None if ranks.first else True)
+    with closing(MetricsLog(run_dir, step, keep=ranks.first)) as log, progress as bar:
         while step < x.steps:
             indices = range(step * x.meta_batch, (step + 1) * x.meta_batch)
-            episodes = bench.tasks.sample(Split.train, x.seed, indices, x.way, support, query)
+            mine = ranks.share(indices)
+            episodes = bench.tasks.sample(Split.train, x.seed, mine, x.way, support, query)
             grads, metrics = meta_gradient(algo, bench.objective, meta, episodes, bench.how, bench.chunk)
+            signal = ranks.highest(stop.received or 0)  # asked once: a later signal waits for the next step
+            grads = ranks.mean(grads, len(mine), x.meta_batch)
             grad_norm = optimizer.step(grads, progress=step / x.steps)
             step += 1
             window.add(metrics, grad_norm)
             bar.update()
 
-            stopping = stop.received is not None  # asked once: a later signal waits for the next step
-            saving = step % x.checkpoint_every == 0 or step == x.steps or stopping
+            saving = step % x.checkpoint_every == 0 or step == x.steps or signal > 0
             if step % x.log_every == 0 or saving:
                 means = window.flush(step)
                 log.write(step, "train", {**means, "lr": optimizer.lr_now})
@@ -72,10 +76,13 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
                 if selection is None or sign * value > sign * selection.value:
                     selection = Selection(step, value, interval, {name: p.clone() for name, p in meta.items()})
             if saving:
-                checkpoint.save(run_dir, TrainState(step, meta, optimizer.torch.state_dict(), selection))
-            if stop.received is not None and (stopping or step == x.steps):
+                now = TrainState(step, meta, optimizer.torch.state_dict(), selection)
+                ranks.on_first(partial(checkpoint.save, run_dir, now))
+            if step == x.steps:
+                signal = ranks.highest(stop.received or 0)  # there is no next step
+            if signal:
                 message = f"stopped at step {step} of {x.steps}, saved; the same command goes on from there"
-                raise Interrupted(message, stop.received)
+                raise Interrupted(message, signal)
     return TrainState(step, meta, optimizer.torch.state_dict(), selection)
 
 
@@ -91,7 +98,7 @@ class Window:
     """Metrics of the steps since the last log line, left on the device so that no step waits for them."""
 
     def __init__(self, bench: Bench, run_dir: Path):
-        self.meta_batch, self.run_dir = bench.experiment.meta_batch, run_dir
+        self.meta_batch, self.run_dir, self.ranks = bench.experiment.meta_batch, run_dir, bench.ranks
         self._clear()
 
     def _clear(self) -> None:
@@ -99,17 +106,19 @@ class Window:
         self.since = time.perf_counter()  # moved on by what is not training
 
     def add(self, metrics: Metrics, grad_norm: Tensor) -> None:
-        """One step's metrics, each [T], and the norm of its meta-gradient."""
+        """One step's metrics of this rank's tasks, each [T], and the norm of the meta-gradient."""
         self.rows.append((metrics, grad_norm))
 
     def flush(self, step: int) -> dict[str, float]:
-        """Means over the window, which ends with meta-iteration ``step``. Raises ``NotFinite``."""
-        table = {name: torch.stack([metrics[name] for metrics, _ in self.rows]).cpu() for name in self.rows[0][0]}
+        """Means over the window, which ends with meta-iteration ``step``, and all ranks. Raises ``NotFinite``."""
+        mine = {name: torch.stack([metrics[name] for metrics, _ in self.rows]).cpu() for name in self.rows[0][0]}
+        tables = self.ranks.gather([mine])
+        table = {name: torch.cat([of_rank[name] for of_rank in tables], 1) for name in mine}
         norms = torch.stack([norm for _, norm in self.rows]).cpu()
         finite = table["loss"].isfinite().all(1) & norms.isfinite()
         if not finite.all():
             bad = int(finite.logical_not().nonzero()[0])
-            self._report(step - len(self.rows) + bad, table["loss"][bad])
+            self.ranks.on_first(lambda: self._report(step - len(self.rows) + bad, table["loss"][bad]))
         seconds = time.perf_counter() - self.since
         rate = len(self.rows) * self.meta_batch / seconds
         self._clear()

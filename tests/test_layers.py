@@ -10,7 +10,7 @@ import metarun
 PACKAGE = Path(metarun.__file__).parent
 LAYERS: list[set[str]] = [
     {"errors", "files", "tree", "episode", "draws", "vision", ""},  # "": metarun itself
-    {"signals", "losses", "log", "report", "plots", "outer"},
+    {"signals", "losses", "log", "report", "plots", "outer", "ranks"},
     {"inner"},
     {"hypergrad"},
     {"models", "datasets", "algorithms"},

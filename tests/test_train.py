@@ -56,7 +56,7 @@ def test_the_best_validation_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(loop, "validate", validate)
     state = run(bench("steps=8", "eval.every=2"), tmp_path)
     assert state.selection is not None and (state.selection.step, state.selection.value) == (4, 0.9)
-    best = checkpoint.read(checkpoint.folder(tmp_path) / checkpoint.BEST, torch.device("cpu"))
+    best = checkpoint.read(checkpoint.folder(tmp_path) / checkpoint.BEST)
     for name, value in seen[1].items():
         assert torch.equal(state.selection.meta[name], value) and torch.equal(best["meta"][name], value)
         assert not torch.equal(value, state.meta[name])
@@ -95,7 +95,7 @@ def test_a_signal_during_validation_loses_nothing(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(loop, "validate", validate)
     with pytest.raises(Interrupted, match=r"stopped at step (\d+) of 9, saved") as caught:
         loop.train(bench("steps=9", "eval.every=3", "checkpoint_every=50"), tmp_path, stop)
-    saved = checkpoint.load(tmp_path, torch.device("cpu"))
+    saved = checkpoint.load(tmp_path)
     assert saved is not None and f"step {saved.step} of 9" in str(caught.value)
     assert saved.step >= 3 * during and saved.selection is not None
 
@@ -126,7 +126,7 @@ def test_a_bad_number_names_step_tasks_and_the_last_good_checkpoint(
     with pytest.raises(NotFinite, match=r"meta-iteration 5 \(tasks 16..19\): the loss of .* tasks \[18\]") as caught:
         run(b, tmp_path)
     assert caught.value.status == 3 and "last.pt" in str(caught.value)
-    state = checkpoint.load(tmp_path, torch.device("cpu"))
+    state = checkpoint.load(tmp_path)
     assert state is not None and state.step == 3 and all(value.isfinite().all() for value in state.meta.values())
 
 
