@@ -108,11 +108,11 @@ def train(words: list[str]) -> int:
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
     flags = parser.parse_args(words)
+    if current().world > 1 and any("hydra/launcher" in word for word in flags.overrides):
+        raise UserError("hydra/launcher: under torchrun all ranks run a sweep's jobs together, one after another")
     config.check(flags.overrides, flags.multirun, flags.config_dir)
     if flags.cfg == "job" and not flags.resolve:
         words = ["--resolve", *words]
-    if current().world > 1 and any("hydra/launcher" in word for word in flags.overrides):
-        raise UserError("hydra/launcher: under torchrun all ranks run a sweep's jobs together, one after another")
     failed.clear()
     with ExitStack() as until_done:
         if flags.multirun and not current().first:  # Hydra writes a sweep's configuration, once

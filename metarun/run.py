@@ -69,13 +69,25 @@ def test(bench: Bench, record: Record, meta: Params, train_dir: Path, out: Path,
 
     ``selected`` says which parameters they are: {"step", "validation"}. All ranks measure, the first one writes.
     """
-    x = bench.experiment
-    first = bench.ranks.first
+    x, ranks = bench.experiment, bench.ranks
     began = time.perf_counter()
-    scores = evaluate(bench, meta, Split.test, x.eval.tasks, x.eval.norm, progress="meta-test" if first else "")
+    scores = evaluate(bench, meta, Split.test, x.eval.tasks, x.eval.norm, progress="meta-test" if ranks.first else "")
     seconds = time.perf_counter() - began
-    if not first:
-        return
+    ranks.on_first(lambda: _report(bench, record, meta, train_dir, out, selected, scores, seconds))
+
+
+def _report(
+    bench: Bench,
+    record: Record,
+    meta: Params,
+    train_dir: Path,
+    out: Path,
+    selected: dict[str, Any],
+    scores: list[Score],
+    seconds: float,
+) -> None:
+    """Write what ``test`` measured in so many seconds."""
+    x = bench.experiment
     lines = log.read(train_dir)
     training = [line["seconds"] for line in lines]
     rates = [line["tasks_per_s"] for line in lines if line["split"] == "train"]
