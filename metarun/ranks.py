@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -101,7 +102,7 @@ class Ranks:
         if self.store is None:
             return True
         try:
-            return self.store.add("metarun/told", 1) == 1
+            return self.store.add("told", 1) == 1
         except RuntimeError:  # the store has gone with its machine: better told twice than not at all
             return True
 
@@ -126,6 +127,9 @@ def joined() -> Iterator[Ranks]:
         return
     with _talking():
         store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
+        # torchrun restarts ranks with the store that they had: without a name of its own, an attempt can read there
+        # where the dead ranks of the one before could be reached
+        store = dist.PrefixStore(f"metarun{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
         backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"  # gradients stay where they are
         dist.init_process_group(backends, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     _here = Ranks(rank, world, int(os.environ["LOCAL_RANK"]), store)
@@ -153,7 +157,7 @@ def _talking() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        reason = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).split(". ")[0]  # no place in C++, no advice
         raise RankLost(
             f"another rank is gone or does not answer ({reason}); the same command goes on from the last checkpoint"
         ) from error
