@@ -16,7 +16,8 @@ import pytest
 import torch
 import torch.distributed
 
-from metarun import checkpoint, cli, log, ranks
+from metarun import checkpoint, cli, config, log, ranks
+from metarun.errors import ConfigError
 from metarun.ranks import Ranks, current, joined
 from metarun.run_folder import LOCK
 from tests.conftest import Command
@@ -97,6 +98,19 @@ def test_one_process_talks_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
             assert alone.first and alone.tells and alone.share(range(7)) == range(7)
             assert alone.mean(grads, 4, 4) is grads and alone.highest(15) == 15 and alone.gather([1, 2]) == [1, 2]
             assert alone.on_first(lambda: 3) == alone.together(lambda: 3) == 3
+
+
+def test_a_gpu_for_each_rank_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    device = config.compose(["device=cuda"])[0].device
+    monkeypatch.setattr(ranks, "_here", Ranks(rank=5, world=6, local=1))
+    assert device.resolve() == torch.device("cuda") and taken == [1]
+    monkeypatch.setattr(ranks, "_here", Ranks(rank=2, world=3, local=2))
+    with pytest.raises(ConfigError, match="device=cuda: must be cpu with more ranks on a machine than the 2 GPUs"):
+        device.resolve()
 
 
 TALK = """
