@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import enum
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import torch
 
 from metarun.errors import ConfigError, require
 from metarun.ranks import current
-from metarun.vectorize import Vectorize
+from metarun.vectorize import Compile, Vectorize
 
 
 class Kind(enum.Enum):
@@ -24,12 +25,15 @@ class Device:
     threads: str  # CPU threads, or "auto": torch's own choice
     vectorize: Vectorize
     chunk: str  # tasks computed side by side, or "auto"
+    compile: str  # "auto", "true" or "false"
 
     def __post_init__(self) -> None:
         for name in ("threads", "chunk"):
             value = getattr(self, name)
             allowed = value == "auto" or (value.isdecimal() and int(value) >= 1)
             require(allowed, name, value, "auto or a whole number >= 1")
+        self.compile = self.compile.lower()  # the command line's true arrives as True
+        require(self.compile in Compile.__members__, "compile", self.compile, "auto, true or false")
 
     def resolve(self) -> torch.device:
         """The torch device, a GPU of its own for each rank; sets the number of threads.
@@ -40,6 +44,7 @@ class Device:
             torch.set_num_threads(int(self.threads))
         if self.kind is Kind.cuda and not torch.cuda.is_available():
             raise ConfigError("device", "cuda", "cpu or auto on this machine: torch sees no CUDA device")
+        _keep_freed_memory()
         use_cuda = self.kind is not Kind.cpu and torch.cuda.is_available()
         if not use_cuda:
             return torch.device("cpu")
@@ -49,8 +54,19 @@ class Device:
             torch.cuda.set_device(local)
         return torch.device("cuda")
 
-    def tasks_at_once(self, device: torch.device) -> int | None:
-        """Chunk size for ``vectorize.over_tasks``. auto: 8 on a CPU, whose cache a few tasks fill; all on a GPU."""
-        if self.chunk != "auto":
-            return int(self.chunk)
-        return 8 if device.type == "cpu" else None
+    def tasks_at_once(self) -> int | None:
+        """The chunk that was asked for; None: not said."""
+        return None if self.chunk == "auto" else int(self.chunk)
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library keep freed memory for the next tensor instead of returning it to the system.
+
+    Every large tensor is otherwise made of fresh pages, which the system fills with zeros: a third of a meta-step on
+    convolutional networks. Only glibc has the setting.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mmap_threshold, trim_threshold = -3, -1  # malloc.h
+        mallopt(mmap_threshold, 1 << 30)
+        mallopt(trim_threshold, (1 << 31) - 1)

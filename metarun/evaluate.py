@@ -16,7 +16,7 @@ from metarun.experiment import Bench
 from metarun.losses import mean_and_interval
 from metarun.normalize import Norm, predict
 from metarun.tree import Params
-from metarun.vectorize import concatenate, over_tasks
+from metarun.vectorize import OverTasks, concatenate
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def evaluate(
     norms = norm.members(bench.module)
     steps, ranks = bench.experiment.algo.eval_inner_steps, bench.ranks
 
-    def score(task: Episode) -> tuple[Tensor, Tensor]:  # each [norms, S+1]
+    def score(meta: Params, task: Episode) -> tuple[Tensor, Tensor]:  # each [norms, S+1]
         metrics, losses = [], []
         for params in _adapted(bench, meta, task, steps, last_only):
             outputs = [predict(bench.module, params, task.support_x, task.query_x, n) for n in norms]
@@ -59,11 +59,12 @@ def evaluate(
             losses.append(torch.stack([bench.objective.loss(o, task.query_y) for o in outputs]))
         return torch.stack(metrics, -1), torch.stack(losses, -1)
 
+    score_tasks = OverTasks(bench.engine, score)
     results: list[tuple[Tensor, Tensor]] = []
     mine = len(ranks.share(range(tasks)))
     with tqdm(total=mine, desc=progress, unit="task", disable=None if progress else True, leave=False) as bar:
         for episodes in measured_episodes(bench, split, tasks):
-            results += over_tasks(score, episodes, bench.how, bench.chunk)
+            results += score_tasks(meta, episodes)
             bar.update(len(episodes.key))
     metric, loss = concatenate(ranks.gather([(metric.cpu(), loss.cpu()) for metric, loss in results]))
     return [Score(n, metric[:, i], loss[:, i]) for i, n in enumerate(norms)]
@@ -88,8 +89,8 @@ def predictions(bench: Bench, meta: Params, episodes: Episode, norm: Norm) -> Te
     """Outputs [T, S+1, N*Q, outputs] for the query sets of a few episodes, to be looked at."""
     steps = bench.experiment.algo.eval_inner_steps
 
-    def outputs(task: Episode) -> Tensor:
+    def outputs(meta: Params, task: Episode) -> Tensor:
         adapted = _adapted(bench, meta, task, steps, last_only=False)
         return torch.stack([predict(bench.module, p, task.support_x, task.query_x, norm) for p in adapted])
 
-    return concatenate(list(over_tasks(outputs, episodes, bench.how, bench.chunk)))
+    return concatenate(list(OverTasks(bench.engine, outputs)(meta, episodes)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from metarun.models.base import Model, functional, initialise
 from metarun.normalize import Norm
 from metarun.ranks import Ranks, current
 from metarun.tree import Params
-from metarun.vectorize import Vectorize
+from metarun.vectorize import Compile, Engine, MetaGradient
 
 
 class Select(enum.Enum):
@@ -85,6 +86,11 @@ class Experiment:
         """(support, query) examples per class of a meta-training task."""
         return self.algo.training_shots(self.shot, self.query)
 
+    def inputs_of_a_task(self, tasks: Tasks) -> int:
+        """How many numbers the examples of one meta-training task are."""
+        examples = sum(self.training_shots()) * (self.way if self.dataset.has_way else 1)
+        return examples * math.prod(tasks.input_shape)
+
     def build(self) -> Bench:
         """Load the data, build the network and check that every split can supply its tasks.
 
@@ -103,8 +109,14 @@ class Experiment:
             tasks=tasks,
             module=module,
             objective=tasks.objective(functional(module), self.way),
-            how=self.device.vectorize.resolve(device, module),
-            chunk=self.device.tasks_at_once(device),
+            engine=Engine.choose(
+                self.device.vectorize,
+                self.device.tasks_at_once(),
+                Compile[self.device.compile],
+                device,
+                module,
+                numbers=self.inputs_of_a_task(tasks),
+            ),
             ranks=current(),
         )
         bench.first_meta()  # a method may refuse a network
@@ -120,14 +132,18 @@ class Bench:
     tasks: Tasks
     module: nn.Module
     objective: Objective
-    how: Vectorize
-    chunk: int | None
+    engine: Engine
     ranks: Ranks
 
     def first_meta(self) -> Params:
         """The meta-parameters before training: float32 leaves on the device."""
         params = {name: p.detach().clone() for name, p in self.module.named_parameters()}
         return self.experiment.algo.init(params)
+
+    def meta_gradient(self) -> MetaGradient:
+        """The function of (meta-parameters, tasks) that a training step calls."""
+        x = self.experiment
+        return MetaGradient(self.engine, x.algo, self.objective, calls=x.steps)
 
     def protocol(self) -> dict[str, object]:
         """The facts without which a few-shot number means nothing; norm and tasks stand beside each number."""

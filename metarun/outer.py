@@ -49,16 +49,19 @@ class MetaOptimizer:
         self.lr_now = lr  # of the latest step
         self.clip_value, self.clip_norm = clip_value, clip_norm
         torch_class = torch.optim.Adam if optimizer is OuterOptimizer.adam else torch.optim.SGD
-        self.torch = torch_class(list(meta.values()), lr=lr)
+        self.torch = torch_class(list(meta.values()), lr=lr, fused=True)
 
     def step(self, grads: Params, progress: float) -> Tensor:
         """One step along the clipped meta-gradient; returns the norm that it had before clipping (scalar tensor)."""
-        norm = tree.norm(grads)
+        norm = torch.nn.utils.get_total_norm(list(grads.values()))
         if self.clip_value is not None:
             bound = self.clip_value
             grads = tree.combine(lambda g: g.clamp(-bound, bound), grads)
         if self.clip_norm is not None:
-            grads = tree.scale((self.clip_norm / tree.norm(grads).clamp(min=1e-12)).clamp(max=1.0), grads)
+            grads = tree.scale(
+                (self.clip_norm / torch.nn.utils.get_total_norm(list(grads.values())).clamp(min=1e-12)).clamp(max=1.0),
+                grads,
+            )
         for name, parameter in self.meta.items():
             parameter.grad = grads[name]
         for group in self.torch.param_groups:

@@ -51,7 +51,7 @@ def run(experiment: Experiment, record: Record) -> Path:
             print(f"already done: {run_dir}")
             return run_dir
         several = f", {ranks.world} ranks" if ranks.world > 1 else ""
-        print(f"run folder: {run_dir} ({bench.device.type}, {bench.how.value}{several})", flush=True)
+        print(f"run folder: {run_dir} ({bench.device.type}, {bench.engine.describe()}{several})", flush=True)
         if experiment.eval.every > 0 and not bench.tasks.has(Split.val):
             print("this split has no validation classes: no validation, and the last parameters are tested")
         stop.wait = True

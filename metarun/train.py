@@ -22,7 +22,6 @@ from metarun.log import MetricsLog
 from metarun.normalize import Norm
 from metarun.outer import MetaOptimizer
 from metarun.signals import StopSignals
-from metarun.vectorize import meta_gradient
 
 
 def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
@@ -43,6 +42,7 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
     step, selection = (state.step, state.selection) if state else (0, None)
     window = Window(bench, run_dir)
     support, query = x.training_shots()
+    meta_gradient = bench.meta_gradient()
     validates = x.eval.every > 0 and bench.tasks.has(Split.val)
 
     progress = tqdm(total=x.steps, initial=step, desc="meta-train", unit="step", disable=None if ranks.first else True)
@@ -51,7 +51,7 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
             indices = range(step * x.meta_batch, (step + 1) * x.meta_batch)
             mine = ranks.share(indices)
             episodes = bench.tasks.sample(Split.train, x.seed, mine, x.way, support, query)
-            grads, metrics = meta_gradient(algo, bench.objective, meta, episodes, bench.how, bench.chunk)
+            grads, metrics = meta_gradient(meta, episodes)
             signal = ranks.highest(stop.received or 0)  # asked once: a later signal waits for the next step
             grads = ranks.mean(grads, len(mine), x.meta_batch)
             grad_norm = optimizer.step(grads, progress=step / x.steps)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import enum
+import functools
+import math
+import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,76 +18,178 @@ from torch.utils import _pytree as pytree
 
 from metarun import tree
 from metarun.algorithms.base import Algorithm
+from metarun.capture import Captured
 from metarun.episode import Episode
 from metarun.hypergrad import Metrics
+from metarun.kernels.build import Library, NotBuilt, library
+from metarun.kernels.mode import Grouped
 from metarun.losses import Objective
 from metarun.tree import Params
 
-Result = TypeVar("Result")
+TaskFn = Callable[[Params, Episode], Any]  # (meta-parameters, one task) -> tensors
+Reduce = Callable[[Any, int], Any]
+CAPTURE_PAYS = 30  # calls after which recording a function has earned back the time it took (benchmarks/NOTES.md)
+COMPILE_PAYS = 10_000  # the same for compiling a recording
+CPU_NUMBERS = 2**19  # input numbers of the tasks that a CPU computes side by side, so that its cache holds them
 
 
 class Vectorize(enum.Enum):
-    """How the tasks of a meta-batch are run: side by side in one ``vmap``, or one after another.
+    """How the tasks of a meta-batch are run.
 
-    ``auto`` takes vmap, except on a CPU for networks with 3x3 or larger convolutions of stride 1: their large
-    activations, batched over tasks, pass many times over memory that no longer fits the cache. Elsewhere Python's
-    or the GPU's launching of small operations is what costs, and side by side pays it once. Recurrent layers run
-    one task at a time everywhere: torch cannot vmap them.
+    loop: one after another. vmap: side by side, by torch's own batching rules. grouped: side by side, with
+    metarun's task-batched convolutions and batch norm in the place of torch's (``kernels/``).
+    auto: grouped for convolutional networks on a CPU, where the native kernels can be compiled, and vmap elsewhere.
+    Recurrent layers always run one task at a time, since torch cannot vmap them, and so do, without the kernels,
+    convolutions of stride 1 on a CPU: side by side they pass many times over memory that no cache holds.
     """
 
     auto = "auto"
     vmap = "vmap"
+    grouped = "grouped"
     loop = "loop"
 
-    def resolve(self, device: torch.device, module: nn.Module) -> Vectorize:
-        """``auto`` replaced by what it stands for on this device and network."""
-        if self is not Vectorize.auto:
-            return self
-        large = any(
-            isinstance(m, nn.Conv2d) and m.stride == (1, 1) and m.kernel_size >= (3, 3) for m in module.modules()
-        )
-        recurrent = any(isinstance(m, nn.RNNBase | nn.RNNCellBase) for m in module.modules())
-        return Vectorize.loop if recurrent or (device.type == "cpu" and large) else Vectorize.vmap
+
+class Compile(enum.Enum):
+    """Whether to compile: the native kernels, a recording of each function, and machine code for it by TorchInductor.
+
+    auto: the kernels (a few seconds, once on a machine); a recording where a function is called often enough to
+    earn it back; machine code for long runs that the kernels do not serve. true: all that there is, at once.
+    """
+
+    auto = "auto"
+    true = "true"
+    false = "false"
 
 
-def over_tasks(
-    task_fn: Callable[[Episode], Result], episodes: Episode, how: Vectorize, chunk: int | None = None
-) -> Iterator[Result]:
-    """Results of ``task_fn`` (one task in, tensors out) stacked over chunks of tasks: leaves [t, ...], t <= chunk.
+@dataclass(frozen=True)
+class Engine:
+    """The way that was chosen to run tasks; ``how`` is not ``auto``. chunk: tasks in memory at once, None: all."""
 
-    ``how`` must not be ``auto``. ``chunk`` bounds the tasks that are in memory at once; None: all in one.
+    how: Vectorize
+    chunk: int | None = None
+    compile: Compile = Compile.false
+    native: Library | None = None
+
+    @staticmethod
+    def choose(
+        how: Vectorize,
+        chunk: int | None,
+        compile: Compile,
+        device: torch.device,
+        module: nn.Module,
+        numbers: int,
+    ) -> Engine:
+        """Decide what ``auto`` leaves open, for this network; numbers: the inputs of one task, counted."""
+        convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
+        on_cpu = device.type == "cpu"
+        native = None
+        if on_cpu and convolutions and how in (Vectorize.auto, Vectorize.grouped) and compile is not Compile.false:
+            try:
+                native = library()
+            except NotBuilt as error:
+                warnings.warn(f"device.compile: {error}; torch's own operations, several times slower", stacklevel=2)
+        if how is Vectorize.auto:
+            large = any(m.stride == (1, 1) and m.kernel_size >= (3, 3) for m in convolutions)
+            if any(isinstance(m, nn.RNNBase | nn.RNNCellBase) for m in module.modules()):
+                how = Vectorize.loop
+            elif native:
+                how = Vectorize.grouped
+            else:
+                how = Vectorize.loop if on_cpu and large else Vectorize.vmap
+        if how is Vectorize.loop:
+            chunk = 1
+        elif chunk is None and on_cpu:
+            chunk = max(1, CPU_NUMBERS // numbers)
+        return Engine(how, chunk, compile, native)
+
+    def describe(self) -> str:
+        """For the line that a run begins with."""
+        kernels = " with native kernels" if self.native else ""
+        return f"{self.how.value}{kernels}, compile={self.compile.value}"
+
+    def parts(self, episodes: Episode) -> Iterator[Episode]:
+        """The tasks in chunks of nearly equal size."""
+        tasks = len(episodes.key)
+        count = math.ceil(tasks / min(self.chunk or tasks, tasks))
+        if count == 1:
+            yield episodes
+            return
+        size = math.ceil(tasks / count)
+        for first in range(0, tasks, size):
+            yield Episode(*(field[first : first + size] for field in episodes))
+
+
+class OverTasks:
+    """``task_fn`` (one task in, tensors out) for any number of tasks.
+
+    calls: how often it is going to be called on a chunk, in all; it decides what compiling is worth.
+    reduce: (results of a chunk, leaves [t, ...]; number of tasks in all chunks) -> what to return, compiled along.
     The vmap is outermost and ``task_fn`` holds every derivative, which is what keeps them right (hypergrad.py).
     """
-    tasks = len(episodes.key)
-    size = min(chunk or tasks, tasks)
-    for first in range(0, tasks, size):
-        part = Episode(*(field[first : first + size] for field in episodes))
-        if how is Vectorize.vmap:
-            yield vmap(task_fn)(part)
-        else:
-            rows = [task_fn(Episode(*row)) for row in zip(*part, strict=True)]
-            yield pytree.tree_map(lambda *leaves: torch.stack(leaves), *rows)
+
+    def __init__(
+        self, engine: Engine, task_fn: TaskFn, calls: int = 0, reduce: Reduce = lambda results, tasks: results
+    ):
+        self.engine, self.task_fn, self.calls, self.reduce = engine, task_fn, calls, reduce
+        self._compiled: dict[Any, Callable[..., Any]] = {}
+
+    def __call__(self, meta: Params, episodes: Episode) -> Iterator[Any]:
+        """Results for chunks of tasks, in order."""
+        tasks = len(episodes.key)
+        for part in self.engine.parts(episodes):
+            shapes = (tasks, *(field.shape for field in part))
+            if shapes not in self._compiled:
+                self._compiled[shapes] = self._prepare(tasks, meta, part)
+            yield self._compiled[shapes](meta, part)
+
+    def _chunk(self, tasks: int, meta: Params, part: Episode) -> Any:
+        grouped = self.engine.how is Vectorize.grouped
+        with Grouped(self.engine.native) if grouped else nullcontext():
+            if self.engine.how is Vectorize.loop:
+                rows = [self.task_fn(meta, Episode(*row)) for row in zip(*part, strict=True)]
+                results = pytree.tree_map(lambda *leaves: torch.stack(leaves), *rows)
+            else:
+                results = vmap(self.task_fn, in_dims=(None, 0))(meta, part)
+            return self.reduce(results, tasks)
+
+    def _prepare(self, tasks: int, meta: Params, part: Episode) -> Callable[..., Any]:
+        """The chunk function, compiled as far as it is worth it. The rule looks at settings alone, never at a
+        clock: a run that is resumed must choose what it chose before."""
+        plain = functools.partial(self._chunk, tasks)
+        wish = self.engine.compile
+        if wish is Compile.false or (wish is Compile.auto and self.calls < CAPTURE_PAYS):
+            return plain
+        try:
+            captured = Captured(plain, meta, part)
+        except Exception as error:  # e.g. a network whose control flow looks at values; it runs as it is
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            warnings.warn(f"device.compile: cannot be recorded, only slower for it ({reason})", stacklevel=2)
+            return plain
+        if not self.engine.native and (wish is Compile.true or self.calls >= COMPILE_PAYS):
+            captured.compile(meta, part)
+        return captured
 
 
-def meta_gradient(
-    algorithm: Algorithm,
-    objective: Objective,
-    meta: Params,
-    episodes: Episode,
-    how: Vectorize,
-    chunk: int | None = None,
-) -> tuple[Params, Metrics]:
-    """Mean of the tasks' meta-gradients, like ``meta``, and their metrics, each [T]."""
-    total: Params | None = None
-    metrics: list[Any] = []
-    for grads, chunk_metrics in over_tasks(lambda t: algorithm.meta_grad(objective, meta, t), episodes, how, chunk):
-        part = tree.combine(lambda g: g.sum(0), grads)
-        total = part if total is None else tree.add(total, part)
-        metrics.append(chunk_metrics)
-    assert total is not None
-    return tree.scale(1 / len(episodes.key), total), concatenate(metrics)
+class MetaGradient:
+    """(meta-parameters, T tasks) -> mean of the tasks' meta-gradients, and their metrics, each [T]."""
+
+    def __init__(self, engine: Engine, algorithm: Algorithm, objective: Objective, calls: int = 0):
+        def weighted(results: tuple[Params, Metrics], tasks: int) -> tuple[Params, Metrics]:
+            grads, metrics = results
+            return tree.combine(lambda g: g.sum(0) / tasks, grads), metrics
+
+        self._over_tasks = OverTasks(
+            engine, lambda meta, task: algorithm.meta_grad(objective, meta, task), calls, weighted
+        )
+
+    def __call__(self, meta: Params, episodes: Episode) -> tuple[Params, Metrics]:
+        chunks = list(self._over_tasks(meta, episodes))
+        total = chunks[0][0]
+        for grads, _ in chunks[1:]:
+            total = tree.add(total, grads)
+        return total, concatenate([metrics for _, metrics in chunks])
 
 
 def concatenate(chunks: list[Any]) -> Any:
     """Chunks of results joined along their axis T."""
-    return pytree.tree_map(lambda *leaves: torch.cat(leaves), *chunks)
+    return chunks[0] if len(chunks) == 1 else pytree.tree_map(lambda *leaves: torch.cat(leaves), *chunks)

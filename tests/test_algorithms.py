@@ -16,7 +16,7 @@ from metarun import check, config, tree
 from metarun.models.base import Model, functional
 from metarun.signals import StopSignals
 from metarun.train import train
-from metarun.vectorize import Vectorize, meta_gradient
+from metarun.vectorize import CAPTURE_PAYS, Compile, Engine, MetaGradient, Vectorize
 
 ROOT = Path(__file__).parent.parent
 
@@ -119,9 +119,14 @@ def test_its_meta_gradient_is_right(network: str) -> None:
     )
     maml = check.small(config.compose(["algo=maml"])[0].algo)
     slope_of = check.query_loss_after_adapting(maml, problem)
-    on_a_gpu = Vectorize.auto.resolve(torch.device("cuda"), module)  # vmap, but for recurrent layers
-    for how in {Vectorize.loop, on_a_gpu}:
-        got, _ = meta_gradient(maml, problem.objective, problem.meta, problem.episodes, how)
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    engines = [  # on a GPU vmap, but for recurrent layers
+        Engine.choose(Vectorize.auto, None, Compile.false, cuda, module, numbers=1),
+        Engine.choose(Vectorize.auto, None, Compile.auto, cpu, module, numbers=1),
+        Engine(Vectorize.loop),
+    ]
+    for engine, calls in zip(engines, (0, CAPTURE_PAYS, 0), strict=True):
+        got, _ = MetaGradient(engine, maml, problem.objective, calls)(problem.meta, problem.episodes)
         assert check.relative_error(got, check.reference(maml, problem)) < 1e-10
         direction = tree.scale(1 / tree.norm(got), got)
         assert tree.norm(got).item() == pytest.approx(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import pytest
@@ -18,11 +19,14 @@ from metarun.episode import Episode
 from metarun.inner import InnerOptimizer
 from metarun.losses import Reduction
 from metarun.tree import Params
-from metarun.vectorize import Vectorize, meta_gradient
+from metarun.vectorize import Compile, Engine, MetaGradient
 
 PROBLEMS = {problem.name: problem for problem in check.problems(torch.device("cpu"))}
 ALGORITHMS = {name: config.compose([f"algo={name}"])[0].algo for name in config.choices("algo")}
-PATHS = {"loop": (Vectorize.loop, None), "vmap": (Vectorize.vmap, None), "vmap by 2": (Vectorize.vmap, 2)}
+ENGINES = check.engines(torch.device("cpu"))
+PATHS = {name: path for name, path in ENGINES.items() if "recorded" not in name}
+RECORDED = {name: path for name, path in ENGINES.items() if name not in PATHS}
+Path = tuple[Engine, int]
 
 every_problem = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
 every_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
@@ -40,7 +44,7 @@ def variants() -> dict[str, Algorithm]:
         algorithm = check.small(algorithm)
         found[name] = algorithm
         found[f"{name} sum_over_shot"] = dataclasses.replace(
-            algorithm, inner_loss=Reduction.sum_over_shot, inner_lr=0.07
+            algorithm, inner_loss=Reduction.sum_over_shot, inner_lr=0.35 * algorithm.inner_lr
         )
         found[f"{name} 1 step"] = changed(algorithm, inner_steps=1)
         if isinstance(algorithm, MAML) and algorithm.hypergrad is Derivative.store:
@@ -61,9 +65,15 @@ VARIANTS = variants()
 EXACT = {name: a for name, a in VARIANTS.items() if isinstance(a, MAML) and a.hypergrad is not Derivative.first_order}
 
 
-def gradient(algorithm: Algorithm, problem: Problem, path: tuple[Vectorize, int | None]) -> Params:
-    meta = algorithm.init(problem.meta)
-    return meta_gradient(algorithm, problem.objective, meta, problem.episodes, *path)[0]
+def gradient(algorithm: Algorithm, problem: Problem, path: Path) -> Params:
+    engine, calls = path
+    return MetaGradient(engine, algorithm, problem.objective, calls)(algorithm.init(problem.meta), problem.episodes)[0]
+
+
+@functools.cache
+def reference(name: str, problem: str) -> Params:
+    """The variant's own definition, computed once for all paths."""
+    return check.reference(VARIANTS[name], PROBLEMS[problem])
 
 
 def scaled_difference(a: Params, b: Params) -> float:
@@ -73,11 +83,27 @@ def scaled_difference(a: Params, b: Params) -> float:
 @every_path
 @every_problem
 @pytest.mark.parametrize("name", VARIANTS)
-def test_equals_its_definition(name: str, problem: Problem, path: tuple[Vectorize, int | None]) -> None:
+def test_equals_its_definition(name: str, problem: Problem, path: Path) -> None:
     algorithm = VARIANTS[name]
     got = gradient(algorithm, problem, path)
     model_part = {key: got[key] for key in problem.meta}
-    assert check.relative_error(model_part, check.reference(algorithm, problem)) < 1e-7
+    assert check.relative_error(model_part, reference(name, problem.name)) < 1e-7
+
+
+@pytest.mark.parametrize("path", RECORDED.values(), ids=RECORDED)
+@pytest.mark.parametrize("network", ["mlp", "conv4 max-pool"])
+@pytest.mark.parametrize("name", [*ALGORITHMS, "maml recompute"])
+def test_a_recording_is_what_was_recorded(name: str, network: str, path: Path) -> None:
+    """Also at other parameters than those that it was recorded with."""
+    problem, algorithm, (engine, calls) = PROBLEMS[network], VARIANTS[name], path
+    recorded = MetaGradient(engine, algorithm, problem.objective, calls)
+    plain = MetaGradient(dataclasses.replace(engine, compile=Compile.false), algorithm, problem.objective)
+    meta = algorithm.init(problem.meta)
+    for at in (meta, tree.scale(1.1, meta)):
+        got, metrics = recorded(at, problem.episodes)
+        want, plain_metrics = plain(at, problem.episodes)
+        assert check.relative_error(got, want) < 1e-9
+        assert torch.equal(metrics["loss"], plain_metrics["loss"])
     assert all(value.dtype == torch.float64 for value in got.values())
 
 
@@ -182,9 +208,10 @@ def test_reptile_hands_its_moments_on() -> None:
     assert len(moments) == len(problem.meta) + 1
     assert got["inner.t"].item() == -algorithm.inner_steps
     moved = {name: meta[name] - got[name] for name in meta}  # one outer SGD step of size 1
-    again, _ = meta_gradient(algorithm, problem.objective, moved, problem.episodes, Vectorize.vmap)
+    meta_gradient = MetaGradient(PATHS["vmap"][0], algorithm, problem.objective)
+    again, _ = meta_gradient(moved, problem.episodes)
     fresh = {**moved, **{name: torch.zeros_like(moved[name]) for name in moments}}
-    other, _ = meta_gradient(algorithm, problem.objective, fresh, problem.episodes, Vectorize.vmap)
+    other, _ = meta_gradient(fresh, problem.episodes)
     assert scaled_difference({n: again[n] for n in problem.meta}, {n: other[n] for n in problem.meta}) > 1e-2
 
 

@@ -10,7 +10,7 @@ from metarun.datasets.base import Split
 from metarun.evaluate import evaluate, measured_episodes, predictions
 from metarun.experiment import Bench
 from metarun.normalize import Norm
-from metarun.vectorize import Vectorize
+from metarun.vectorize import Engine, Vectorize
 
 SMALL = ["model.filters=8", "eval.query=2", "algo.eval_inner_steps=3"]
 
@@ -53,7 +53,7 @@ def test_vectorised_evaluation_is_the_loops(algo: str) -> None:
     meta = b.first_meta()
     scores = []
     for how, chunk in ((Vectorize.loop, None), (Vectorize.vmap, 3), (Vectorize.vmap, None)):
-        scores.append(evaluate(dataclasses.replace(b, how=how, chunk=chunk), meta, Split.test, 5, Norm.all))
+        scores.append(evaluate(dataclasses.replace(b, engine=Engine(how, chunk)), meta, Split.test, 5, Norm.all))
     for other in scores[1:]:
         for a, c in zip(scores[0], other, strict=True):
             torch.testing.assert_close(a.loss, c.loss, rtol=1e-3, atol=1e-4)

@@ -9,8 +9,8 @@ import metarun
 
 PACKAGE = Path(metarun.__file__).parent
 LAYERS: list[set[str]] = [
-    {"errors", "files", "tree", "episode", "draws", "vision", ""},  # "": metarun itself
-    {"signals", "losses", "log", "report", "plots", "outer", "ranks"},
+    {"errors", "files", "tree", "episode", "draws", "vision", "capture", ""},  # "": metarun itself
+    {"signals", "losses", "log", "report", "plots", "outer", "ranks", "kernels"},
     {"inner"},
     {"hypergrad"},
     {"models", "datasets", "algorithms"},
@@ -63,7 +63,7 @@ def test_imports_go_down() -> None:
         for used in imports(path):
             if used.startswith("metarun.__"):  # metarun.__version__
                 continue
-            same_folder = part(used) == part(name) and part(name) in ("models", "datasets", "algorithms")
+            same_folder = part(used) == part(name) and part(name) in ("models", "datasets", "algorithms", "kernels")
             assert LEVEL[part(used)] < LEVEL[part(name)] or same_folder, f"{name} imports {used}"
 
 

@@ -14,7 +14,7 @@ from metarun.errors import Interrupted, NotFinite
 from metarun.experiment import Bench
 from metarun.signals import StopSignals
 from metarun.tree import Params
-from metarun.vectorize import meta_gradient
+from metarun.vectorize import Engine, MetaGradient, Vectorize
 
 SMALL = ["model.filters=8", "meta_batch=4", "eval.val_tasks=4", "log_every=2", "checkpoint_every=2"]
 
@@ -32,7 +32,7 @@ def test_a_step_is_the_optimisers_on_the_mean_meta_gradient(tmp_path: Path) -> N
     meta = b.first_meta()
     for step, lr in enumerate((0.5, 1 / 3, 1 / 6)):
         tasks = b.tasks.sample(Split.train, 0, range(4 * step, 4 * step + 4), 5, 1, 5)
-        grads, _ = meta_gradient(b.experiment.algo, b.objective, meta, tasks, b.how, b.chunk)
+        grads, _ = b.meta_gradient()(meta, tasks)
         meta = {name: meta[name] - lr * grads[name] for name in meta}
     state = run(b, tmp_path)
     for name, value in meta.items():
@@ -41,7 +41,7 @@ def test_a_step_is_the_optimisers_on_the_mean_meta_gradient(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("algo", config.choices("algo"))
 def test_it_learns(algo: str, tmp_path: Path) -> None:
-    run(bench(f"algo={algo}", "steps=30", "eval.every=30", "algo.eval_inner_steps=3", "model.filters=16"), tmp_path)
+    run(bench(f"algo={algo}", "steps=40", "eval.every=40", "algo.eval_inner_steps=3", "model.filters=16"), tmp_path)
     losses = [line["loss"] for line in log.read(tmp_path) if line["split"] == "train"]
     assert sum(losses[-3:]) / 3 < 0.9 * losses[0]
 
@@ -115,14 +115,15 @@ def test_a_bad_number_names_step_tasks_and_the_last_good_checkpoint(
 ) -> None:
     b, calls = bench("steps=9", "eval.every=0", "log_every=3", "checkpoint_every=3"), []
 
-    def poisoned(*arguments: Any) -> Any:
-        grads, metrics = meta_gradient(*arguments)
+    def poisoned(self: MetaGradient, *arguments: Any) -> Any:
+        grads, metrics = computed(self, *arguments)
         calls.append(1)
         if len(calls) == 5:
             metrics["loss"][2] = float("nan")
         return grads, metrics
 
-    monkeypatch.setattr(loop, "meta_gradient", poisoned)
+    computed = MetaGradient.__call__
+    monkeypatch.setattr(MetaGradient, "__call__", poisoned)
     with pytest.raises(NotFinite, match=r"meta-iteration 5 \(tasks 16..19\): the loss of .* tasks \[18\]") as caught:
         run(b, tmp_path)
     assert caught.value.status == 3 and "last.pt" in str(caught.value)
@@ -141,9 +142,10 @@ def test_chunks_do_not_change_the_gradient() -> None:
     whole = bench("device.vectorize=vmap", "meta_batch=5")
     meta = whole.first_meta()
     tasks = whole.tasks.sample(Split.train, 0, range(5), 5, 1, 5)
-    want, _ = meta_gradient(whole.experiment.algo, whole.objective, meta, tasks, whole.how, None)
+    algo, objective = whole.experiment.algo, whole.objective
+    want, _ = MetaGradient(Engine(Vectorize.vmap), algo, objective)(meta, tasks)
     for chunk in (1, 2, 3):
-        got, metrics = meta_gradient(whole.experiment.algo, whole.objective, meta, tasks, whole.how, chunk)
+        got, metrics = MetaGradient(Engine(Vectorize.vmap, chunk), algo, objective)(meta, tasks)
         assert metrics["loss"].shape == (5,)
         for name in want:
             torch.testing.assert_close(got[name], want[name], rtol=1e-3, atol=1e-5)

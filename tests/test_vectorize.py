@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from metarun.episode import Episode
-from metarun.vectorize import Vectorize, concatenate, over_tasks
+from metarun.kernels import build
+from metarun.vectorize import CAPTURE_PAYS, COMPILE_PAYS, Compile, Engine, OverTasks, Vectorize, concatenate
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+STRIDED, POOLED, MLP = nn.Conv2d(1, 1, 3, stride=2), nn.Sequential(nn.Conv2d(1, 1, 3)), nn.Sequential(nn.Linear(1, 1))
 
 
 def episodes(tasks: int) -> Episode:
@@ -13,21 +20,84 @@ def episodes(tasks: int) -> Episode:
     return Episode(x, x, x, x, torch.arange(tasks))
 
 
-@pytest.mark.parametrize("how", [Vectorize.vmap, Vectorize.loop])
+def sums(meta: dict[str, torch.Tensor], task: Episode) -> dict[str, torch.Tensor]:
+    return {"s": meta["w"] * task.support_x.sum(), "k": task.key}
+
+
+@pytest.mark.parametrize("how", [Vectorize.vmap, Vectorize.loop, Vectorize.grouped])
 @pytest.mark.parametrize("chunk", [None, 1, 2, 3, 7])  # some divide five tasks, some do not
-def test_every_chunk_size_gives_the_same(how: Vectorize, chunk: int | None) -> None:
-    chunks = list(over_tasks(lambda task: {"s": task.support_x.sum(), "k": task.key}, episodes(5), how, chunk))
+@pytest.mark.parametrize("calls", [0, CAPTURE_PAYS])
+def test_every_chunk_size_gives_the_same(how: Vectorize, chunk: int | None, calls: int) -> None:
+    chunks = list(OverTasks(Engine(how, chunk, Compile.auto), sums, calls)({"w": torch.tensor(2.0)}, episodes(5)))
     assert all(len(part["k"]) <= (chunk or 5) for part in chunks)
     joined = concatenate(chunks)
     assert joined["k"].tolist() == list(range(5))
-    assert joined["s"].tolist() == episodes(5).support_x.sum(1).tolist()
+    assert joined["s"].tolist() == (2 * episodes(5).support_x.sum(1)).tolist()
 
 
-def test_auto_runs_large_convolutions_on_a_cpu_one_by_one() -> None:
-    conv, mlp = nn.Sequential(nn.Conv2d(1, 1, 3)), nn.Sequential(nn.Linear(1, 1))
-    assert Vectorize.auto.resolve(torch.device("cpu"), nn.Conv2d(1, 1, 3, stride=2)) is Vectorize.vmap
-    assert Vectorize.auto.resolve(torch.device("cpu"), conv) is Vectorize.loop
-    assert Vectorize.auto.resolve(torch.device("cpu"), mlp) is Vectorize.vmap
-    assert Vectorize.auto.resolve(torch.device("cuda"), conv) is Vectorize.vmap
-    assert Vectorize.auto.resolve(torch.device("cuda"), nn.LSTM(1, 1)) is Vectorize.loop
-    assert Vectorize.vmap.resolve(torch.device("cpu"), conv) is Vectorize.vmap
+def choose(how: Vectorize, module: nn.Module, device: torch.device = CPU, compile: Compile = Compile.auto) -> Engine:
+    return Engine.choose(how, None, compile, device, module, numbers=10_000)
+
+
+def test_auto() -> None:
+    assert choose(Vectorize.auto, MLP).how is Vectorize.vmap
+    assert choose(Vectorize.auto, POOLED, CUDA).how is Vectorize.vmap
+    assert choose(Vectorize.auto, nn.LSTM(1, 1), CUDA).how is Vectorize.loop
+    assert choose(Vectorize.auto, POOLED).how is Vectorize.grouped and choose(Vectorize.auto, STRIDED).native
+    assert choose(Vectorize.vmap, POOLED) == Engine(Vectorize.vmap, 52, Compile.auto)
+    assert choose(Vectorize.auto, MLP, CUDA).chunk is None
+
+
+def test_without_compiling_large_convolutions_run_one_by_one() -> None:
+    assert choose(Vectorize.auto, STRIDED, compile=Compile.false).how is Vectorize.vmap
+    assert choose(Vectorize.auto, POOLED, compile=Compile.false) == Engine(Vectorize.loop, 1)
+    assert choose(Vectorize.grouped, POOLED, compile=Compile.false).native is None
+
+
+def test_without_a_compiler_it_says_so_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METARUN_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    build.library.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match=r"no C\+\+ compiler here \(looked for c\+\+, g\+\+, clang\+\+\)"):
+            assert choose(Vectorize.auto, POOLED).how is Vectorize.loop
+    finally:
+        build.library.cache_clear()
+
+
+def test_only_long_runs_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    class Recorder:
+        def __init__(self, fn: Any, *examples: Any):
+            made.append("recorded")
+            self.fn = fn
+
+        def __call__(self, *arguments: Any) -> Any:
+            return self.fn(*arguments)
+
+        def compile(self, *examples: Any) -> None:
+            made.append("compiled")
+
+    monkeypatch.setattr("metarun.vectorize.Captured", Recorder)
+
+    def what(compile: Compile, calls: int) -> list[str]:
+        made.clear()
+        list(OverTasks(Engine(Vectorize.vmap, None, compile), sums, calls)({"w": torch.tensor(1.0)}, episodes(2)))
+        return made
+
+    assert what(Compile.auto, CAPTURE_PAYS - 1) == what(Compile.false, COMPILE_PAYS) == []
+    assert what(Compile.auto, COMPILE_PAYS - 1) == ["recorded"]
+    assert what(Compile.auto, COMPILE_PAYS) == what(Compile.true, 0) == ["recorded", "compiled"]
+
+
+def test_what_cannot_be_recorded_runs_as_it_is() -> None:
+    def looks_at_values(meta: dict[str, torch.Tensor], task: Episode) -> torch.Tensor:
+        return task.support_x.sum() * (2 if meta["w"] > 0 else 3)
+
+    over_tasks = OverTasks(Engine(Vectorize.vmap, None, Compile.auto), looks_at_values, CAPTURE_PAYS)
+    with pytest.warns(UserWarning, match="cannot be recorded"):
+        (first,) = over_tasks({"w": torch.tensor(1.0)}, episodes(2))
+    (second,) = over_tasks({"w": torch.tensor(-1.0)}, episodes(2))
+    assert first.tolist() == [2.0, 10.0] and second.tolist() == [3.0, 15.0]

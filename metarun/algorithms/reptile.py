@@ -12,7 +12,7 @@ from metarun.algorithms.base import Algorithm, model_params
 from metarun.episode import Episode
 from metarun.errors import require
 from metarun.hypergrad import Metrics
-from metarun.inner import SGD, Adam, Carry, Inner, InnerOptimizer, final, minibatches
+from metarun.inner import SGD, Adam, Carry, Inner, InnerOptimizer, descend, minibatches
 from metarun.losses import Objective
 from metarun.outer import OuterOptimizer
 from metarun.tree import Params
@@ -88,10 +88,10 @@ class Reptile(Algorithm):
         return Inner(start, step)
 
     def meta_grad(self, objective: Objective, meta: Params, task: Episode) -> tuple[Params, Metrics]:
-        """Start minus end. The metrics are the last mini-batch's, after the last step."""
+        """Start minus end. The metrics are the last mini-batch's, before the step on it."""
         x, y = task.support_x, task.support_y
-        last = final(self.inner(objective, x, y, task.key, training=True), meta, self.inner_steps)
-        seen = self._order(len(x), task.key, training=True)[-1]
-        _, metrics = objective.query_loss(last.params, x[seen], y[seen])
+        *_, before, last = descend(self.inner(objective, x, y, task.key, training=True), meta, self.inner_steps)
+        seen = self._order(len(x), task.key, training=True)[self.inner_steps - 1]
+        _, metrics = objective.query_loss(before.params, x[seen], y[seen])
         end = last.params | {f"inner.{name}": last.state[name] for name in last.state if f"inner.{name}" in meta}
         return tree.subtract(meta, end), metrics

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from metarun.errors import UserError, require
+from metarun.kernels.norm import norm_relu_pool
 from metarun.models.base import Init, Model
 
 
@@ -53,15 +54,20 @@ class Conv4(Model):
         channels, *sides = input_shape
         blocks: list[nn.Module] = []
         for i in range(4):
-            conv = nn.Conv2d(
-                channels if i == 0 else self.filters, self.filters, 3, stride=2 if strided else 1, padding=1
+            conv = nn.Conv2d(  # no bias: batch norm subtracts it
+                channels if i == 0 else self.filters,
+                self.filters,
+                3,
+                stride=2 if strided else 1,
+                padding=1,
+                bias=False,
             )
             self.init.apply(conv)
             norm = nn.BatchNorm2d(self.filters, eps=self.norm_eps, track_running_stats=False)
             if not self.norm_gamma:  # a constant, not None: torch 2.13 has no second derivative for a shift alone
                 del norm.weight
                 norm.register_buffer("weight", torch.ones(self.filters), persistent=False)
-            blocks.append(nn.Sequential(conv, norm, nn.ReLU(), nn.Identity() if strided else nn.MaxPool2d(2)))
+            blocks.append(Block(conv, norm, nn.ReLU(), nn.Identity() if strided else nn.MaxPool2d(2)))
             sides = [-(-side // 2) if strided else side // 2 for side in sides]
         if 0 in sides:
             raise UserError(f"model=conv4 halves its input four times: images of {input_shape[1:]} are too small")
@@ -69,6 +75,17 @@ class Conv4(Model):
         head = nn.Linear(self.filters * (math.prod(sides) if flat else 1), outputs)
         self.head_init.apply(head)
         return Network(nn.Sequential(*blocks), flat, head)
+
+
+class Block(nn.Sequential):
+    """Convolution, then batch norm, ReLU and pooling as the one operation that ``kernels/norm.py`` makes of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv, norm, _, pool = self
+        assert isinstance(norm, nn.BatchNorm2d)
+        if norm._forward_hooks:  # an evaluation that puts statistics of its own in the place of the batch's
+            return super().forward(x)
+        return norm_relu_pool(conv(x), norm.weight, norm.bias, norm.eps, True, isinstance(pool, nn.MaxPool2d))
 
 
 class Network(nn.Module):

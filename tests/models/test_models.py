@@ -30,11 +30,12 @@ def test_conv4_details() -> None:
         params = dict(initialise(option(name), (1, side, side), 5, seed=0).named_parameters())
         return params["head.weight"].shape[1], sum(p.numel() for p in params.values())
 
-    # 3x3 convolutions 1-64-64-64-64 with bias: 111,424; scale and shift: 512; head on 64 or 256 features
-    assert widths("conv4") == (64, 111_424 + 512 + 65 * 5)
-    assert widths("conv4_maml") == (64, 111_424 + 256 + 65 * 5)
-    assert widths("conv4_reptile") == (256, 111_424 + 512 + 257 * 5)
-    assert widths("conv4_pool") == (64, 111_424 + 512 + 65 * 5)
+    # 3x3 convolutions 1-64-64-64-64 without biases, which batch norm cancels: 111,168 weights; scale and shift: 512;
+    # head on 64 or 256 features
+    assert widths("conv4") == (64, 111_168 + 512 + 65 * 5)
+    assert widths("conv4_maml") == (64, 111_168 + 256 + 65 * 5)
+    assert widths("conv4_reptile") == (256, 111_168 + 512 + 257 * 5)
+    assert widths("conv4_pool") == (64, 111_168 + 512 + 65 * 5)
     assert widths("conv4_mini", 84)[0] == 800  # 5x5 positions, 32 filters
 
 

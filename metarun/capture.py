@@ -1,0 +1,88 @@
+"""Record what a function of tensors computes once, then run the recording: the same operations without the Python.
+
+A captured function is a straight list of torch operations for fixed shapes. Nested transforms (vmap of grad of grad)
+cost more Python time than the arithmetic of small networks; the recording pays that once.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._functorch.compile_utils import fx_graph_cse
+from torch._ops import OpOverload
+from torch.fx import Graph, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+
+class Captured:
+    """``fn`` for arguments shaped like ``examples``: any nest of tensors in, any nest out.
+
+    Raises whatever ``fn`` raises, and torch's errors for what cannot be recorded: control flow that depends on
+    the values of tensors.
+    """
+
+    def __init__(self, fn: Callable[..., Any], *examples: Any):
+        leaves, self._inputs = pytree.tree_flatten(examples)
+
+        def flat(*tensors: Tensor) -> list[Any]:
+            out, self._outputs = pytree.tree_flatten(fn(*pytree.tree_unflatten(list(tensors), self._inputs)))
+            return out
+
+        graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
+        graph.graph = fx_graph_cse(graph.graph)  # what is computed twice from the same values
+        _skip_round_trips(graph.graph)
+        graph.graph.eliminate_dead_code()  # derivatives that nothing asks for
+        graph.recompile()
+        self._run: Callable[..., Any] = graph
+
+    def __call__(self, *arguments: Any) -> Any:
+        with torch.no_grad():
+            return pytree.tree_unflatten(list(self._run(*pytree.tree_leaves(arguments))), self._outputs)
+
+    def compile(self, *examples: Any) -> None:
+        """Turn the recording into machine code with TorchInductor (about twenty seconds).
+
+        Where that fails, for want of a C++ compiler for instance, a warning says so and the recording stays.
+        """
+        leaves = pytree.tree_leaves(examples)
+        on_cpu = all(leaf.device.type == "cpu" for leaf in leaves)
+        try:
+            from torch import _inductor  # takes a second to import
+
+            with torch.no_grad():
+                compiled: Any = _inductor.compile(self._run, leaves, options={"cpp_wrapper": on_cpu})  # type: ignore[arg-type]
+                compiled(*leaves)
+        except Exception as error:  # whatever the compiler does, the recording is as right
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            warnings.warn(f"device.compile: not compiled, only slower for it ({reason[0]})", stacklevel=2)
+        else:
+            self._run = compiled
+
+
+_aten = torch.ops.aten
+VIEWS = {
+    *(_aten.view, _aten.expand, _aten.permute, _aten.unsqueeze, _aten.squeeze),
+    *(_aten.transpose, _aten.t, _aten.alias, _aten.detach),
+}
+
+
+def _skip_round_trips(graph: Graph) -> None:
+    """Views of views that end where one of them began; batching rules leave many, and each costs microseconds."""
+
+    def layout(node: Node) -> Any:
+        value = node.meta["val"]
+        lies = [(size, step) for size, step in zip(value.shape, value.stride(), strict=True) if size != 1]
+        return value.shape, lies, value.storage_offset(), value.dtype
+
+    for node in graph.nodes:
+        here = node
+        while isinstance(here.target, OpOverload) and here.target.overloadpacket in VIEWS:
+            here = here.args[0]
+            if layout(here) == layout(node):
+                node.replace_all_uses_with(here)
+                break

@@ -1,0 +1,75 @@
+// Vectors of the machine's width, and the one small matrix product that both kinds of convolution are made of.
+#pragma once
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+#ifdef _OPENMP
+#include <omp.h>
+inline int threads() { return omp_get_max_threads(); }
+#else
+inline int threads() { return 1; }
+#endif
+
+#if defined(__AVX512F__)
+constexpr int BYTES = 64, ROWS = 6, COLS = 4;  // registers that a tile of the product fills: ROWS x COLS vectors
+#elif defined(__aarch64__)
+constexpr int BYTES = 16, ROWS = 6, COLS = 4;
+#else
+constexpr int BYTES = 32, ROWS = 6, COLS = 2;
+#endif
+
+template <typename real>
+struct Vectors {
+    typedef real type __attribute__((vector_size(BYTES), aligned(sizeof(real))));
+    static constexpr int N = BYTES / sizeof(real);
+};
+
+#define UNROLL _Pragma("GCC unroll 8")
+
+template <typename real>
+struct Buffer {  // scratch memory of one thread
+    explicit Buffer(size_t size) : data((real*)aligned_alloc(64, (size * sizeof(real) + 63) / 64 * 64)) {}
+    ~Buffer() { free(data); }
+    Buffer(const Buffer&) = delete;
+    real* data;
+};
+
+// C[i][j] = or += sum_l A[i * ra + l * ca] * B[l * ldb + j] for R rows and V vectors of columns
+template <typename real, int R, int V, bool ADD>
+static inline __attribute__((always_inline)) void product_tile(int L, const real* A, long ra, long ca, const real* B,
+                                                               long ldb, real* C, long ldc) {
+    typedef typename Vectors<real>::type vec;
+    constexpr int N = Vectors<real>::N;
+    vec sum[R][V];
+    UNROLL for (int i = 0; i < R; i++) UNROLL for (int j = 0; j < V; j++) sum[i][j] = vec{};
+    for (int l = 0; l < L; l++) {
+        vec b[V];
+        UNROLL for (int j = 0; j < V; j++) b[j] = *(const vec*)(B + l * ldb + j * N);
+        UNROLL for (int i = 0; i < R; i++) {
+            const real a = A[i * ra + l * ca];
+            UNROLL for (int j = 0; j < V; j++) sum[i][j] += a * b[j];
+        }
+    }
+    UNROLL for (int i = 0; i < R; i++) UNROLL for (int j = 0; j < V; j++) {
+        vec& c = *(vec*)(C + i * ldc + j * N);
+        c = ADD ? c + sum[i][j] : sum[i][j];
+    }
+}
+
+template <typename real, int V, bool ADD>
+static void product_strip(int I, int L, const real* A, long ra, long ca, const real* B, long ldb, real* C, long ldc) {
+    int i = 0;
+    for (; i + ROWS <= I; i += ROWS)
+        product_tile<real, ROWS, V, ADD>(L, A + i * ra, ra, ca, B, ldb, C + i * ldc, ldc);
+    for (; i < I; i++) product_tile<real, 1, V, ADD>(L, A + i * ra, ra, ca, B, ldb, C + i * ldc, ldc);
+}
+
+// J is a multiple of the vector width
+template <typename real, bool ADD>
+static void product(int I, int J, int L, const real* A, long ra, long ca, const real* B, long ldb, real* C, long ldc) {
+    constexpr int N = Vectors<real>::N;
+    int j = 0;
+    for (; j + COLS * N <= J; j += COLS * N) product_strip<real, COLS, ADD>(I, L, A, ra, ca, B + j, ldb, C + j, ldc);
+    for (; j < J; j += N) product_strip<real, 1, ADD>(I, L, A, ra, ca, B + j, ldb, C + j, ldc);
+}

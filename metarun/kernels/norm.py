@@ -1,0 +1,112 @@
+"""Batch norm on the batch's statistics, with ReLU and 2x2 max-pooling behind it, as one operation for T tasks.
+
+Exact to the second derivative, which is all that a meta-gradient needs; a third raises an error.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+import metarun.kernels.ops  # noqa: F401  the operators
+
+
+def norm_relu_pool(x: Tensor, gamma: Tensor, beta: Tensor, eps: float, relu: bool, pool: bool) -> Tensor:
+    """Batch norm of x [N, C, H, W] with the statistics of this batch, then ReLU, then 2x2 max-pooling, as asked.
+
+    Like torch's own functions it may be replaced by a ``TorchFunctionMode``; mode.py does.
+    """
+    if has_torch_function_unary(x):
+        return handle_torch_function(norm_relu_pool, (x,), x, gamma, beta, eps, relu, pool)
+    x = F.batch_norm(x, None, None, gamma, beta, training=True, eps=eps)
+    x = F.relu(x) if relu else x
+    return F.max_pool2d(x, 2) if pool else x
+
+
+def native_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float, relu: bool, pool: bool) -> Tensor:
+    """``norm_relu_pool`` by the native kernels; under ``vmap`` one call serves all tasks."""
+    z = Forward.apply(x.unsqueeze(0), gamma.unsqueeze(0), beta.unsqueeze(0), eps, relu, pool)[0]
+    return z.squeeze(0)
+
+
+def _lengthened(function: Any, info: Any, in_dims: Any, arguments: tuple[Any, ...]) -> Any:
+    """The vmap rule of all three: the mapped axis joins T, which leads every tensor."""
+    tasks, folded = 1, []
+    for a, dim in zip(arguments, in_dims, strict=True):
+        if isinstance(a, Tensor):
+            a = a.expand(info.batch_size, *a.shape) if dim is None else a.movedim(dim, 0)
+            tasks = max(tasks, a.shape[1])
+        folded.append(a)
+    folded = [a.expand(-1, tasks, *a.shape[2:]).flatten(0, 1) if isinstance(a, Tensor) else a for a in folded]
+    out = function.apply(*folded)
+    out = tuple(o.unflatten(0, (info.batch_size, tasks)) for o in out)
+    return out, (0,) * len(out)
+
+
+class Forward(Function):
+    """(x, gamma, beta) -> (z, and what the derivatives need: mean, rstd, the pooled x, its place in the window)."""
+
+    @staticmethod
+    def forward(x: Tensor, gamma: Tensor, beta: Tensor, eps: float, relu: bool, pool: bool) -> tuple[Tensor, ...]:
+        return torch.ops.metarun.norm(x, gamma, beta, eps, relu, pool)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs[:3], *output[1:])
+        ctx.settings = inputs[4:]
+        ctx.mark_non_differentiable(*output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, dz: Tensor, *_: Any) -> Any:
+        return *Backward.apply(dz, *ctx.saved_tensors, *ctx.settings), None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        return _lengthened(Forward, info, in_dims, arguments)
+
+
+class Backward(Function):
+    """(dz, x, gamma, beta, *saved) -> (dx, dgamma, dbeta)."""
+
+    @staticmethod
+    def forward(dz: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.ops.metarun.norm_backward(dz, *rest)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs[:8])
+        ctx.settings = inputs[8:]
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor, a: Tensor, b: Tensor) -> Any:
+        d_dz, d_x, d_gamma = Second.apply(u, a, b, *ctx.saved_tensors, *ctx.settings)
+        return d_dz, d_x, d_gamma, *(None,) * 7
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        return _lengthened(Backward, info, in_dims, arguments)
+
+
+class Second(Function):
+    """The gradient of u.dx + a.dgamma + b.dbeta in (dz, x, gamma)."""
+
+    @staticmethod
+    def forward(u: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.ops.metarun.norm_second(u, *rest)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise NotImplementedError("batch norm's third derivative; use device.vectorize=loop")
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        return _lengthened(Second, info, in_dims, arguments)
