@@ -28,6 +28,7 @@ class Captured:
 
     def __init__(self, fn: Callable[..., Any], *examples: Any):
         leaves, self._inputs = pytree.tree_flatten(examples)
+        self._strides = [leaf.stride() for leaf in leaves]
 
         def flat(*tensors: Tensor) -> list[Any]:
             out, self._outputs = pytree.tree_flatten(fn(*pytree.tree_unflatten(list(tensors), self._inputs)))
@@ -42,7 +43,11 @@ class Captured:
 
     def __call__(self, *arguments: Any) -> Any:
         with torch.no_grad():
-            return pytree.tree_unflatten(list(self._run(*pytree.tree_leaves(arguments))), self._outputs)
+            leaves = [
+                leaf if leaf.stride() == strides else torch.empty_strided(leaf.shape, strides).to(leaf).copy_(leaf)
+                for leaf, strides in zip(pytree.tree_leaves(arguments), self._strides, strict=True)
+            ]
+            return pytree.tree_unflatten(list(self._run(*leaves)), self._outputs)
 
     def compile(self, *examples: Any) -> None:
         """Turn the recording into machine code with TorchInductor (about twenty seconds).

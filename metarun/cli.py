@@ -1,4 +1,4 @@
-"""The command line: ``metarun train | eval | report | check``. The only file that knows ``hydra.main``."""
+"""The command line: ``metarun train | eval | report | check | bench``. The only file that knows ``hydra.main``."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 import metarun
+from metarun import bench as speed
 from metarun import check as gradients
 from metarun import config, report
 from metarun.errors import Interrupted, RankLost, UserError, did_you_mean
 from metarun.experiment import Select
-from metarun.files import write_atomic
+from metarun.files import write_atomic, write_json
 from metarun.ranks import Ranks, current, joined
 from metarun.run import evaluate_run, run
 from metarun.run_folder import Record
@@ -41,6 +42,8 @@ metarun: one bench for gradient-based meta-learning
                      metarun report outputs/
   metarun check    are the meta-gradients right on this machine? A table, in seconds
                      metarun check device=cpu
+  metarun bench    tasks per second, memory and where the time goes, on generated data
+                     metarun bench dataset=omniglot model=conv4_pool --compare reference
 
 metarun COMMAND --help says more. --debug (or HYDRA_FULL_ERROR=1) shows the traceback of an error.
 Exit status: 0 done, 1 a file that cannot be written, a wrong gradient or a rank that is gone, 2 input that cannot
@@ -84,7 +87,7 @@ def _command(words: list[str], debug: bool, ranks: Ranks) -> int:
             raise UserError(
                 f"{words[0]}: no such command{did_you_mean(words[0], COMMANDS)}; commands: {', '.join(COMMANDS)}"
             )
-        if ranks.world > 1 and words[0] in ("report", "check"):
+        if ranks.world > 1 and words[0] in ("report", "check", "bench"):
             raise UserError(f"{words[0]}: runs in one process; start it without torchrun")
         return COMMANDS[words[0]](words[1:])
     except Interrupted as stop:
@@ -252,9 +255,46 @@ def check(words: list[str]) -> int:
     return 1 if wrong else 0
 
 
+def bench(words: list[str]) -> int:
+    """``metarun bench``."""
+    if "-h" in words or "--help" in words:
+        print(
+            "metarun bench [KEY=VALUE ...] [--compare reference] [--seconds S] [--json FILE]\n\n"
+            "Meta-steps of a configuration, as metarun train would run them, on random data of the same shape: median\n"
+            "throughput with its range, peak memory, the share of time in convolutions and matrix products.\n"
+            "--compare reference takes turns with the plain PyTorch loop of benchmarks/reference_loop.py (MAML and\n"
+            "FOMAML) and prints the ratio. steps decides what compiling is worth, as in training.\n\n"
+            "  metarun bench dataset=omniglot model=conv4_pool query=15 meta_batch=32 --compare reference\n"
+            "  metarun bench dataset=sinusoid device.compile=false --seconds 5\n"
+        )
+        return 0
+    words = list(words)
+    flags = {"--compare": "", "--seconds": "10", "--json": ""}
+    for flag in flags:
+        if flag in words:
+            at = words.index(flag)
+            if at + 1 == len(words):
+                raise UserError(f"{flag}: needs a value")
+            flags[flag] = words[at + 1]
+            del words[at : at + 2]
+    if flags["--compare"] not in ("", "reference"):
+        raise UserError(f"--compare {flags['--compare']}: must be reference")
+    try:
+        seconds = float(flags["--seconds"])
+    except ValueError:
+        raise UserError(f"--seconds {flags['--seconds']}: must be a number") from None
+    experiment, _ = config.compose(words)
+    result = speed.measure(experiment, seconds, compare=flags["--compare"] == "reference")
+    print(speed.table(result))
+    if flags["--json"]:
+        write_json(Path(flags["--json"]), {"command": ["metarun", "bench", *words], **result})
+    return 0
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "eval": evaluate,
     "report": table,
     "check": check,
+    "bench": bench,
 }

@@ -22,6 +22,9 @@ from metarun.tree import Params
 from metarun.vectorize import Compile, Engine, MetaGradient
 
 
+RECORDED_STEPS = 25  # recording takes about a second for each inner step: longer loops run as they are
+
+
 class Select(enum.Enum):
     """Which parameters the test figure is for: the best on validation, or the last."""
 
@@ -98,6 +101,10 @@ class Experiment:
         """
         device = self.device.resolve()
         tasks = self.dataset.load(Path(self.data_root) if self.data_root else default_data_root(), device)
+        return self.assemble(tasks, device)
+
+    def assemble(self, tasks: Tasks, device: torch.device) -> Bench:
+        """``build`` on tasks that are there already."""
         tasks.check(Split.train, self.way, *self.training_shots())
         tasks.check(Split.test, self.way, self.shot, self.eval.query)
         if tasks.has(Split.val):
@@ -143,7 +150,8 @@ class Bench:
     def meta_gradient(self) -> MetaGradient:
         """The function of (meta-parameters, tasks) that a training step calls."""
         x = self.experiment
-        return MetaGradient(self.engine, x.algo, self.objective, calls=x.steps)
+        short = x.algo.inner_steps <= RECORDED_STEPS
+        return MetaGradient(self.engine, x.algo, self.objective, calls=x.steps if short else 0)
 
     def protocol(self) -> dict[str, object]:
         """The facts without which a few-shot number means nothing; norm and tasks stand beside each number."""

@@ -32,11 +32,14 @@ class Inner(NamedTuple):
     step: Callable[[Params, Carry, int], Carry]
 
 
-def descend(inner: Inner, meta: Params, steps: int) -> Iterator[Carry]:
-    """The carries after 0, 1, ..., ``steps`` inner steps; the only inner loop there is."""
-    carry = inner.start(meta)
+def descend(inner: Inner, meta: Params, steps: int, first: int = 0, carry: Carry | None = None) -> Iterator[Carry]:
+    """The carries after 0, 1, ..., ``steps`` inner steps; the only inner loop there is.
+
+    With ``first`` and the carry that step number ``first`` begins from, the rest of that path: from it on.
+    """
+    carry = carry or inner.start(meta)
     yield carry
-    for k in range(steps):
+    for k in range(first, steps):
         carry = inner.step(meta, carry, k)
         yield carry
 

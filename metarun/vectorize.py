@@ -53,7 +53,8 @@ class Compile(enum.Enum):
     """Whether to compile: the native kernels, a recording of each function, and machine code for it by TorchInductor.
 
     auto: the kernels (a few seconds, once on a machine); a recording where a function is called often enough to
-    earn it back; machine code for long runs that the kernels do not serve. true: all that there is, at once.
+    earn it back; machine code for long runs that the kernels do not serve. true: all that there is for meta-steps,
+    however few.
     """
 
     auto = "auto"
@@ -122,7 +123,7 @@ class Engine:
 class OverTasks:
     """``task_fn`` (one task in, tensors out) for any number of tasks.
 
-    calls: how often it is going to be called on a chunk, in all; it decides what compiling is worth.
+    calls: how often it is going to be called on a chunk, in all; it decides what compiling is worth. 0: nothing.
     reduce: (results of a chunk, leaves [t, ...]; number of tasks in all chunks) -> what to return, compiled along.
     The vmap is outermost and ``task_fn`` holds every derivative, which is what keeps them right (hypergrad.py).
     """
@@ -157,7 +158,8 @@ class OverTasks:
         clock: a run that is resumed must choose what it chose before."""
         plain = functools.partial(self._chunk, tasks)
         wish = self.engine.compile
-        if wish is Compile.false or (wish is Compile.auto and self.calls < CAPTURE_PAYS):
+        pays = self.calls >= CAPTURE_PAYS or (wish is Compile.true and self.calls > 0)
+        if wish is Compile.false or not pays:
             return plain
         try:
             captured = Captured(plain, meta, part)

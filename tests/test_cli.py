@@ -55,6 +55,13 @@ WRONG = {  # command -> words that its one line must have
     "train dataset=sinusoid dataset.amplitude=[5,1]": "dataset.amplitude low high",
     "train dataset=omniglot dataset.split=mine": "dataset.split=mine maml reptile vinyals lake",
     "train way=1": "way=1 >= 2",
+    "train device.compile=yes": "device.compile=yes auto true false",
+    "train device.vectorize=batch": "device.vectorize=batch vmap grouped loop",
+    "bench --compare learn2learn": "--compare learn2learn reference",
+    "bench --seconds soon": "--seconds soon number",
+    "bench --json": "--json value",
+    "bench algo=mamll": "algo=mamll maml",
+    "bench algo=reptile --compare reference": "--compare reference maml fomaml",
     "train way=???": "way no value",
     "train way=": "way= whole number",
     "train way=500": "way=500 374 classes",
@@ -105,6 +112,22 @@ def test_wrong_input_is_one_line_and_status_2(
     for word in WRONG[command].split():
         assert word in err
     assert out == "" and not list(tmp_path.iterdir()), "something ran, or was written"
+
+
+@pytest.mark.parametrize("dataset", ["omniglot", "sinusoid"])  # neither needs its data
+def test_bench(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("METARUN_DATA", str(tmp_path))
+    words = [f"dataset={dataset}", "steps=50", "meta_batch=2", "query=2", "--json", "b.json"]
+    assert cli.main(["bench", *words, "--compare", "reference", "--seconds", "0.1"]) == 0
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("tasks/s", "MB", "convolutions", "times the plain loop"))
+    result = json.loads(Path("b.json").read_text())
+    for key in ("tasks_per_s", "times_the_reference", "reference_tasks_per_s"):
+        assert 0 < result[key]["min"] <= result[key]["median"] <= result[key]["max"]
+    assert 0 <= result["share_in_convolutions"] <= 1 and result["peak_memory_mb"] > 10
 
 
 @pytest.mark.parametrize("how", ["--debug", "HYDRA_FULL_ERROR"])

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any
 
-from metarun import tree
-from metarun.hypergrad import conjugate_gradient
+import pytest
+import torch
+from torch import Tensor
+
+from metarun import hypergrad, tree
+from metarun.capture import Captured
+from metarun.hypergrad import SEGMENT, conjugate_gradient, recompute, store
+from metarun.inner import SGD, Carry, Inner
+from metarun.tree import Params
 
 
 def spd(n: int) -> torch.Tensor:
@@ -31,3 +38,41 @@ def test_conjugate_gradient_batches_over_tasks() -> None:
     matrices, rhs = torch.stack([spd(4), 3 * spd(4)]), torch.ones(2, 4, dtype=torch.float64)
     solve = torch.vmap(lambda m, b: conjugate_gradient(lambda v: {"x": m @ v["x"]}, {"x": b}, 4)["x"])
     torch.testing.assert_close(torch.bmm(matrices, solve(matrices, rhs)[..., None])[..., 0], rhs)
+
+
+def curved(x: Tensor) -> tuple[Inner, hypergrad.Outer]:
+    """Descent on a loss with a Hessian that changes along the way."""
+    sgd = SGD(lr=0.1)
+
+    def loss(params: Params) -> Tensor:
+        return (x @ params["w"]).tanh().square().sum()
+
+    def step(meta: Params, carry: Carry, k: int) -> Carry:
+        return sgd.update(carry, torch.func.grad(loss)(carry.params))
+
+    def outer(meta: Params, carry: Carry) -> tuple[Tensor, dict[str, Tensor]]:
+        value = (x @ carry.params["w"]).sin().sum()
+        return value, {"loss": value}
+
+    return Inner(lambda meta: Carry(meta, {}), step), outer
+
+
+@pytest.mark.parametrize("steps", [1, SEGMENT - 1, SEGMENT, SEGMENT + 1, 2 * SEGMENT, 3 * SEGMENT + 4])
+@pytest.mark.parametrize("dtype, allowed", [(torch.float64, 1e-13), (torch.float32, 1e-6)])
+def test_recompute_is_store_however_long_the_loop(steps: int, dtype: torch.dtype, allowed: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, w = (torch.randn(*shape, generator=generator, dtype=dtype) for shape in ((7, 4), (4, 3)))
+    inner, outer = curved(x)
+    (want, _), (got, _) = (path(inner, outer, {"w": w}, steps) for path in (store, recompute))
+    assert (tree.norm(tree.subtract(got, want)) / tree.norm(want)).item() < allowed
+
+
+def test_a_recording_recomputes_too() -> None:
+    """Finding common expressions must not turn recompute into store, which keeps the activations."""
+    x, meta = torch.randn(7, 4), {"w": torch.randn(4, 3)}
+
+    def forward_passes(path: Any) -> int:
+        recorded: Any = Captured(lambda meta, x: path(*curved(x), meta, 5), meta, x)
+        return sum(node.target is torch.ops.aten.tanh.default for node in recorded._run.graph.nodes)
+
+    assert forward_passes(store) == 5 and forward_passes(recompute) == 10

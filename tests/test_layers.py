@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"run"},
     {"parts"},
     {"config"},
-    {"check"},
+    {"check", "bench"},
     {"cli"},
     {"__main__"},
 ]

@@ -89,7 +89,8 @@ def test_only_long_runs_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert what(Compile.auto, CAPTURE_PAYS - 1) == what(Compile.false, COMPILE_PAYS) == []
     assert what(Compile.auto, COMPILE_PAYS - 1) == ["recorded"]
-    assert what(Compile.auto, COMPILE_PAYS) == what(Compile.true, 0) == ["recorded", "compiled"]
+    assert what(Compile.auto, COMPILE_PAYS) == what(Compile.true, 1) == ["recorded", "compiled"]
+    assert what(Compile.true, 0) == []  # an evaluation
 
 
 def test_what_cannot_be_recorded_runs_as_it_is() -> None:

@@ -61,6 +61,11 @@ class Dataset(abc.ABC):
 
     has_way: ClassVar[bool] = True  # whether "way" means anything for its tasks
 
+    @property
+    @abc.abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one example; known without the data."""
+
     @abc.abstractmethod
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         """Find or make the data. Raises ``UserError`` where that fails, saying what was tried and what would do."""

@@ -37,6 +37,10 @@ class Glyphs(Dataset):
     Of letters that look alike (A in Latin, Greek and Cyrillic) the one with the lowest code point is kept.
     """
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return 1, SIDE, SIDE
+
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         made_with = f"{matplotlib.__version__}-{features.version('freetype2')}-{LOOK_ALIKE}-{POINT_SIZE}"
         cached = cached_arrays(

@@ -70,6 +70,10 @@ class Omniglot(Dataset):
     def __post_init__(self) -> None:
         require(1 <= self.size <= SIDE, "size", self.size, f"1..{SIDE}")
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return 1, self.size, self.size
+
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         images = prepared(data_root, self.size, self.resize)
         if self.invert:

@@ -89,13 +89,11 @@ class ClassPool(Tasks):
         classes, turn = chosen % len(pool), chosen // len(pool)
         if self.rotations is Rotations.per_task:
             turn = draws.integers(draws.fold(key, 2), way, below=4)  # [T, N]
-        if self.turns is None:
-            x = pool[classes[..., None], instance]  # [T, N, K+Q, C, H, W]
-        else:
-            channel = torch.arange(pool.shape[2], device=self.device)[:, None]
+        x = pool[classes[..., None], instance]  # [T, N, K+Q, C, H, W]
+        if self.turns is not None:
+            flat = x.flatten(4)
             source = self.turns[turn][:, :, None, None]  # [T, N, 1, 1, H*W]
-            x = pool.flatten(3)[classes[..., None, None, None], instance[..., None, None], channel, source]
-            x = x.unflatten(-1, pool.shape[3:])
+            x = flat.gather(-1, source.expand_as(flat)).view_as(x)
         x = x.to(torch.float32) / 255
         label = torch.arange(way, device=self.device)
         return Episode(

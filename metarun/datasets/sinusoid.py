@@ -37,6 +37,10 @@ class Sinusoid(Dataset):
             require(len(value) == 2 and value[0] <= value[1], name, value, "[low, high] with low <= high")
         require(self.x_max > 0, "x_max", self.x_max, "> 0")
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return (1,)
+
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         return Waves(self, device)
 

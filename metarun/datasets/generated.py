@@ -1,0 +1,49 @@
+"""Random numbers in the shape of a data set's tasks, for benchmarks: no download, and nothing to learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from metarun.datasets.base import Dataset, Split, Tasks
+from metarun.episode import Episode
+from metarun.losses import Objective, classification, regression
+from metarun.tree import Params
+
+
+class Generated(Tasks):
+    """Tasks like those of ``dataset``: labelled classes of noise where it has ways, else noise onto noise."""
+
+    def __init__(self, dataset: Dataset, device: torch.device):
+        self.has_way, self.device = dataset.has_way, device
+        self.input_shape = dataset.input_shape
+        self.stamp = {"split": "generated"}
+
+    def has(self, split: Split) -> bool:
+        return True
+
+    def check(self, split: Split, way: int, shot: int, query: int) -> None:
+        pass
+
+    def outputs(self, way: int) -> int:
+        return way if self.has_way else 1
+
+    def objective(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
+        return classification(forward, way) if self.has_way else regression(forward)
+
+    def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:
+        generator = torch.Generator(self.device).manual_seed(seed + indices.start)
+        classes = way if self.has_way else 1
+
+        def examples(per_class: int) -> tuple[Tensor, Tensor]:
+            count = classes * per_class
+            x = torch.randn(len(indices), count, *self.input_shape, generator=generator, device=self.device)
+            if not self.has_way:
+                return x, torch.randn(len(indices), count, 1, generator=generator, device=self.device)
+            labels = torch.arange(classes, device=self.device).repeat_interleave(per_class)
+            return x, labels.expand(len(indices), -1)
+
+        key = torch.arange(indices.start, indices.stop, device=self.device)
+        return Episode(*examples(shot), *examples(query), key)
