@@ -21,7 +21,6 @@ from metarun.ranks import Ranks, current
 from metarun.tree import Params
 from metarun.vectorize import Compile, Engine, MetaGradient
 
-
 RECORDED_STEPS = 25  # recording takes about a second for each inner step: longer loops run as they are
 
 

@@ -113,7 +113,8 @@ def test_the_log_says_what_happened(tmp_path: Path) -> None:
 def test_a_bad_number_names_step_tasks_and_the_last_good_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    b, calls = bench("steps=9", "eval.every=0", "log_every=3", "checkpoint_every=3"), []
+    b = bench("steps=9", "eval.every=0", "log_every=3", "checkpoint_every=3")
+    calls: list[int] = []
 
     def poisoned(self: MetaGradient, *arguments: Any) -> Any:
         grads, metrics = computed(self, *arguments)

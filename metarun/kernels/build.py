@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from metarun.errors import UserError
-from metarun.files import cache_dir
+from metarun.files import cache_dir, write_atomic
 
 HERE = Path(__file__).parent
 FLAGS = ["-O3", "-ffp-contract=fast", "-std=c++17", "-fPIC"]
@@ -60,21 +61,27 @@ def library() -> Library:
     sources = sorted([*HERE.glob("*.h"), *HERE.glob("*.cpp")])
     compiler = _compiler()
     machine = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
-    parts = [*(path.read_bytes() for path in sources), compiler.encode(), machine.encode(), _processor()]
-    target = cache_dir() / f"native-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}.so"
-    if not target.exists():
-        _compile(compiler, [*FLAGS, machine], target)
+    parts = [*(path.read_bytes() for path in sources), *(word.encode() for word in (*compiler, *FLAGS, machine))]
+    parts.append(_processor())
+    target = cache_dir().absolute() / f"native-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}.so"
+    try:
+        if not target.exists():
+            _compile(compiler, [*FLAGS, machine], target)
+    except OSError as error:
+        raise NotBuilt(f"the compiled kernels cannot be kept in {target.parent}: {error.strerror}") from None
     try:
         return Library(target)
-    except OSError as error:
+    except (OSError, AttributeError) as error:
         raise NotBuilt(f"the compiled kernels do not load: {error}") from None
 
 
-def _compiler() -> str:
+def _compiler() -> list[str]:
+    """The command, with the arguments that CXX may have."""
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
     for name in names:
-        if found := shutil.which(name):
-            return found
+        command, *arguments = shlex.split(name)
+        if found := shutil.which(command):
+            return [found, *arguments]
     raise NotBuilt(f"no C++ compiler here (looked for {', '.join(names)})")
 
 
@@ -87,26 +94,33 @@ def _processor() -> bytes:
     return next((line for line in lines if line.startswith((b"flags", b"Features"))), b"")
 
 
-def _compile(compiler: str, flags: list[str], target: Path) -> None:
-    """OpenMP where the compiler has it. Linked without its library, so that torch's, already loaded, serves both:
-    two pools of threads would wait for each other by spinning."""
+def _compile(compiler: list[str], flags: list[str], target: Path) -> None:
+    """With OpenMP where the compiler has it and torch the same one; else for one thread.
+
+    Linked without OpenMP's library, so that torch's, already loaded, serves both: two pools of threads would wait for
+    each other by spinning.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made, linked = Path(folder) / "native.o", Path(folder) / "native.so"
         link = ["-shared", *(["-undefined", "dynamic_lookup"] if platform.system() == "Darwin" else [])]
         for openmp in (["-fopenmp"], []):
-            done = _run([compiler, *flags, *openmp, "-c", str(HERE / "native.cpp"), "-o", str(made)])
+            done = _run([*compiler, *flags, *openmp, "-c", str(HERE / "native.cpp"), "-o", str(made)])
             if done.returncode == 0:
-                break
-        if done.returncode == 0:
-            done = _run([compiler, *link, str(made), "-o", str(linked)])
-        if done.returncode != 0:
-            raise NotBuilt(f"{compiler} fails: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
-        os.replace(linked, target)
+                done = _run([*compiler, *link, str(made), "-o", str(linked)])
+            problem = (done.stderr.strip().splitlines() or ["no message"])[0]
+            if done.returncode == 0:
+                try:
+                    ctypes.CDLL(str(linked))
+                    write_atomic(target, linked.read_bytes())
+                    return
+                except OSError as error:
+                    problem = str(error)
+        raise NotBuilt(f"{compiler[0]} fails: {problem}")
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=300)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NotBuilt(f"{command[0]} fails: {error}") from None

@@ -16,6 +16,7 @@ import torch.nn.grad
 from torch import Tensor
 from torch.autograd import Function
 
+from metarun.kernels.batching import lengthened
 from metarun.kernels.build import Library
 from metarun.kernels.ops import out_sides
 
@@ -54,34 +55,8 @@ def conv2d(x: Tensor, w: Tensor, bias: Tensor | None, stride: int, padding: int,
     return y if bias is None else y + bias[:, None, None]
 
 
-def _fold(info: Any, tensor: Tensor, dim: int | None, tasks: int) -> Tensor:
-    """Make vmap's axis part of T. A tensor without that axis stays one for all only if it has T = 1."""
-    if dim is not None:
-        tensor = tensor.movedim(dim, 0)
-    elif tensor.shape[0] == 1:
-        return tensor
-    else:
-        tensor = tensor.expand(info.batch_size, *tensor.shape)
-    if tensor.shape[1] != tasks:
-        tensor = tensor.expand(-1, tasks, *tensor.shape[2:])
-    return tensor.flatten(0, 1)
-
-
-def _lengthened(function: Any, info: Any, in_dims: tuple[Any, ...], a: Tensor, b: Tensor, g: Geometry) -> Any:
-    """The vmap rule of all three: the mapped axis joins T."""
-    shapes = [t.shape[0] if d is None else t.movedim(d, 0).shape[1] for t, d in zip((a, b), in_dims, strict=False)]
-    tasks = max(shapes)
-    folded = [_fold(info, t, d, tasks) for t, d in zip((a, b), in_dims, strict=False)]
-    total = info.batch_size * tasks
-    if function is not Correlate:  # the images decide T; one set of filters may serve all tasks
-        folded[0] = folded[0].expand(total, *folded[0].shape[1:])
-    else:
-        folded = [t.expand(total, *t.shape[1:]) for t in folded]
-    return function.apply(*folded, g).unflatten(0, (info.batch_size, tasks)), 0
-
-
 class _Bilinear(Function):
-    """What the three share: both tensors are saved, and vmap lengthens T."""
+    """What the three share: both tensors are saved."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Geometry], output: Tensor) -> None:
@@ -112,7 +87,7 @@ class Convolve(_Bilinear):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, x: Tensor, w: Tensor, g: Geometry) -> Any:
-        return _lengthened(Convolve, info, in_dims, x, w, g)
+        return lengthened(Convolve, info, in_dims, (x, w, g), shared=1)
 
 
 class Transpose(_Bilinear):
@@ -133,7 +108,7 @@ class Transpose(_Bilinear):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, dy: Tensor, w: Tensor, g: Geometry) -> Any:
-        return _lengthened(Transpose, info, in_dims, dy, w, g)
+        return lengthened(Transpose, info, in_dims, (dy, w, g), shared=1)
 
 
 class Correlate(_Bilinear):
@@ -154,7 +129,7 @@ class Correlate(_Bilinear):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, x: Tensor, dy: Tensor, g: Geometry) -> Any:
-        return _lengthened(Correlate, info, in_dims, x, dy, g)
+        return lengthened(Correlate, info, in_dims, (x, dy, g))
 
 
 def _torch_convolve(x: Tensor, w: Tensor, g: Geometry) -> Tensor:

@@ -16,6 +16,10 @@ from metarun.kernels.build import SUFFIX, Library
 from metarun.kernels.conv import conv2d
 from metarun.kernels.norm import native_norm, norm_relu_pool
 
+# vmap has no second derivative of these for channels-last tensors
+MAX_POOLS = {F.max_pool2d, F.max_pool2d_with_indices, F.adaptive_max_pool2d, F.adaptive_max_pool2d_with_indices}
+MAX_POOLS.add(torch.max_pool2d)
+
 
 class Grouped(TorchFunctionMode):
     """Context manager. ``native``: the compiled kernels, or None for torch's own, task by task, channels last."""
@@ -33,6 +37,8 @@ class Grouped(TorchFunctionMode):
             result = self._batch_norm(*args, **kwargs)
         elif func is norm_relu_pool:
             result = self._norm(*args, **kwargs)
+        elif func in MAX_POOLS and args:
+            args = (args[0].contiguous(), *args[1:])
         return func(*args, **kwargs) if result is None else result
 
     # Each returns None for arguments that its operation does not cover; torch's own then runs.
@@ -46,18 +52,26 @@ class Grouped(TorchFunctionMode):
             return None
         if groups != 1 or _one(dilation) != 1 or input.ndim != 4 or input.dtype not in SUFFIX:
             return None
+        fitting = input.shape[1] == weight.shape[1] and min(input.shape[2:]) + 2 * border >= weight.shape[-1]
+        alike = all(p.dtype is input.dtype for p in (weight, bias) if p is not None)
+        if not fitting or not alike or (bias is not None and bias.shape != weight.shape[:1]):
+            return None  # torch has the words for what is wrong
         return conv2d(input, weight, bias, step, border, self.native)
 
     def _batch_norm(
         self, input: Tensor, running_mean: Any, running_var: Any, weight: Tensor | None = None,
         bias: Tensor | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
     ) -> Tensor | None:  # fmt: skip
-        if not training or running_mean is not None or input.ndim != 4 or weight is None or bias is None:
+        if not training or running_mean is not None or running_var is not None or input.ndim != 4 or eps <= 0:
+            return None
+        if weight is None or bias is None:
             return None
         return self._norm(input, weight, bias, eps, False, False)
 
     def _norm(self, x: Tensor, gamma: Tensor, beta: Tensor, eps: float, relu: bool, pool: bool) -> Tensor | None:
         covered = self.native is not None and x.dtype in SUFFIX and self.native.divides(x.shape[1], x.dtype)
+        fitting = all(p.shape == x.shape[1:2] and p.dtype is x.dtype for p in (gamma, beta))
+        covered = covered and fitting and x.numel() > x.shape[1] and (not pool or min(x.shape[2:]) > 1)
         return native_norm(x, gamma, beta, eps, relu, pool) if covered else None
 
 

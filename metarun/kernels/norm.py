@@ -14,6 +14,7 @@ from torch.autograd import Function
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 import metarun.kernels.ops  # noqa: F401  the operators
+from metarun.kernels.batching import lengthened
 
 
 def norm_relu_pool(x: Tensor, gamma: Tensor, beta: Tensor, eps: float, relu: bool, pool: bool) -> Tensor:
@@ -32,20 +33,6 @@ def native_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float, relu: bool, 
     """``norm_relu_pool`` by the native kernels; under ``vmap`` one call serves all tasks."""
     z = Forward.apply(x.unsqueeze(0), gamma.unsqueeze(0), beta.unsqueeze(0), eps, relu, pool)[0]
     return z.squeeze(0)
-
-
-def _lengthened(function: Any, info: Any, in_dims: Any, arguments: tuple[Any, ...]) -> Any:
-    """The vmap rule of all three: the mapped axis joins T, which leads every tensor."""
-    tasks, folded = 1, []
-    for a, dim in zip(arguments, in_dims, strict=True):
-        if isinstance(a, Tensor):
-            a = a.expand(info.batch_size, *a.shape) if dim is None else a.movedim(dim, 0)
-            tasks = max(tasks, a.shape[1])
-        folded.append(a)
-    folded = [a.expand(-1, tasks, *a.shape[2:]).flatten(0, 1) if isinstance(a, Tensor) else a for a in folded]
-    out = function.apply(*folded)
-    out = tuple(o.unflatten(0, (info.batch_size, tasks)) for o in out)
-    return out, (0,) * len(out)
 
 
 class Forward(Function):
@@ -67,7 +54,7 @@ class Forward(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
-        return _lengthened(Forward, info, in_dims, arguments)
+        return lengthened(Forward, info, in_dims, arguments)
 
 
 class Backward(Function):
@@ -89,7 +76,7 @@ class Backward(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
-        return _lengthened(Backward, info, in_dims, arguments)
+        return lengthened(Backward, info, in_dims, arguments)
 
 
 class Second(Function):
@@ -109,4 +96,4 @@ class Second(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
-        return _lengthened(Second, info, in_dims, arguments)
+        return lengthened(Second, info, in_dims, arguments)

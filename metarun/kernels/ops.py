@@ -110,7 +110,7 @@ def _norm(made: tuple[Tensor, ...], x: Tensor, gamma: Tensor, beta: Tensor, eps:
 
 def _given(x: Tensor, gamma: Tensor, beta: Tensor, saved: tuple[Tensor, ...], relu: bool, pool: bool) -> Any:
     y = _memory(x)
-    return (y, gamma.contiguous(), beta.contiguous(), *saved), (*y.shape, int(relu), int(pool))
+    return tuple(t.contiguous() for t in (y, gamma, beta, *saved)), (*y.shape, int(relu), int(pool))
 
 
 def _norm_backward_results(dz: Tensor, x: Tensor, gamma: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
