@@ -12,10 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.compile_utils import fx_graph_cse
 from torch._ops import OpOverload
 from torch.fx import Graph, Node
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 
@@ -27,6 +25,11 @@ class Captured:
     """
 
     def __init__(self, fn: Callable[..., Any], *examples: Any):
+        from torch._functorch.compile_utils import (
+            fx_graph_cse,  # half a second to import, and not every command records
+        )
+        from torch.fx.experimental.proxy_tensor import make_fx
+
         leaves, self._inputs = pytree.tree_flatten(examples)
         # dense strides, where an example repeats memory or leaves gaps
         self._strides = [torch.empty_like(leaf).stride() for leaf in leaves]

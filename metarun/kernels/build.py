@@ -112,10 +112,11 @@ def _compile(compiler: list[str], flags: list[str], target: Path) -> None:
             if done.returncode == 0:
                 try:
                     ctypes.CDLL(str(linked))
-                    write_atomic(target, linked.read_bytes())
-                    return
                 except OSError as error:
                     problem = str(error)
+                else:
+                    write_atomic(target, linked.read_bytes())
+                    return
         raise NotBuilt(f"{compiler[0]} fails: {problem}")
 
 

@@ -16,9 +16,9 @@ import torch.nn.grad
 from torch import Tensor
 from torch.autograd import Function
 
+import metarun.kernels.ops  # noqa: F401  the operators
 from metarun.kernels.batching import lengthened
 from metarun.kernels.build import Library
-from metarun.kernels.ops import out_sides
 
 
 class Geometry(NamedTuple):
@@ -29,11 +29,6 @@ class Geometry(NamedTuple):
     padding: int
     sides: tuple[int, int]
     route: str  # "winograd", "columns" or "torch"
-
-    @property
-    def out(self) -> list[int]:
-        """The output's (h, w)."""
-        return out_sides(self.sides, self.kernel, self.stride, self.padding)
 
 
 def route(x: Tensor, w: Tensor, stride: int, padding: int, native: Library | None) -> str:

@@ -33,6 +33,10 @@ class Case(NamedTuple):
     def geometry(self) -> Geometry:
         return Geometry(self.kernel, self.stride, self.padding, self.sides, self.route)
 
+    @property
+    def out(self) -> list[int]:
+        return [(side + 2 * self.padding - self.kernel) // self.stride + 1 for side in self.sides]
+
     def __str__(self) -> str:
         h, w = self.sides
         x, y = f"{self.tasks}x{self.n}x{self.channels}x{h}x{w}", f"{self.outputs}{'s' if self.shared else ''}"
@@ -72,7 +76,7 @@ def tensors(case: Case, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Ten
     sets = 1 if case.shared else case.tasks
     x = drawn(case.tasks, case.n, case.channels, *case.sides, dtype=dtype)
     w = drawn(sets, case.outputs, case.channels, case.kernel, case.kernel, dtype=dtype)
-    return x, w, drawn(case.tasks, case.n, case.outputs, *case.geometry.out, dtype=dtype)
+    return x, w, drawn(case.tasks, case.n, case.outputs, *case.out, dtype=dtype)
 
 
 def close(got: Tensor, want: Tensor, tolerance: float = 1e-12) -> None:
