@@ -40,8 +40,11 @@ class Peer:
         self.w, self.algo, self.variant = w, algo, variant
         conv = w["kind"] == "conv"
         settings = dict(word.split("=") for word in variant.split(",")) if variant else {}
-        names = {"maml": "maml", "fomaml": "fomaml", "reptile": "reptile", "anil": "maml", "imaml": "imaml"}
-        words = [f"algo={names[algo]}", f"algo.inner_lr={w['inner_lr']}", f"algo.inner_steps={w['steps']}"]
+        words = [
+            f"algo={'maml' if algo == 'anil' else algo}",
+            f"algo.inner_lr={w['inner_lr']}",
+            f"algo.inner_steps={w['steps']}",
+        ]
         words += ["algo.outer_optimizer=adam", f"algo.outer_lr={common.OUTER_LR}", "algo.clip_value=null"]
         words += ["algo.inner_loss=mean", "device.kind=cpu", *(f"device.{k}={v}" for k, v in settings.items())]
         if algo == "reptile":  # every inner step on the whole support set, by SGD

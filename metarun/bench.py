@@ -7,8 +7,9 @@ import importlib.util
 import os
 import platform
 import resource
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -151,11 +152,24 @@ def _peak_memory(step: Callable[..., None], episodes: Any, device: torch.device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if platform.system() == "Darwin" else 1024)
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what libraries write to standard error: torch's profiler tells of its start and end there."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def _shares(step: Callable[..., None], episodes: Any, device: torch.device) -> dict[str, float]:
     """Shares of a step's computing time inside convolutions and inside matrix products, 0..1."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler reports its start and end otherwise
     kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
-    with profile(activities=kinds) as recorded:
+    with _quiet(), profile(activities=kinds) as recorded:
         step(episodes)
         _wait(device)
     on_gpu = device.type == "cuda"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -65,7 +66,7 @@ def _keep_freed_memory() -> None:
     Every large tensor is otherwise made of fresh pages, which the system fills with zeros: a third of a meta-step on
     convolutional networks. Only glibc has the setting.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mmap_threshold, trim_threshold = -3, -1  # malloc.h
         mallopt(mmap_threshold, 1 << 30)

@@ -21,8 +21,6 @@ from metarun.ranks import Ranks, current
 from metarun.tree import Params
 from metarun.vectorize import Compile, Engine, MetaGradient
 
-RECORDED_STEPS = 25  # recording takes about a second for each inner step: longer loops run as they are
-
 
 class Select(enum.Enum):
     """Which parameters the test figure is for: the best on validation, or the last."""
@@ -149,8 +147,7 @@ class Bench:
     def meta_gradient(self) -> MetaGradient:
         """The function of (meta-parameters, tasks) that a training step calls."""
         x = self.experiment
-        short = x.algo.inner_steps <= RECORDED_STEPS
-        return MetaGradient(self.engine, x.algo, self.objective, calls=x.steps if short else 0)
+        return MetaGradient(self.engine, x.algo, self.objective, calls=x.steps)
 
     def protocol(self) -> dict[str, object]:
         """The facts without which a few-shot number means nothing; norm and tasks stand beside each number."""

@@ -30,6 +30,9 @@ TaskFn = Callable[[Params, Episode], Any]  # (meta-parameters, one task) -> tens
 Reduce = Callable[[Any, int], Any]
 CAPTURE_PAYS = 30  # calls after which recording a function has earned back the time it took (benchmarks/NOTES.md)
 COMPILE_PAYS = 10_000  # the same for compiling a recording
+RECORDED_STEPS = (
+    25  # recording takes about a second for each inner step: longer loops are not recorded unless asked for
+)
 CPU_NUMBERS = 2**19  # input numbers of the tasks that a CPU computes side by side, so that its cache holds them
 
 
@@ -53,8 +56,8 @@ class Compile(enum.Enum):
     """Whether to compile: the native kernels, a recording of each function, and machine code for it by TorchInductor.
 
     auto: the kernels (a few seconds, once on a machine); a recording where a function is called often enough to
-    earn it back; machine code for long runs that the kernels do not serve. true: all that there is for meta-steps,
-    however few.
+    earn it back, of inner loops that are not too long; machine code for long runs that the kernels do not serve.
+    true: all that there is for meta-steps, however few.
     """
 
     auto = "auto"
@@ -180,6 +183,8 @@ class MetaGradient:
             grads, metrics = results
             return tree.combine(lambda g: g.sum(0) / tasks, grads), metrics
 
+        if engine.compile is Compile.auto and algorithm.inner_steps > RECORDED_STEPS:
+            calls = 0
         self._over_tasks = OverTasks(
             engine, lambda meta, task: algorithm.meta_grad(objective, meta, task), calls, weighted
         )

@@ -9,6 +9,7 @@ from metarun import config
 from metarun.datasets.base import Split
 from metarun.evaluate import evaluate, measured_episodes, predictions
 from metarun.experiment import Bench
+from metarun.kernels.build import library
 from metarun.normalize import Norm
 from metarun.vectorize import Engine, Vectorize
 
@@ -49,11 +50,12 @@ def test_tasks_are_paired_whatever_runs_and_however_it_is_batched() -> None:
 
 @pytest.mark.parametrize("algo", config.choices("algo"))
 def test_vectorised_evaluation_is_the_loops(algo: str) -> None:
-    b = bench(f"algo={algo}", "algo.inner_lr=0.01")
+    b = bench(f"algo={algo}", "algo.inner_lr=0.01", "model.filters=16")  # the native kernels want whole vectors
     meta = b.first_meta()
     scores = []
-    for how, chunk in ((Vectorize.loop, None), (Vectorize.vmap, 3), (Vectorize.vmap, None)):
-        scores.append(evaluate(dataclasses.replace(b, engine=Engine(how, chunk)), meta, Split.test, 5, Norm.all))
+    native = Engine(Vectorize.grouped, 3, native=library())
+    for engine in (Engine(Vectorize.loop), Engine(Vectorize.vmap, 3), Engine(Vectorize.vmap), native):
+        scores.append(evaluate(dataclasses.replace(b, engine=engine), meta, Split.test, 5, Norm.all))
     for other in scores[1:]:
         for a, c in zip(scores[0], other, strict=True):
             torch.testing.assert_close(a.loss, c.loss, rtol=1e-3, atol=1e-4)

@@ -7,9 +7,20 @@ import pytest
 import torch
 from torch import nn
 
+from metarun import config
 from metarun.episode import Episode
 from metarun.kernels import build
-from metarun.vectorize import CAPTURE_PAYS, COMPILE_PAYS, Compile, Engine, OverTasks, Vectorize, concatenate
+from metarun.vectorize import (
+    CAPTURE_PAYS,
+    COMPILE_PAYS,
+    RECORDED_STEPS,
+    Compile,
+    Engine,
+    MetaGradient,
+    OverTasks,
+    Vectorize,
+    concatenate,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 STRIDED, POOLED, MLP = nn.Conv2d(1, 1, 3, stride=2), nn.Sequential(nn.Conv2d(1, 1, 3)), nn.Sequential(nn.Linear(1, 1))
@@ -91,6 +102,13 @@ def test_only_long_runs_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert what(Compile.auto, COMPILE_PAYS - 1) == ["recorded"]
     assert what(Compile.auto, COMPILE_PAYS) == what(Compile.true, 1) == ["recorded", "compiled"]
     assert what(Compile.true, 0) == []  # an evaluation
+
+
+@pytest.mark.parametrize("compile, recorded", [(Compile.auto, False), (Compile.true, True)])
+def test_a_long_inner_loop_is_recorded_only_when_asked(compile: Compile, recorded: bool) -> None:
+    algorithm = config.compose(["algo=fomaml", f"algo.inner_steps={RECORDED_STEPS + 1}"])[0].algo
+    gradient = MetaGradient(Engine(Vectorize.vmap, None, compile), algorithm, None, COMPILE_PAYS)  # type: ignore[arg-type]
+    assert (gradient._over_tasks.calls > 0) is recorded
 
 
 def test_what_cannot_be_recorded_runs_as_it_is() -> None:

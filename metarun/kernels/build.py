@@ -52,7 +52,7 @@ def _as_c(argument: Any) -> object:
         return ctypes.c_void_p(argument.data_ptr())
     if isinstance(argument, float):
         return ctypes.c_double(argument)
-    return ctypes.c_void_p(None) if argument is None else ctypes.c_int(argument)
+    return ctypes.c_int(argument)
 
 
 @functools.cache

@@ -88,12 +88,10 @@ def _correlate(dw: Tensor, x: Tensor, dy: Tensor, kernel: int, stride: int, padd
         library().call("columns_filters", *given, kernel, stride, padding)
 
 
-Saved = tuple[Tensor, Tensor, Tensor, Tensor]  # mean, rstd [T, C]; best, chosen [T, N, H/2, W/2, C] where pooling
-
-
 def _norm_results(
     x: Tensor, gamma: Tensor, beta: Tensor, eps: float, relu: bool, pool: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """z; mean and rstd [T, C]; best and chosen [T, N, H/2, W/2, C] where pooling (norm.h says what they are)."""
     tasks, n, channels, h, w = x.shape
     sides = (h // 2, w // 2) if pool else (h, w)
     best = x.new_empty((tasks, n, *sides, channels) if pool else (tasks, 0))
