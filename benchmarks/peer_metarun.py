@@ -92,7 +92,9 @@ class Peer:
         )
         self.meta_gradient = MetaGradient(self.engine, experiment.algo, objective, calls=LONG)
         a = experiment.algo
-        self.optimizer = MetaOptimizer(self.meta, a.outer_optimizer, a.outer_lr, a.outer_schedule, None, None)
+        self.optimizer = MetaOptimizer(
+            self.meta, a.outer_optimizer, a.outer_lr, a.outer_eps, a.outer_schedule, None, None
+        )
 
     def _ours(self, name: str) -> str | None:
         """metarun's name of a parameter; None for a convolution's bias, which batch norm cancels and it leaves out."""

@@ -83,7 +83,7 @@ def _meta_step(bench: Bench) -> Callable[..., None]:
     """A training step, but for sampling and logging."""
     algo, meta = bench.experiment.algo, bench.first_meta()
     optimizer = MetaOptimizer(
-        meta, algo.outer_optimizer, algo.outer_lr, algo.outer_schedule, algo.clip_value, algo.clip_norm
+        meta, algo.outer_optimizer, algo.outer_lr, algo.outer_eps, algo.outer_schedule, algo.clip_value, algo.clip_norm
     )
     meta_gradient = bench.meta_gradient()
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from metarun import tree
 from metarun.algorithms.base import Algorithm
-from metarun.algorithms.imaml import IMAML
+from metarun.algorithms.imaml import IMAML, Descent
 from metarun.algorithms.maml import MAML, Derivative
 from metarun.algorithms.reptile import Reptile
 from metarun.episode import Episode
@@ -128,16 +128,21 @@ def imaml_reference(algorithm: IMAML, objective: Objective, meta: Params, task: 
     g = ((1 + damping) I + H / lambda)^-1 q is where g <- (q - H g / lambda) / (1 + damping) ends, which closes in by
     |H| / lambda a step; ``small`` chooses a lambda that is larger than |H|.
     """
-    adapted = plain_descent(algorithm, objective, meta, task, create_graph=False, proximal=algorithm.proximal)
+    jointly = algorithm.descent is Descent.joint
+    strength = algorithm.proximal if jointly else 0.0
+    adapted = plain_descent(algorithm, objective, meta, task, create_graph=False, proximal=strength)
+    if not jointly:
+        kept = 1 - algorithm.inner_lr * algorithm.proximal
+        adapted = {name: meta[name] + kept * (p - meta[name]) for name, p in adapted.items()}
     leaves = {name: p.requires_grad_() for name, p in adapted.items()}
     query = objective.loss(objective.forward(leaves, task.query_x), task.query_y)
     q = torch.autograd.grad(query, list(leaves.values()))
     support = objective.inner_loss(leaves, task.support_x, task.support_y, algorithm.inner_loss)
     slopes = torch.autograd.grad(support, list(leaves.values()), create_graph=True)
-    g, strength = list(q), algorithm.proximal + algorithm.lam_damping
+    g, stiffness = list(q), algorithm.proximal + algorithm.lam_damping
     for _ in range(60):
         product = torch.autograd.grad(slopes, list(leaves.values()), g, retain_graph=True)
-        g = [(a - h / strength) / (1 + algorithm.cg_damping) for a, h in zip(q, product, strict=True)]
+        g = [(a - h / stiffness) / (1 + algorithm.cg_damping) for a, h in zip(q, product, strict=True)]
     return dict(zip(leaves, g, strict=True))
 
 

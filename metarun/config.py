@@ -32,6 +32,7 @@ from metarun.errors import ConfigError, UserError, did_you_mean, require
 from metarun.experiment import Experiment
 from metarun.parts import PARTS, part_classes
 from metarun.ranks import current
+from metarun.recipe import Recipe
 from metarun.run_folder import Record
 
 GROUPS = (*PARTS, "device")
@@ -48,9 +49,16 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(group="schema", name="train", node=Experiment)
     store.store(group="schema", name="device", node=Device)
+    store.store(group="schema", name="recipe", node=Recipe)
+    OmegaConf.register_new_resolver("budget", _share_of, replace=True)
     for group in PARTS:
         for name, node in part_classes(group).items():
             store.store(group=f"schema/{group}", name=name, node=node)
+
+
+def _share_of(steps: int, *, _root_: DictConfig) -> int:
+    """``${budget:60000}`` in a recipe: the share ``recipe.budget`` of the published training length."""
+    return max(1, round(steps * _root_.recipe.budget))
 
 
 def check(arguments: list[str], multirun: bool = False, config_dir: str | None = None) -> None:
@@ -81,7 +89,7 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
 
 def _check_job(arguments: list[str]) -> Record:
     overrides = _parse(arguments)
-    groups = [o for o in overrides if o.key_or_group in GROUPS]
+    groups = [o for o in overrides if o.key_or_group in (*GROUPS, "recipe")]
     for override in groups:
         _check_choice(override)
     base, _ = _split(_compose([str(o.input_line) for o in groups]))
@@ -110,7 +118,15 @@ def choices(group: str) -> list[str]:
 
 def _check_choice(override: Override) -> None:
     group, value = override.key_or_group, override.value()
-    options = GlobalHydra.instance().config_loader().get_group_options(group)
+    loader = GlobalHydra.instance().config_loader()
+    if group == "recipe":
+        options = [
+            f"{folder}/{name}"
+            for folder in loader.list_groups(group)
+            for name in loader.get_group_options(f"recipe/{folder}")
+        ]
+    else:
+        options = loader.get_group_options(group)
     if override.is_add() or override.is_delete() or override.package is not None or value not in options:
         raise ConfigError(group, value, f"one of {', '.join(options)}{did_you_mean(str(value), options)}")
 

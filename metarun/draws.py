@@ -17,6 +17,7 @@ def _signed(word: int) -> int:
 
 
 _GOLDEN = _signed(0x9E3779B97F4A7C15)
+_INVERSE = _signed(pow(0x9E3779B97F4A7C15, -1, 1 << 64))  # _INVERSE * _GOLDEN = 1 (mod 2^64)
 _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
 
@@ -28,8 +29,12 @@ def _shift(z: Tensor, by: int) -> Tensor:
 
 def fold(key: Tensor, index: Tensor | int) -> Tensor:
     """Derive the stream number ``index`` of ``key``; int64 tensors that broadcast."""
-    offset = (index + 1) * _GOLDEN  # a Python int does not wrap by itself
-    z = key + (_signed(offset % (1 << 64)) if isinstance(offset, int) else offset)
+    if isinstance(index, int):
+        z = key + _signed((index + 1) * _GOLDEN % (1 << 64))  # a Python int does not wrap by itself
+    else:
+        # key + (index + 1) * golden, the long way round: TorchInductor turns an arange's products into those of a loop
+        # counter in C++, where they may not wrap, and the C++ compiler then drops the end of that loop (torch 2.13)
+        z = (key * _INVERSE + (index + 1)) * _GOLDEN
     z = (z ^ _shift(z, 30)) * _MIX_1
     z = (z ^ _shift(z, 27)) * _MIX_2
     return z ^ _shift(z, 31)

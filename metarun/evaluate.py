@@ -21,9 +21,10 @@ from metarun.vectorize import OverTasks, concatenate
 
 @dataclass(frozen=True)
 class Score:
-    """Loss and metric on query sets after 0..S inner steps: [tasks, S+1], or [tasks, 1] with the last step alone."""
+    """Loss and metric on query sets, each [tasks, len(steps)], after these numbers of inner steps."""
 
     norm: Norm
+    steps: list[int]
     metric: Tensor
     loss: Tensor
 
@@ -34,9 +35,9 @@ class Score:
     def by_steps(self) -> list[dict[str, float]]:
         """One row for each number of inner steps."""
         rows = []
-        for steps in range(self.metric.shape[1]):
-            mean, half = mean_and_interval(self.metric[:, steps])
-            loss = self.loss[:, steps].to(torch.float64).mean().item()
+        for i, steps in enumerate(self.steps):
+            mean, half = mean_and_interval(self.metric[:, i])
+            loss = self.loss[:, i].to(torch.float64).mean().item()
             rows.append({"steps": steps, "mean": mean, "ci95": half, "loss": loss})
         return rows
 
@@ -67,7 +68,8 @@ def evaluate(
             results += score_tasks(meta, episodes)
             bar.update(len(episodes.key))
     metric, loss = concatenate(ranks.gather([(metric.cpu(), loss.cpu()) for metric, loss in results]))
-    return [Score(n, metric[:, i], loss[:, i]) for i, n in enumerate(norms)]
+    measured = [steps] if last_only else list(range(steps + 1))
+    return [Score(n, measured, metric[:, i], loss[:, i]) for i, n in enumerate(norms)]
 
 
 def measured_episodes(bench: Bench, split: Split, tasks: int, at_once: int = 32) -> Iterator[Episode]:
@@ -76,7 +78,7 @@ def measured_episodes(bench: Bench, split: Split, tasks: int, at_once: int = 32)
     x = bench.experiment
     mine = bench.ranks.share(range(tasks))
     for first in range(0, len(mine), at_once):
-        yield bench.tasks.sample(split, x.eval.seed, mine[first : first + at_once], x.way, x.shot, x.eval.query)
+        yield bench.tasks.sample(split, x.eval.seed, mine[first : first + at_once], x.way, x.eval.shot, x.eval.query)
 
 
 def _adapted(bench: Bench, meta: Params, task: Episode, steps: int, last_only: bool) -> Iterator[Params]:

@@ -18,6 +18,7 @@ from metarun.losses import Objective
 from metarun.models.base import Model, functional, initialise
 from metarun.normalize import Norm
 from metarun.ranks import Ranks, current
+from metarun.recipe import Recipe
 from metarun.tree import Params
 from metarun.vectorize import Compile, Engine, MetaGradient
 
@@ -43,8 +44,10 @@ class Evaluation:
     tasks: int  # meta-test tasks behind the reported figure
     val_tasks: int
     every: int  # meta-iterations between validations; 0: none
+    shot: int  # support examples per class of validation and test tasks
     query: int  # query examples per class of validation and test tasks
     norm: Norm
+    every_step: bool  # test after 0, 1, ... inner steps, not only after the last
     select: Select
     seed: int  # of validation and test tasks; not the run's seed, so that all runs meet the same tasks
 
@@ -73,11 +76,14 @@ class Experiment:
     model: Model
     algo: Algorithm
     device: Device
+    recipe: Recipe | None = None  # the published protocol that this is, where it is one
 
     def __post_init__(self) -> None:
         for name in ("way", "shot", "query", "meta_batch", "steps", "checkpoint_every", "log_every"):
             require(getattr(self, name) >= 1, name, getattr(self, name), ">= 1")
-        require(self.eval.query >= 1, "eval.query", self.eval.query, ">= 1")
+        for name in ("shot", "query"):
+            value = getattr(self.eval, name)
+            require(value >= 1, f"eval.{name}", value, ">= 1")
         require(self.way >= 2 or not self.dataset.has_way, "way", self.way, ">= 2")
         for key, value in {"seed": self.seed, "eval.seed": self.eval.seed}.items():
             require(0 <= value < 2**63, key, value, "0..2**63 - 1")
@@ -103,9 +109,9 @@ class Experiment:
     def assemble(self, tasks: Tasks, device: torch.device) -> Bench:
         """``build`` on tasks that are there already."""
         tasks.check(Split.train, self.way, *self.training_shots())
-        tasks.check(Split.test, self.way, self.shot, self.eval.query)
+        tasks.check(Split.test, self.way, self.eval.shot, self.eval.query)
         if tasks.has(Split.val):
-            tasks.check(Split.val, self.way, self.shot, self.eval.query)
+            tasks.check(Split.val, self.way, self.eval.shot, self.eval.query)
         module = initialise(self.model, tasks.input_shape, tasks.outputs(self.way), self.seed).to(device)
         bench = Bench(
             experiment=self,
@@ -152,10 +158,12 @@ class Bench:
     def protocol(self) -> dict[str, object]:
         """The facts without which a few-shot number means nothing; norm and tasks stand beside each number."""
         x = self.experiment
-        kind = f"{x.way}-way {x.shot}-shot" if x.dataset.has_way else f"{x.shot}-shot"
+        kind = f"{x.way}-way {x.eval.shot}-shot" if x.dataset.has_way else f"{x.eval.shot}-shot"
         train_shot, train_query = x.training_shots()
+        recipe = {"recipe": f"{x.recipe.name}, budget {x.recipe.budget:g}"} if x.recipe else {}
         return {
             "task": kind,
+            **recipe,
             **self.tasks.stamp,
             "train_shot": train_shot,
             "train_query": train_query,

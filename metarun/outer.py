@@ -41,6 +41,7 @@ class MetaOptimizer:
         meta: Params,
         optimizer: OuterOptimizer,
         lr: float,
+        eps: float,
         schedule: Schedule,
         clip_value: float | None,
         clip_norm: float | None,
@@ -48,8 +49,10 @@ class MetaOptimizer:
         self.meta, self.lr, self.schedule = meta, lr, schedule
         self.lr_now = lr  # of the latest step
         self.clip_value, self.clip_norm = clip_value, clip_norm
-        torch_class = torch.optim.Adam if optimizer is OuterOptimizer.adam else torch.optim.SGD
-        self.torch = torch_class(list(meta.values()), lr=lr, fused=True)
+        if optimizer is OuterOptimizer.adam:
+            self.torch: torch.optim.Optimizer = torch.optim.Adam(list(meta.values()), lr=lr, eps=eps, fused=True)
+        else:
+            self.torch = torch.optim.SGD(list(meta.values()), lr=lr, fused=True)
 
     def step(self, grads: Params, progress: float) -> Tensor:
         """One step along the clipped meta-gradient; returns the norm that it had before clipping (scalar tensor)."""

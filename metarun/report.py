@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -81,6 +82,25 @@ def write(out: Path, result: Result) -> None:
     write_atomic(out / NAME, "\n".join(lines).encode())
 
 
+def sealed(result: Result) -> Result:
+    """The result with a SHA-256 over its content, so that an edited file gives itself away."""
+    content = {key: value for key, value in result.items() if key != "sha256"}
+    return {**content, "sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
+
+
+def read(file: Path) -> Result:
+    """One ``result.json``. Raises ``UserError`` for a file that is damaged or was changed after it was written."""
+    try:
+        result = json.loads(file.read_text())
+        rows([result])
+        whole = result["sha256"] == sealed(result)["sha256"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{file}: damaged, or not written by metarun") from None
+    if not whole:
+        raise UserError(f"{file}: was changed after metarun wrote it (its sha256 does not fit)")
+    return result
+
+
 def find(paths: list[Path]) -> list[Result]:
     """Every ``result.json`` under the paths. Raises ``UserError`` for a path without one, and for a damaged one."""
     results = []
@@ -88,13 +108,7 @@ def find(paths: list[Path]) -> list[Result]:
         files = sorted(path.rglob("result.json")) if path.is_dir() else [path] if path.exists() else []
         if not files:
             raise UserError(f"{path}: holds no finished run (no result.json)")
-        for file in files:
-            try:
-                result = json.loads(file.read_text())
-                rows([result])
-            except (ValueError, KeyError, TypeError):
-                raise UserError(f"{file}: damaged, or not written by metarun") from None
-            results.append(result)
+        results += [read(file) for file in files]
     return results
 
 

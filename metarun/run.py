@@ -20,10 +20,10 @@ from metarun.datasets.base import Split
 from metarun.errors import UserError
 from metarun.evaluate import Score, evaluate, predictions
 from metarun.experiment import Bench, Experiment, Select
-from metarun.files import write_json
+from metarun.files import write_atomic, write_json
 from metarun.normalize import normalizes
 from metarun.ranks import current
-from metarun.run_folder import CONFIG, RESULT, Record, claim, fresh
+from metarun.run_folder import CONFIG, RESULT, Record, claim, fresh, same_training
 from metarun.signals import StopSignals
 from metarun.train import train
 from metarun.tree import Params
@@ -43,6 +43,7 @@ def run(experiment: Experiment, record: Record) -> Path:
             done = (run_dir / RESULT).exists()
             if not done:
                 write_json(run_dir / CONFIG, vars(record))
+                _take_over_training(experiment, record, run_dir)
             return run_dir, done
 
         bench = ranks.together(experiment.build)
@@ -64,6 +65,22 @@ def run(experiment: Experiment, record: Record) -> Path:
     return run_dir
 
 
+def _take_over_training(experiment: Experiment, record: Record, run_dir: Path) -> None:
+    """Two cells of a published table are often one meta-training tested twice: copy the parameters of a finished one.
+
+    Only where nothing was selected on validation, which is part of how a cell is tested.
+    """
+    if experiment.recipe is None or experiment.eval.every > 0 or checkpoint.folder(run_dir).exists():
+        return
+    other = same_training(run_dir, record)
+    last = other and checkpoint.folder(other) / checkpoint.LAST
+    if other and last and last.exists():
+        print(f"the same meta-training is done: testing the parameters of {other}")
+        write_atomic(run_dir / log.NAME, (other / log.NAME).read_bytes())
+        checkpoint.folder(run_dir).mkdir()
+        write_atomic(checkpoint.folder(run_dir) / checkpoint.LAST, last.read_bytes())
+
+
 def test(bench: Bench, record: Record, meta: Params, train_dir: Path, out: Path, selected: dict[str, Any]) -> None:
     """Measure meta-parameters on the meta-test tasks; write result.json, report.md and plots into ``out``.
 
@@ -71,7 +88,15 @@ def test(bench: Bench, record: Record, meta: Params, train_dir: Path, out: Path,
     """
     x, ranks = bench.experiment, bench.ranks
     began = time.perf_counter()
-    scores = evaluate(bench, meta, Split.test, x.eval.tasks, x.eval.norm, progress="meta-test" if ranks.first else "")
+    scores = evaluate(
+        bench,
+        meta,
+        Split.test,
+        x.eval.tasks,
+        x.eval.norm,
+        last_only=not x.eval.every_step,
+        progress="meta-test" if ranks.first else "",
+    )
     seconds = time.perf_counter() - began
     ranks.on_first(lambda: _report(bench, record, meta, train_dir, out, selected, scores, seconds))
 
@@ -94,6 +119,7 @@ def _report(
     rule = "best validation" if selected["validation"] else "last step"
     result = {
         "names": record.names,
+        "recipe": x.recipe and {"name": x.recipe.name, "budget": x.recipe.budget},
         "seed": x.seed,
         "metric": bench.objective.metric_name,
         "protocol": {**bench.protocol(), "selection": f"{rule}, meta-iteration {selected['step']} of {x.steps}"},
@@ -117,13 +143,13 @@ def _report(
         "tasks_per_s": sorted(rates)[len(rates) // 2] if rates else None,
     }
     norm = scores[0].norm
-    episodes = bench.tasks.sample(Split.test, x.eval.seed, range(3), x.way, x.shot, x.eval.query)
+    episodes = bench.tasks.sample(Split.test, x.eval.seed, range(3), x.way, x.eval.shot, x.eval.query)
     if bench.objective.metric_name == "mse":  # a dense query set draws the whole curve; the support points stay
-        episodes = bench.tasks.sample(Split.test, x.eval.seed, range(3), x.way, x.shot, 300)
+        episodes = bench.tasks.sample(Split.test, x.eval.seed, range(3), x.way, x.eval.shot, 300)
     outputs = predictions(bench, meta, episodes, norm)
     plots.draw_all(out, result, lines, episodes, outputs)
     report.write(out, result)
-    write_json(out / RESULT, result)  # last: a folder with a result is a finished run
+    write_json(out / RESULT, report.sealed(result))  # last: a folder with a result is a finished run
     print(report.summary(result))
     print(f"report: {out / report.NAME}")
 

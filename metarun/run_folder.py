@@ -17,7 +17,7 @@ from metarun.experiment import Experiment, Resume
 
 CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
 OUTPUTS = Path("outputs")
-PLACE = ("run_dir", "data_root", "resume")  # keys that say where and whether, not what
+PLACE = ("run_dir", "data_root", "resume", "recipe.reference")  # keys that do not say what is computed
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,17 @@ class Record:
         walk(self.values, "")
         return flat
 
+    def training(self) -> dict[str, Any]:
+        """The part of the identity that decides the last parameters: not how they are tested, nor for which recipe."""
+        return {key: v for key, v in self.identity().items() if not key.startswith("eval.") and key != "recipe.name"}
+
     def hash(self) -> str:
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
 
     def name(self, experiment: Experiment) -> str:
         """What a run folder is called after its date: algorithm, data set, task and seed."""
         x = experiment
-        task = f"{x.way}w{x.shot}s" if x.dataset.has_way else f"{x.shot}s"
+        task = f"{x.way}w{x.eval.shot}s" if x.dataset.has_way else f"{x.eval.shot}s"
         return f"{self.names['algo']}_{self.names['dataset']}_{task}_s{x.seed}"
 
     @staticmethod
@@ -101,6 +105,16 @@ def fresh(wanted: Path) -> Path:
         except FileExistsError:
             continue
     raise AssertionError
+
+
+def same_training(run_dir: Path, record: Record) -> Path | None:
+    """A finished run beside this one that trained with the same settings and was tested otherwise."""
+    for other in sorted(run_dir.parent.iterdir()):
+        if other != run_dir and (other / RESULT).exists():
+            before = Record.read(other)
+            if before is not None and before.training() == record.training():
+                return other
+    return None
 
 
 def _unfinished(run_dir: Path, record: Record) -> bool:

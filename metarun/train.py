@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from metarun import checkpoint
 from metarun.checkpoint import Selection, TrainState
 from metarun.datasets.base import Split
+from metarun.episode import Episode
 from metarun.errors import Interrupted, NotFinite
 from metarun.evaluate import evaluate
 from metarun.experiment import Bench
@@ -22,6 +24,8 @@ from metarun.log import MetricsLog
 from metarun.normalize import Norm
 from metarun.outer import MetaOptimizer
 from metarun.signals import StopSignals
+
+NUMBERS_AT_ONCE = 2**16  # of inputs, when tasks are drawn ahead
 
 
 def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
@@ -35,25 +39,23 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
     state = state and state.to(bench.device)
     meta = state.meta if state else bench.first_meta()
     optimizer = MetaOptimizer(
-        meta, algo.outer_optimizer, algo.outer_lr, algo.outer_schedule, algo.clip_value, algo.clip_norm
+        meta, algo.outer_optimizer, algo.outer_lr, algo.outer_eps, algo.outer_schedule, algo.clip_value, algo.clip_norm
     )
     if state:
         optimizer.torch.load_state_dict(state.optimizer)
     step, selection = (state.step, state.selection) if state else (0, None)
     window = Window(bench, run_dir)
-    support, query = x.training_shots()
+    batches = meta_batches(bench, step)
     meta_gradient = bench.meta_gradient()
     validates = x.eval.every > 0 and bench.tasks.has(Split.val)
 
     progress = tqdm(total=x.steps, initial=step, desc="meta-train", unit="step", disable=None if ranks.first else True)
     with closing(MetricsLog(run_dir, step, keep=ranks.first)) as log, progress as bar:
         while step < x.steps:
-            indices = range(step * x.meta_batch, (step + 1) * x.meta_batch)
-            mine = ranks.share(indices)
-            episodes = bench.tasks.sample(Split.train, x.seed, mine, x.way, support, query)
+            episodes = next(batches)
             grads, metrics = meta_gradient(meta, episodes)
             signal = ranks.highest(stop.received or 0)  # asked once: a later signal waits for the next step
-            grads = ranks.mean(grads, len(mine), x.meta_batch)
+            grads = ranks.mean(grads, len(episodes.key), x.meta_batch)
             grad_norm = optimizer.step(grads, progress=step / x.steps)
             step += 1
             window.add(metrics, grad_norm)
@@ -84,6 +86,23 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
                 message = f"stopped at step {step} of {x.steps}, saved; the same command goes on from there"
                 raise Interrupted(message, signal)
     return TrainState(step, meta, optimizer.torch.state_dict(), selection)
+
+
+def meta_batches(bench: Bench, step: int) -> Iterator[Episode]:
+    """This rank's share of the tasks of meta-iterations ``step``, ``step`` + 1, ...
+
+    Small meta-batches are drawn many at a time: the same tasks, with less Python between them.
+    """
+    x, ranks = bench.experiment, bench.ranks
+    numbers = x.meta_batch * x.inputs_of_a_task(bench.tasks)
+    at_once = max(1, NUMBERS_AT_ONCE // numbers) if ranks.world == 1 else 1
+    support, query = x.training_shots()
+    while True:
+        indices = ranks.share(range(step * x.meta_batch, (step + at_once) * x.meta_batch))
+        drawn = bench.tasks.sample(Split.train, x.seed, indices, x.way, support, query)
+        for part in zip(*(field.chunk(at_once) for field in drawn), strict=True):
+            yield Episode(*part)
+        step += at_once
 
 
 def validate(bench: Bench, meta: dict[str, Tensor]) -> tuple[float, float]:

@@ -15,7 +15,7 @@ LAYERS: list[set[str]] = [
     {"hypergrad"},
     {"models", "datasets", "algorithms"},
     {"vectorize", "normalize"},
-    {"device"},
+    {"device", "recipe"},
     {"experiment"},
     {"checkpoint", "evaluate", "run_folder"},
     {"train"},

@@ -11,6 +11,7 @@ def step(grad: list[float], progress: float = 0.0, **settings) -> tuple[list[flo
     wanted = {
         "optimizer": OuterOptimizer.sgd,
         "lr": 1.0,
+        "eps": 1e-8,
         "schedule": Schedule.none,
         "clip_value": None,
         "clip_norm": None,

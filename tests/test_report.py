@@ -11,7 +11,7 @@ from metarun.errors import UserError
 
 
 def result(seed: int = 0, mean: float = 0.9, ci95: float = 0.01, **config) -> report.Result:
-    return {
+    content = {
         "names": {"algo": "maml", "dataset": "omniglot"},
         "seed": seed,
         "metric": "accuracy",
@@ -19,6 +19,7 @@ def result(seed: int = 0, mean: float = 0.9, ci95: float = 0.01, **config) -> re
         "scores": [{"norm": "transductive", "tasks": 600, "mean": mean, "ci95": ci95, "by_steps": []}],
         "config": {"way": 5, "seed": seed, **config},
     }
+    return report.sealed(content)
 
 
 def test_seeds_are_merged_and_the_two_spreads_kept_apart() -> None:
@@ -55,6 +56,10 @@ def test_damaged_and_missing_results_are_named(tmp_path: Path) -> None:
             report.find([tmp_path])
     (tmp_path / "result.json").write_text(json.dumps(result()))
     assert report.find([tmp_path])[0]["seed"] == 0
+    edited = {**result(), "seed": 1}
+    (tmp_path / "result.json").write_text(json.dumps(edited))
+    with pytest.raises(UserError, match=r"result\.json: was changed after metarun wrote it"):
+        report.find([tmp_path])
 
 
 def test_amounts_carry_their_unit() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -24,21 +25,25 @@ class Algorithm(abc.ABC):
     The training loop, evaluation, checkpoints and reports know no more of a method than this class.
     """
 
+    fewest_inner_steps: ClassVar[int] = 1  # with which meta-training means something
     inner_lr: float
     inner_steps: int  # while meta-training
     eval_inner_steps: int  # while validating and testing; results are reported for 0..this many
     inner_loss: Reduction
     outer_optimizer: OuterOptimizer
     outer_lr: float
+    outer_eps: float  # outer Adam's epsilon
     outer_schedule: Schedule
     clip_value: float | None  # bound on each entry of the meta-gradient; null: none
     clip_norm: float | None  # bound on the meta-gradient's global norm; null: none
 
     def __post_init__(self) -> None:
         require(self.inner_lr > 0, "inner_lr", self.inner_lr, "> 0")
-        require(self.inner_steps >= 1, "inner_steps", self.inner_steps, ">= 1")
+        fewest = self.fewest_inner_steps
+        require(self.inner_steps >= fewest, "inner_steps", self.inner_steps, f">= {fewest}")
         require(self.eval_inner_steps >= 1, "eval_inner_steps", self.eval_inner_steps, ">= 1")
         require(self.outer_lr > 0, "outer_lr", self.outer_lr, "> 0")
+        require(self.outer_eps > 0, "outer_eps", self.outer_eps, "> 0")
         for name in ("clip_value", "clip_norm"):
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "> 0, or null for none")

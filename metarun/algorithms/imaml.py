@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 import torch
@@ -17,16 +18,28 @@ from metarun.losses import Objective
 from metarun.tree import Params
 
 
+class Descent(enum.Enum):
+    """How the inner loop heeds the proximal term.
+
+    joint: every step descends equation 3, at test too. afterwards: as in the published code, the steps descend the
+    support loss alone, and while training one more step follows on the proximal term alone.
+    """
+
+    joint = "joint"
+    afterwards = "afterwards"
+
+
 @dataclass(kw_only=True, slots=True)
 class IMAML(Algorithm):
     """Descend L_support(phi) + proximal/2 |phi - theta|^2 (equation 3); pull back by (I + H/proximal)^-1 (equation 6).
 
     With batch norm and few images H has eigenvalues far below -proximal, so that system is indefinite. The
     published code solves ((1 + cg_damping) I + H / (proximal + lam_damping)) g = query gradient instead; both
-    dampings at 0 give the paper's equation. At test time the same proximal descent adapts as in training.
+    dampings at 0 give the paper's equation.
     """
 
     proximal: float  # lambda in the paper
+    descent: Descent
     cg_steps: int
     cg_damping: float
     lam_damping: float
@@ -43,8 +56,14 @@ class IMAML(Algorithm):
 
         def step(meta: Params, carry: Carry, k: int) -> Carry:
             grads = torch.func.grad(lambda p: objective.inner_loss(p, x, y, self.inner_loss))(carry.params)
+            if self.descent is Descent.joint:
+                pull = tree.subtract(carry.params, meta)
+                return sgd.update(carry, tree.add_scaled(grads, self.proximal, pull))
+            carry = sgd.update(carry, grads)
+            if not training or k + 1 < self.inner_steps:
+                return carry
             pull = tree.subtract(carry.params, meta)
-            return sgd.update(carry, tree.add_scaled(grads, self.proximal, pull))
+            return sgd.update(carry, tree.scale(self.proximal, pull))
 
         return Inner(lambda meta: Carry(meta, {}), step)
 

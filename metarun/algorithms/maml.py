@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,8 +30,13 @@ class Derivative(enum.Enum):
 
 @dataclass(kw_only=True, slots=True)
 class MAML(Algorithm):
-    """theta_k+1 = theta_k - inner_lr * grad L_support(theta_k); descend L_query(theta_S) in theta_0."""
+    """theta_k+1 = theta_k - inner_lr * grad L_support(theta_k); descend L_query(theta_S) in theta_0.
 
+    With no inner steps while training this is pretraining on all tasks' query examples at once, and fine-tuning at
+    test: the baseline of the paper's table 2.
+    """
+
+    fewest_inner_steps: ClassVar[int] = 0
     hypergrad: Derivative
     frozen: list[str]  # parameters that the inner loop leaves alone, as shell patterns of their names
 

@@ -32,11 +32,13 @@ class Model(abc.ABC):
 class Init(enum.Enum):
     """How weights start; biases are 0 except with ``torch``, which leaves PyTorch's own initialisation.
 
-    xavier: Glorot uniform. normal: N(0, 1). small: N(0, 0.01) cut off at two deviations.
+    xavier: Glorot uniform. xavier_wide: the same times 1.73, as the code published with iMAML. normal: N(0, 1).
+    small: N(0, 0.01) cut off at two deviations.
     """
 
     torch = "torch"
     xavier = "xavier"
+    xavier_wide = "xavier_wide"
     normal = "normal"
     small = "small"
 
@@ -45,6 +47,8 @@ class Init(enum.Enum):
             return
         if self is Init.xavier:
             nn.init.xavier_uniform_(layer.weight)
+        elif self is Init.xavier_wide:
+            nn.init.xavier_uniform_(layer.weight, gain=1.73)
         elif self is Init.normal:
             nn.init.normal_(layer.weight)
         else:
