@@ -26,7 +26,7 @@ QUICK = [
 WRONG = {  # command -> words that its one line must have
     "trian": "trian no such command train",
     "train algo=mamll": "algo=mamll fomaml imaml maml reptile",
-    "train dataset=nothing": "dataset=nothing glyphs omniglot sinusoid",
+    "train dataset=nothing": "dataset=nothing glyphs miniimagenet omniglot sinusoid",
     "train device=tpu": "device=tpu auto cpu cuda",
     "train algo=null": "algo=null maml",
     "train ~algo": "algo maml",
@@ -150,7 +150,12 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     for name in cli.COMMANDS:
         assert cli.main([name, "--help"]) == 0
     text = capsys.readouterr().out
-    for word in ("fomaml | imaml | maml | reptile", "glyphs | omniglot | sinusoid", "meta_batch: ", "eval.norm"):
+    for word in (
+        "fomaml | imaml | maml | reptile",
+        "glyphs | miniimagenet | omniglot | sinusoid",
+        "meta_batch: ",
+        "eval.norm",
+    ):
         assert word in text
 
 

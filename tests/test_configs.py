@@ -12,6 +12,7 @@ from metarun import config, parts
 from metarun.errors import UserError
 from metarun.signals import StopSignals
 from metarun.train import train
+from tests.datasets.test_miniimagenet import small_copy
 
 QUICK = ["steps=2", "meta_batch=2", "eval.every=2", "eval.val_tasks=2", "log_every=1"]
 OPTIONS = [(group, option) for group in config.GROUPS for option in config.choices(group)]
@@ -21,12 +22,14 @@ def overrides(group: str, option: str) -> list[str]:
     extra = {
         ("dataset", "sinusoid"): ["algo.eval_inner_steps=2"],
         ("algo", "reptile"): ["algo.eval_inner_steps=2"],
-        ("model", "conv4_mini"): ["model.filters=4"],
+        ("dataset", "miniimagenet"): ["model.filters=4", "way=2", "query=2"],
+        ("model", "conv4_mini"): ["model.filters=4", "dataset=miniimagenet", "way=2", "query=2"],
         ("model", "conv4_pool"): ["model.filters=4"],
     }
     return [f"{group}={option}", *QUICK, *extra.get((group, option), [])]
 
 
+@pytest.mark.filterwarnings("ignore:dataset=miniimagenet")
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_and_learns_for_two_steps(
     group: str, option: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -34,12 +37,13 @@ def test_every_option_composes_and_learns_for_two_steps(
     words = overrides(group, option)
     if (group, option) == ("dataset", "omniglot"):
         words.append(f"data_root={request.getfixturevalue('data_root')}")
+    if option in ("miniimagenet", "conv4_mini"):
+        small_copy(tmp_path / "data" / "miniimagenet", "folders by split")
+        words.append(f"data_root={tmp_path / 'data'}")
     if (group, option) == ("device", "cuda") and not torch.cuda.is_available():
         with pytest.raises(UserError, match="device=cuda"):
             config.compose(words)[0].build()
         return
-    if (group, option) == ("model", "conv4_mini"):
-        return  # for 84x84 images, which no data set has yet; tests/models builds it
     experiment, record = config.compose(words)
     assert record.names[group] == option
     bench = experiment.build()

@@ -9,7 +9,7 @@ import metarun
 
 PACKAGE = Path(metarun.__file__).parent
 LAYERS: list[set[str]] = [
-    {"errors", "files", "tree", "episode", "draws", "vision", "capture", ""},  # "": metarun itself
+    {"errors", "files", "tree", "episode", "draws", "vision", "capture", "unpickle", ""},  # "": metarun itself
     {"signals", "losses", "log", "report", "plots", "outer", "ranks", "kernels"},
     {"inner"},
     {"hypergrad"},

@@ -1,0 +1,281 @@
+"""mini-ImageNet: Vinyals et al. 2016, 100 ImageNet classes of 600 images, in the split of Ravi and Larochelle 2017."""
+
+from __future__ import annotations
+
+import csv
+import enum
+import hashlib
+import json
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from metarun.datasets.base import Dataset, Split, Tasks
+from metarun.datasets.sampler import ClassPool, Rotations
+from metarun.errors import UserError, require
+from metarun.files import cached_arrays
+from metarun.unpickle import arrays
+
+FOLDERS = ("miniimagenet", "mini-imagenet", "miniImagenet")  # under data_root
+COMPLETE, IMAGES = "ravi 64/16/20", 600
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+NAMED, NUMBERED = "mini-imagenet-cache-*.pkl", "miniImageNet_category_split_*.pickle"  # pickles, and their classes
+# MD5 sums that PaddleFSL (paddlefsl/vision/datasets/mini_imagenet.py) checks; it takes the files from the
+# mini-imagenet.tar.gz whose MD5 torchmeta (torchmeta/datasets/miniimagenet.py) states as well.
+PUBLISHED_MD5 = {
+    "mini-imagenet-cache-train.pkl": "069993a77e65a83bbf8f8de4c9dcca68",
+    "mini-imagenet-cache-val.pkl": "f87ddf9b5211920dd73520274371eb6a",
+    "mini-imagenet-cache-test.pkl": "12158d649fd08945294de4ad38cda81d",
+}
+
+Files = dict[str, list[Path]]  # class name -> its images
+Arrays = dict[str, list[np.ndarray]]  # the same, uint8 [H, W, 3] each
+
+
+class Filter(enum.Enum):
+    """How an image becomes a square; images that already have the size stay as they are.
+
+    lanczos: MAML's code. The code published with Reptile asks for Pillow's default filter, which is bicubic from
+    Pillow 7 on and was nearest before.
+    """
+
+    lanczos = "lanczos"
+    bicubic = "bicubic"
+    nearest = "nearest"
+
+    def apply(self, image: Image.Image, size: int) -> Image.Image:
+        return image.resize((size, size), Image.Resampling[self.name.upper()])
+
+
+@dataclass(kw_only=True, slots=True)
+class MiniImageNet(Dataset):
+    size: int  # pixels a side
+    resize: Filter
+
+    def __post_init__(self) -> None:
+        require(self.size >= 1, "size", self.size, ">= 1")
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return 3, self.size, self.size
+
+    def load(self, data_root: Path, device: torch.device) -> Tasks:
+        source = find(data_root)
+        name = f"miniimagenet-{self.size}-{self.resize.name}-{source.fingerprint()}"
+        cached = cached_arrays(name, lambda: prepared(source, self.size, self.resize))
+        stamp = json.loads(str(cached["stamp"]))
+        if stamp["split"] != COMPLETE:
+            warnings.warn(
+                f"dataset=miniimagenet: not the complete mini-ImageNet ({COMPLETE}, {IMAGES} images a class) "
+                f"but {stamp['split']}",
+                stacklevel=2,
+            )
+        splits, first = {}, 0
+        for split, count in zip(Split, cached["counts"].tolist(), strict=True):
+            splits[split] = list(range(first, first + count))
+            first += count
+        return ClassPool(cached["images"], splits, Rotations.none, device, stamp)
+
+
+def published_split() -> dict[Split, list[str]]:
+    """WordNet ids of each split's classes."""
+    listed = json.loads(resources.files("metarun.datasets").joinpath("splits/miniimagenet.json").read_text())
+    return {split: listed[split.name] for split in Split}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One copy of the data."""
+
+    layout: str
+    files: Mapping[Split, Files | Path]  # a Path is a pickle
+
+    def fingerprint(self) -> str:
+        """By which to know this copy again without reading it all: names and sizes of its files."""
+        facts = [self.layout]
+        for split, held in self.files.items():
+            if isinstance(held, Path):
+                size = held.stat().st_size
+                with open(held, "rb") as file:
+                    file.seek(size // 2)  # pickles of other pixels have the same size, so some pixels count too
+                    facts.append(f"{split.name} {size} {hashlib.sha256(file.read(1 << 16)).hexdigest()}")
+            else:
+                named = ((name, path) for name, paths in held.items() for path in paths)
+                facts += [f"{split.name} {name} {path.name} {path.stat().st_size}" for name, path in named]
+        return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+
+
+def find(data_root: Path) -> Source:
+    """The first layout that is there. Raises ``UserError`` where none is, or where a part of one is missing."""
+    for folder in (data_root / name for name in FOLDERS):
+        for layout in (_by_csv, _folders_by_split, _folders, _pickles):
+            if folder.is_dir() and (source := layout(folder)):
+                return source
+    raise UserError(
+        f"dataset=miniimagenet: found no copy in {data_root} (folders tried: {', '.join(FOLDERS)}). Looked there for "
+        "images/*.jpg with train.csv, val.csv and test.csv; train/, val/ and test/ with a folder for each class; "
+        "a folder for each class (n01532829, ...); mini-imagenet-cache-{train,val,test}.pkl; "
+        "miniImageNet_category_split_{train_phase_train,val,test}.pickle. ImageNet's terms allow no download here: "
+        "register at image-net.org, then put the files of its training set that github.com/openai/supervised-reptile "
+        f"lists (metadata/miniimagenet) into {data_root / FOLDERS[0]}/train/n01532829 and so on; or, of a copy "
+        "numbered as in the CSVs of github.com/twitter-research/meta-learning-lstm (data/miniImagenet), the images "
+        f"into {data_root / FOLDERS[0] / 'images'} and the CSVs beside that folder. dataset=glyphs needs nothing."
+    )
+
+
+def prepared(source: Source, size: int, resize: Filter) -> dict[str, np.ndarray]:
+    """images uint8 [classes, instances, 3, size, size], train then val then test; counts [3]; stamp, as JSON."""
+    classes = {split: _unpickled(held) if isinstance(held, Path) else held for split, held in source.files.items()}
+    every = [named for split in Split for named in classes[split].items()]
+    instances = _instances(every)
+    images = np.empty((len(every), instances, 3, size, size), np.uint8)
+    resized = False
+    for c, (_, members) in enumerate(tqdm(every, desc="preparing mini-imagenet", unit="class", disable=None)):
+        for i, member in enumerate(members):
+            image = _opened(member) if isinstance(member, Path) else Image.fromarray(member)
+            if image.size != (size, size):
+                image, resized = resize.apply(image, size), True
+            images[c, i] = np.asarray(image).transpose(2, 0, 1)
+    listed = published_split()
+    ravi = source.layout == NUMBERED or all(set(classes[split]) <= set(listed[split]) for split in Split)
+    counts = [len(classes[split]) for split in Split]
+    split_name = f"{'ravi' if ravi else 'own'} {'/'.join(map(str, counts))}"
+    if (split_name, instances) != (COMPLETE, IMAGES):
+        split_name += f", {instances} images a class"
+    pickles = [held for held in source.files.values() if isinstance(held, Path)]
+    published = pickles and all(_md5(path) == PUBLISHED_MD5.get(path.name) for path in pickles)
+    stamp = {
+        "split": split_name,
+        "source": f"{source.layout}{', published MD5' if published else ''}",
+        "resize": f"{resize.name} {size}x{size}" if resized else f"none, stored at {size}x{size}",
+        "rotations": Rotations.none.name,
+        "pool_sha256": hashlib.sha256(images.data).hexdigest()[:16],
+    }
+    return {"images": images, "counts": np.array(counts), "stamp": np.array(json.dumps(stamp))}
+
+
+def _instances(every: list[tuple[str, Any]]) -> int:
+    """Images of each class. Raises ``UserError`` where classes differ, are empty or are in two splits."""
+    times = Counter(name for name, _ in every)
+    sizes = Counter(len(members) for _, members in every)
+    usual = max(sizes, key=sizes.__getitem__, default=0)
+    for name, members in every:
+        if times[name] > 1:
+            raise UserError(f"dataset=miniimagenet: class {name} is in {times[name]} splits")
+        if len(members) != usual:
+            raise UserError(
+                f"dataset=miniimagenet: class {name} has {len(members)} images where others have {usual}; all classes "
+                f"need equally many ({IMAGES} in the complete data)"
+            )
+    if not usual:
+        raise UserError("dataset=miniimagenet: the classes found hold no images")
+    return usual
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow's decoders raise all three
+        raise UserError(f"{path}: unreadable image ({error})") from error
+
+
+def _md5(path: Path) -> str:
+    return hashlib.md5(np.memmap(path, mode="r").data, usedforsecurity=False).hexdigest()
+
+
+def _by_csv(folder: Path) -> Source | None:
+    """Images that CSVs of filename and label name: all in ``images`` (Ravi and Larochelle), or in class folders."""
+    classes: dict[Split, Files] = {}
+    missing = []
+    for split, path in _one_for_each_split(folder, "*.csv").items():
+        named: dict[str, set[Path]] = {}
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if not {"filename", "label"} <= set(reader.fieldnames or ()):
+                raise UserError(f"{path}: the first line must be filename,label")
+            for row in reader:
+                filename, label = row["filename"] or "", row["label"] or ""
+                places = (folder / "images", folder / "images" / label, folder / label)
+                found = next((place / filename for place in places if (place / filename).is_file()), None)
+                if found:
+                    named.setdefault(label, set()).add(found)
+                else:
+                    missing.append(f"{path}: line {reader.line_num} names {filename}, which is not in {places[0]}")
+        classes[split] = {label: sorted(files) for label, files in sorted(named.items())}
+    if not any(classes.values()):  # CSVs beside another layout, as MAML's script leaves them
+        return None
+    if missing:
+        raise UserError(missing[0])
+    return Source("images by CSV", classes)
+
+
+def _folders_by_split(folder: Path) -> Source | None:
+    """SPLIT/CLASS/IMAGE, as MAML's and Reptile's scripts make them."""
+    parts = _one_for_each_split(folder, "*")
+    classes = {
+        split: {path.name: _images(path) for path in sorted(part.glob("[!.]*")) if path.is_dir()}
+        for split, part in parts.items()
+    }
+    return Source("folders by split", classes) if any(classes.values()) else None
+
+
+def _folders(folder: Path) -> Source | None:
+    """CLASS/IMAGE of the published list of classes."""
+    for base in (folder, folder / "images"):
+        classes = {
+            split: {name: _images(base / name) for name in names if (base / name).is_dir()}
+            for split, names in published_split().items()
+        }
+        if any(classes.values()):
+            if (folder / "train.csv").exists():
+                raise UserError(f"{folder}: the CSVs name no image of its class folders; correct or remove them")
+            return Source("class folders", classes)
+    return None
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in SUFFIXES)
+
+
+def _pickles(folder: Path) -> Source | None:
+    for pattern, train in ((NAMED, "train"), (NUMBERED, "train_phase_train")):
+        if files := _one_for_each_split(folder, pattern, train):
+            return Source(pattern, files)
+    return None
+
+
+def _one_for_each_split(folder: Path, pattern: str, train: str = "train") -> dict[Split, Path]:
+    """The path of each split, or nothing. Raises ``UserError`` where only some are there."""
+    names = {Split.train: train, Split.val: "val", Split.test: "test"}
+    paths = {split: folder / pattern.replace("*", name) for split, name in names.items()}
+    missing = [path.name for path in paths.values() if not path.exists()]
+    if missing and len(missing) < len(paths):
+        raise UserError(f"{folder}: {' and '.join(missing)} missing beside the other splits'")
+    return {} if missing else paths
+
+
+def _unpickled(path: Path) -> Arrays:
+    """``image_data`` uint8 [n, H, W, 3] with ``class_dict`` (name -> indices), or ``data`` with ``labels`` [n]."""
+    try:
+        content = arrays(path)
+        if "class_dict" in content:
+            images, members = content["image_data"], sorted(content["class_dict"].items())
+        else:
+            images, labels = content["data"], np.asarray(content["labels"])
+            members = [(f"{path.stem} {label}", np.flatnonzero(labels == label)) for label in np.unique(labels)]
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise ValueError(f"images are {images.dtype} {images.shape}")
+        return {name: [images[i] for i in indices] for name, indices in members}
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise UserError(f"{path}: unreadable ({type(error).__name__}: {error})") from error
