@@ -63,7 +63,7 @@ def measure(experiment: Experiment, seconds: float, compare: bool) -> dict[str, 
             bar.refresh()
     result = {
         "engine": bench.engine.describe(),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "device": device_name(device),
         "torch": torch.__version__,
         "machine": platform.processor() or platform.machine(),
         "meta_batch": x.meta_batch,
@@ -77,6 +77,11 @@ def measure(experiment: Experiment, seconds: float, compare: bool) -> dict[str, 
         result["reference_tasks_per_s"] = _spread([x.meta_batch / other for _, other in pairs if other])
         result["times_the_reference"] = _spread([other / ours for ours, other in pairs if other])
     return result
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or how many threads a CPU lends."""
+    return torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
 def _meta_step(bench: Bench) -> Callable[..., None]:

@@ -112,19 +112,17 @@ def _parse(arguments: list[str]) -> list[Override]:
 
 
 def choices(group: str) -> list[str]:
-    """Options of a group: its YAML files."""
-    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+    """Options of a group: its YAML files; those of ``recipe`` lie in a folder for each data set."""
+    folder = conf_dir() / group
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
 
 
 def _check_choice(override: Override) -> None:
     group, value = override.key_or_group, override.value()
     loader = GlobalHydra.instance().config_loader()
     if group == "recipe":
-        options = [
-            f"{folder}/{name}"
-            for folder in loader.list_groups(group)
-            for name in loader.get_group_options(f"recipe/{folder}")
-        ]
+        folders = {folder: loader.get_group_options(f"recipe/{folder}") for folder in loader.list_groups(group)}
+        options = [f"{folder}/{name}" for folder in folders for name in folders[folder]]
     else:
         options = loader.get_group_options(group)
     if override.is_add() or override.is_delete() or override.package is not None or value not in options:

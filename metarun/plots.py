@@ -22,15 +22,15 @@ def draw_all(
     lines: the run's log. episodes: a few test tasks. outputs: [T, S+1, N*Q, outputs] for their query sets.
     """
     if lines:
-        _save(curves(result, lines), out / "curves.png")
-    _save(steps(result), out / "steps.png")
+        save(curves(result, lines), out / "curves.png")
+    save(steps(result), out / "steps.png")
     if result["metric"] == "mse":
-        _save(regression(episodes, outputs), out / "sinusoid.png")
+        save(regression(episodes, outputs), out / "sinusoid.png")
     else:
-        _save(predictions(episodes, outputs), out / "episodes.png")
+        save(predictions(episodes, outputs), out / "episodes.png")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
@@ -165,4 +165,38 @@ def regression(episodes: Episode, outputs: Tensor) -> Figure:
         )
         axes.set_xlabel("x")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=8)
+    return figure
+
+
+def reproduction(rows: list[dict[str, Any]]) -> Figure:
+    """Ours beside the published numbers, a line for each; bars: our 95 % interval over tasks, and the published ±.
+
+    rows: as ``reproduce.Row``. Hollow: trained for less than the published length.
+    """
+    metrics = [metric for metric in ("accuracy", "mse") if any(row["metric"] == metric for row in rows)]
+    panels = {metric: [row for row in rows if row["metric"] == metric] for metric in metrics}
+    heights = [len(panel) + 1.5 for panel in panels.values()] or [2]
+    figure = Figure(figsize=(8, 0.32 * sum(heights) + 0.6), layout="constrained")
+    for axes, (metric, panel) in zip(
+        figure.subplots(max(1, len(panels)), 1, squeeze=False, height_ratios=heights)[:, 0],
+        panels.items(),
+        strict=False,
+    ):
+        factor, label = _scale({"metric": metric})
+        for y, row in enumerate(panel):
+            published = None if np.isnan(row["published_ci"]) else factor * row["published_ci"]
+            axes.errorbar(factor * row["published"], y - 0.15, xerr=published, fmt="s", ms=4, capsize=2, color=SOFT)
+            colour = {"reproduced": GOOD, "below": BAD}.get(row["verdict"], INK)
+            fill = "none" if row["verdict"] == "partial budget" else colour
+            mean, half = factor * row["mean"], factor * row["ci95"]
+            axes.errorbar(mean, y + 0.15, xerr=half, fmt="o", ms=4, capsize=2, color=colour, mfc=fill)
+        names = [f"{row['cell'].split('/')[1]}, {row['steps']} steps, {row['norm'].split(' (')[0]}" for row in panel]
+        axes.set_yticks(range(len(panel)), names, fontsize=8)
+        axes.set_xlabel(label)
+        axes.invert_yaxis()
+        axes.grid(axis="x", color="0.9")
+        axes.set_title(
+            "squares: published; circles: ours (green: reproduced, red: below, blue: other, hollow: partial budget)",
+            fontsize=8,
+        )
     return figure

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from metarun.errors import require
 from metarun.normalize import Norm
 
+TELLING = 0.25  # share of the published value that our interval's half-width may be
+
 
 @dataclass(kw_only=True, slots=True)
 class Reference:
@@ -46,12 +48,14 @@ class Recipe:
 class Verdict(enum.Enum):
     """What a result says about a published number; the rules, in order:
 
-    not run: there is no result. partial budget: it was trained for less than the published length. reproduced: the
-    two intervals overlap, or the mean lies in the band that the recipe states and justifies. above and below: it is
-    better or worse than that (for an error, above is the smaller one).
+    not run: there is no result. no number: none was published. partial budget: it was trained for less than the
+    published length. reproduced: the two intervals overlap, and ours is no wider than a quarter of the published value
+    (one that overlaps with everything proves nothing); or the mean lies in the band that the recipe states and
+    justifies. above and below: it is better or worse than that (for an error, above is the smaller one).
     """
 
     not_run = "not run"
+    no_number = "no number"
     partial = "partial budget"
     reproduced = "reproduced"
     above = "above"
@@ -62,8 +66,9 @@ class Verdict(enum.Enum):
         """For a measured mean with the half-width of its 95 % interval."""
         if budget < 1:
             return Verdict.partial
-        apart = abs(mean - reference.value)
+        overlap = abs(mean - reference.value) <= half + (reference.interval or 0.0)
+        telling = half <= TELLING * abs(reference.value)
         low, high = reference.band or (math.inf, -math.inf)
-        if apart <= half + (reference.interval or 0.0) or low <= mean <= high:
+        if (overlap and telling) or low <= mean <= high:
             return Verdict.reproduced
         return Verdict.above if (mean > reference.value) == larger_is_better else Verdict.below

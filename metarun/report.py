@@ -23,9 +23,11 @@ CAPTIONS = {
 Result = dict[str, Any]
 
 
-def amount(metric: str, mean: float, half: float) -> str:
-    """``98.70 ± 0.40 %`` or ``0.381 ± 0.030``."""
-    return f"{100 * mean:.2f} ± {100 * half:.2f} %" if metric == "accuracy" else f"{mean:.4f} ± {half:.4f}"
+def amount(metric: str, mean: float, half: float | None = None) -> str:
+    """``98.70 ± 0.40 %`` or ``0.3812 ± 0.0300``; without ± where no interval is known."""
+    percent = metric == "accuracy"
+    numbers = [f"{100 * n:.2f}" if percent else f"{n:.4f}" for n in (mean, half) if n is not None]
+    return " ± ".join(numbers) + (" %" if percent else "")
 
 
 def summary(result: Result) -> str:
@@ -128,6 +130,17 @@ COLUMNS = (
 )
 
 
+def over_seeds(scores: list[tuple[float, float]]) -> tuple[float, float, float]:
+    """(mean, 95 % interval over tasks) of each seed's run -> mean over seeds, root mean square of the intervals, and
+    the standard deviation of the means; nan where there are too few."""
+    n = len(scores)
+    if n == 0:
+        return math.nan, math.nan, math.nan
+    mean = sum(m for m, _ in scores) / n
+    spread = math.sqrt(sum((m - mean) ** 2 for m, _ in scores) / (n - 1)) if n > 1 else math.nan
+    return mean, math.sqrt(sum(half**2 for _, half in scores) / n), spread
+
+
 def rows(results: list[Result]) -> list[dict[str, Any]]:
     """One row for each (configuration, norm); runs that differ only in seed are merged.
 
@@ -144,10 +157,7 @@ def rows(results: list[Result]) -> list[dict[str, Any]]:
     for group in merged.values():
         by_seed = {result["seed"]: (result, score) for result, score in group}
         result, score = group[0]
-        means = [s["mean"] for _, s in by_seed.values()]
-        mean, n = sum(means) / len(means), len(means)
-        spread = math.sqrt(sum((m - mean) ** 2 for m in means) / (n - 1)) if n > 1 else math.nan
-        interval = math.sqrt(sum(s["ci95"] ** 2 for _, s in by_seed.values()) / n)
+        mean, interval, spread = over_seeds([(s["mean"], s["ci95"]) for _, s in by_seed.values()])
         values = (
             result["names"]["algo"],
             result["names"]["dataset"],
@@ -156,7 +166,7 @@ def rows(results: list[Result]) -> list[dict[str, Any]]:
             score["norm"],
             result["protocol"]["test_steps"],
             score["tasks"],
-            n,
+            len(by_seed),
             result["metric"],
             mean,
             interval,

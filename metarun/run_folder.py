@@ -46,8 +46,9 @@ class Record:
         """The part of the identity that decides the last parameters: not how they are tested, nor for which recipe."""
         return {key: v for key, v in self.identity().items() if not key.startswith("eval.") and key != "recipe.name"}
 
-    def hash(self) -> str:
-        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
+    def hash(self, training_only: bool = False) -> str:
+        content = self.training() if training_only else self.identity()
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def name(self, experiment: Experiment) -> str:
         """What a run folder is called after its date: algorithm, data set, task and seed."""

@@ -24,6 +24,7 @@ def overrides(group: str, option: str) -> list[str]:
         ("algo", "reptile"): ["algo.eval_inner_steps=2"],
         ("dataset", "miniimagenet"): ["model.filters=4", "way=2", "query=2"],
         ("model", "conv4_mini"): ["model.filters=4", "dataset=miniimagenet", "way=2", "query=2"],
+        ("model", "conv4_mini_reptile"): ["model.filters=4", "dataset=miniimagenet", "way=2", "query=2"],
         ("model", "conv4_pool"): ["model.filters=4"],
     }
     return [f"{group}={option}", *QUICK, *extra.get((group, option), [])]
@@ -37,7 +38,7 @@ def test_every_option_composes_and_learns_for_two_steps(
     words = overrides(group, option)
     if (group, option) == ("dataset", "omniglot"):
         words.append(f"data_root={request.getfixturevalue('data_root')}")
-    if option in ("miniimagenet", "conv4_mini"):
+    if option in ("miniimagenet", "conv4_mini", "conv4_mini_reptile"):
         small_copy(tmp_path / "data" / "miniimagenet", "folders by split")
         words.append(f"data_root={tmp_path / 'data'}")
     if (group, option) == ("device", "cuda") and not torch.cuda.is_available():

@@ -23,6 +23,9 @@ LAYERS: list[set[str]] = [
     {"parts"},
     {"config"},
     {"check", "bench"},
+    {"reproduce"},
+    {"verdicts"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 ]

@@ -18,10 +18,14 @@ from metarun.models.base import Init, Model
 
 
 class Downsample(enum.Enum):
-    """Each block halves height and width: by a convolution of stride 2, or by 2x2 max-pooling after the ReLU."""
+    """Each block halves height and width: by a convolution of stride 2, or by 2x2 max-pooling after the ReLU.
+
+    An odd last row or column is dropped by ``max_pool`` and kept by ``max_pool_same`` (TensorFlow's SAME).
+    """
 
     stride = "stride"
     max_pool = "max_pool"
+    max_pool_same = "max_pool_same"
 
 
 class Features(enum.Enum):
@@ -67,8 +71,10 @@ class Conv4(Model):
             if not self.norm_gamma:  # a constant, not None: torch 2.13 has no second derivative for a shift alone
                 del norm.weight
                 norm.register_buffer("weight", torch.ones(self.filters), persistent=False)
-            blocks.append(Block(conv, norm, nn.ReLU(), nn.Identity() if strided else nn.MaxPool2d(2)))
-            sides = [-(-side // 2) if strided else side // 2 for side in sides]
+            same = self.downsample is Downsample.max_pool_same
+            pool = nn.Identity() if strided else nn.MaxPool2d(2, ceil_mode=same)
+            blocks.append(Block(conv, norm, nn.ReLU(), pool))
+            sides = [-(-side // 2) if strided or same else side // 2 for side in sides]
         if 0 in sides:
             raise UserError(f"model=conv4 halves its input four times: images of {input_shape[1:]} are too small")
         flat = self.features is Features.flatten
@@ -85,7 +91,9 @@ class Block(nn.Sequential):
         assert isinstance(norm, nn.BatchNorm2d)
         if norm._forward_hooks:  # an evaluation that puts statistics of its own in the place of the batch's
             return super().forward(x)
-        return norm_relu_pool(conv(x), norm.weight, norm.bias, norm.eps, True, isinstance(pool, nn.MaxPool2d))
+        pooled = isinstance(pool, nn.MaxPool2d) and not pool.ceil_mode
+        x = norm_relu_pool(conv(x), norm.weight, norm.bias, norm.eps, True, pooled)
+        return x if pooled else pool(x)
 
 
 class Network(nn.Module):

@@ -1,0 +1,117 @@
+"""Published tables: which cells there are, what is done of them, and what is left to run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from metarun import bench, config, log, report
+from metarun.errors import UserError, did_you_mean
+from metarun.files import write_json
+from metarun.run_folder import RESULT
+
+RESULTS, SPEEDS = "results", "speeds.json"
+
+
+def tables() -> list[str]:
+    """The names of the published tables: their data sets."""
+    return sorted({name.split("/")[0] for name in config.choices("recipe")})
+
+
+def cells(table: str) -> list[str]:
+    """The recipes of a table: a data set's, a single one, or ``all``. Raises ``UserError`` for a name of none."""
+    every = config.choices("recipe")
+    chosen = [name for name in every if table in ("all", name, name.split("/")[0])]
+    if not chosen:
+        hint = did_you_mean(table, [*tables(), *every])
+        raise UserError(
+            f"{table}: no such table{hint}; tables: {', '.join(tables())}, all, or a single cell: {', '.join(every)}"
+        )
+    return chosen
+
+
+def folder(out: Path, cell: str, seed: int, budget: float) -> Path:
+    """Where a cell's run lies."""
+    return out / RESULTS / (f"{cell}_s{seed}" + ("" if budget == 1 else f"_b{budget:g}"))
+
+
+def missing(out: Path, chosen: list[str], seeds: list[int], budget: float) -> dict[tuple[str, ...], list[int]]:
+    """Cells without a result -> the seeds that they all lack: each entry is one sweep."""
+    sweeps: dict[tuple[str, ...], list[int]] = {}
+    for seed in seeds:
+        absent = tuple(cell for cell in chosen if not (folder(out, cell, seed, budget) / RESULT).exists())
+        if absent:
+            sweeps.setdefault(absent, []).append(seed)
+    return sweeps
+
+
+def sweep(out: Path, chosen: Iterable[str], seeds: list[int], budget: float) -> list[str]:
+    """What to ask of ``metarun train`` for these cells and seeds."""
+    run_dir = folder(out, "CELL", 0, budget)
+    place = str(run_dir).replace("CELL_s0", "${recipe.name}_s${seed}")
+    return [
+        "-m",
+        f"recipe={','.join(chosen)}",
+        f"seed={','.join(map(str, seeds))}",
+        f"recipe.budget={budget:g}",
+        f"run_dir='{place}'",
+    ]
+
+
+def results(out: Path, cell: str) -> list[report.Result]:
+    """A cell's finished runs, all seeds and budgets.
+
+    Raises ``UserError`` for a file that was changed after it was written, or whose settings are not the recipe's.
+    """
+    found = []
+    parent, stem = (out / RESULTS / cell).parent, Path(cell).name
+    for file in sorted(parent.glob(f"{stem}_s[0-9]*/{RESULT}")):
+        result = report.read(file)
+        if not result.get("recipe") or result["recipe"]["name"] != cell:
+            raise UserError(f"{file}: is no result of recipe {cell}")
+        _fits(file, result, cell)
+        found.append(result)
+    return found
+
+
+def _fits(file: Path, result: report.Result, cell: str) -> None:
+    """Settings that came into being after the result was made cannot differ; where it ran may."""
+    words = [f"recipe={cell}", f"recipe.budget={result['recipe']['budget']}", f"seed={result['seed']}"]
+    _, record = config.compose(words)
+    wanted, has = record.identity(), result["config"]
+    for key in sorted(wanted.keys() & has.keys()):
+        if wanted[key] != has[key] and not key.startswith("device"):
+            raise UserError(f"{file}: does not fit its recipe: {key} is {has[key]} there, {wanted[key]} in {cell}")
+
+
+def state(out: Path, cell: str, seed: int, budget: float) -> str:
+    """What there is of a cell's run: done, so many steps, or nothing."""
+    run_dir = folder(out, cell, seed, budget)
+    if (run_dir / RESULT).exists():
+        return "done"
+    lines = log.read(run_dir)
+    return f"at step {lines[-1]['step']}" if lines else "not run"
+
+
+def listing(out: Path, chosen: list[str], seeds: list[int], budget: float, words: list[str]) -> str:
+    """The cells with their states and how long their meta-training takes here, from a short measurement of each.
+
+    Measurements are kept in ``out/speeds.json``. Cells with the same meta-training are measured once.
+    """
+    path = out / SPEEDS
+    known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    lines = [f"{'cell':40}{'meta-training':>16}  " + "  ".join(f"seed {seed}" for seed in seeds)]
+    for cell in tqdm(chosen, desc="measuring", unit="cell", disable=None, leave=False):
+        x, record = config.compose([f"recipe={cell}", f"recipe.budget={budget:g}", *words])
+        key = f"{record.hash(training_only=True)} on {bench.device_name(x.device.resolve())}"
+        if key not in known:
+            known[key] = bench.measure(x, seconds=2.0, compare=False)["tasks_per_s"]["median"]
+            out.mkdir(parents=True, exist_ok=True)
+            write_json(path, known)
+        hours = x.steps * x.meta_batch / known[key] / 3600
+        length = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
+        lines.append(f"{cell:40}{length:>16}  " + "  ".join(state(out, cell, seed, budget) for seed in seeds))
+    return "\n".join(lines)
