@@ -111,6 +111,8 @@ def train(words: list[str]) -> int:
     config.check(flags.overrides, flags.multirun, flags.config_dir)
     if flags.cfg == "job" and not flags.resolve:
         words = ["--resolve", *words]
+    if flags.multirun:  # Hydra first composes what is the same in all jobs, and recipes differ
+        words = [f"{w.replace('=', '=choice(', 1)})" if w.startswith("recipe.") and "," not in w else w for w in words]
     failed.clear()
     with ExitStack() as until_done:
         if flags.multirun and not current().first:  # Hydra writes a sweep's configuration, once

@@ -190,7 +190,7 @@ def reproduction(rows: list[dict[str, Any]]) -> Figure:
             fill = "none" if row["verdict"] == "partial budget" else colour
             mean, half = factor * row["mean"], factor * row["ci95"]
             axes.errorbar(mean, y + 0.15, xerr=half, fmt="o", ms=4, capsize=2, color=colour, mfc=fill)
-        names = [f"{row['cell'].split('/')[1]}, {row['steps']} steps, {row['norm'].split(' (')[0]}" for row in panel]
+        names = [f"{row['cell'].split('/')[1]}, {row['norm']}, inner steps {row['steps']}" for row in panel]
         axes.set_yticks(range(len(panel)), names, fontsize=8)
         axes.set_xlabel(label)
         axes.invert_yaxis()

@@ -73,12 +73,12 @@ def _row(cell: str, x: Experiment, runs: list[report.Result], budget: float, ref
     value = reference.value if reference else math.nan
     return Row(
         cell=cell,
-        norm=scores[0]["norm"] if scores else norm or "none (no batch norm)",
+        norm=scores[0]["norm"].split(" (")[0] if scores else norm,
         steps=steps,
         tasks=x.eval.tasks,
         query=x.eval.query,
         split=protocol.get("split", ""),
-        selection=protocol.get("selection", ""),
+        selection=protocol.get("selection", "").split(",")[0],
         budget=budget,
         seeds=len(runs),
         metric=metric,
@@ -129,9 +129,7 @@ def _note(out: Path, cell: str) -> Path:
     return out / RESULTS / f"{cell}.md"
 
 
-TITLES = (
-    "cell | norm | steps | tasks | query | split | selection | budget | seeds | ours | published | difference | verdict"
-)
+TITLES = "cell | norm | steps | tasks | query | split | selection | budget | seeds | ours | published | difference"
 LEGEND = f"""\
 ± of ours is the 95 % interval over test tasks, 1.96 s / sqrt(n), of one run; what the published ± is, stands below.
 Steps: inner steps at test. Query: query examples per class at test. Budget: share of the published training length.
@@ -142,7 +140,7 @@ Verdicts. {" ".join((Verdict.__doc__ or "").split())}
 
 def markdown(table: list[Row]) -> str:
     """The rows as a Markdown table, accuracies in percent, with the rules behind the verdicts."""
-    lines = [f"| {' | '.join(TITLES)} |", "|---" * len(TITLES) + "|"]
+    lines = [f"| {TITLES} | verdict |", "|---" * (TITLES.count("|") + 2) + "|"]
     for row in table:
         percent = row.metric == "accuracy"
         ours = report.amount(row.metric, row.mean, row.ci95) if row.seeds else ""
@@ -161,7 +159,7 @@ def markdown(table: list[Row]) -> str:
             f"{row.seeds}{spread}" if row.seeds else "",
             ours,
             published,
-            "" if math.isnan(apart) else f"{apart:+.2f}",
+            "" if math.isnan(apart) else f"{apart:+.{2 if percent else 3}f}",
             row.verdict,
         )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
@@ -184,7 +182,9 @@ def _sources(chosen: list[str]) -> str:
             band = f"; {r.band[0]:g} to {r.band[1]:g} also counts as reproduced: {r.band_reason}" if r.band else ""
             tasks = f"{r.tasks} test tasks" if r.tasks else "number of test tasks not known"
             hand = "" if r.confirmed else ", quoted by others, original not read"
-            lines.append(f"- {cell}, {r.steps} steps: {r.value:g}, {said}; {r.source}{hand}; {tasks}{band}.")
+            lines.append(
+                f"- {cell}, {r.norm.name + ', ' if r.norm else ''}inner steps {r.steps}: {r.value:g}, {said}; {r.source}{hand}; {tasks}{band}."
+            )
     return "\n".join([*lines, ""])
 
 
