@@ -11,7 +11,7 @@ from metarun import bench as speed
 from metarun import check as gradients
 from metarun import config, report, verdicts
 from metarun import reproduce as tables
-from metarun.errors import UserError
+from metarun.errors import UserError, require
 from metarun.experiment import Select
 from metarun.files import write_atomic, write_json
 from metarun.run import evaluate_run
@@ -174,6 +174,7 @@ def reproduce(words: list[str], train: Callable[[list[str]], int]) -> int:
         budget = float(values["budget"])
     except ValueError:
         raise UserError(f"seed={values['seed']} budget={values['budget']}: must be whole numbers, a number") from None
+    require(0 < budget <= 1, "budget", budget, "> 0 and <= 1")
     out = Path(values["out"])
     if "--list" in flags:
         print(tables.listing(out, cells, seeds, budget, extra))

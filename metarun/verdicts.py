@@ -176,15 +176,13 @@ def _sources(chosen: list[str]) -> str:
     lines = ["## Published numbers\n"]
     for cell in chosen:
         recipe = config.compose([f"recipe={cell}"])[0].recipe
-        assert recipe is not None
-        for r in recipe.reference:
+        for r in recipe.reference if recipe else []:
+            norm = f"{r.norm.name}, " if r.norm else ""
             said = f"± {r.interval:g} is {r.interval_of}" if r.interval else "no interval published"
-            band = f"; {r.band[0]:g} to {r.band[1]:g} also counts as reproduced: {r.band_reason}" if r.band else ""
-            tasks = f"{r.tasks} test tasks" if r.tasks else "number of test tasks not known"
             hand = "" if r.confirmed else ", quoted by others, original not read"
-            lines.append(
-                f"- {cell}, {r.norm.name + ', ' if r.norm else ''}inner steps {r.steps}: {r.value:g}, {said}; {r.source}{hand}; {tasks}{band}."
-            )
+            tasks = f"{r.tasks} test tasks" if r.tasks else "number of test tasks not known"
+            band = f"; {r.band[0]:g} to {r.band[1]:g} also counts as reproduced: {r.band_reason}" if r.band else ""
+            lines.append(f"- {cell}, {norm}{r.steps} steps: {r.value:g}, {said}; {r.source}{hand}; {tasks}{band}.")
     return "\n".join([*lines, ""])
 
 
