@@ -11,7 +11,7 @@ import torch
 
 from metarun import check, config, tree
 from metarun.algorithms.base import Algorithm
-from metarun.algorithms.imaml import IMAML
+from metarun.algorithms.imaml import IMAML, Descent
 from metarun.algorithms.maml import MAML, Derivative
 from metarun.algorithms.reptile import Reptile
 from metarun.check import Problem
@@ -52,8 +52,10 @@ def variants() -> dict[str, Algorithm]:
             found[f"{name} recompute frozen"] = changed(found[f"{name} recompute"], frozen=["*bias"])
         if isinstance(algorithm, IMAML):
             found[f"{name} undamped"] = changed(algorithm, cg_damping=0.0, lam_damping=0.0)
+            found[f"{name} afterwards"] = changed(algorithm, descent=Descent.afterwards)
         if isinstance(algorithm, MAML):
             found[f"{name} frozen"] = changed(algorithm, frozen=["*bias"])
+            found[f"{name} 0 steps"] = changed(algorithm, inner_steps=0)
         if isinstance(algorithm, Reptile):
             found[f"{name} fresh moments"] = changed(algorithm, carry_moments=False)
             sgd = {"inner_optimizer": InnerOptimizer.sgd, "carry_moments": False}

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from metarun import draws
+from metarun.capture import Captured
 
 
 def splitmix64(seed: int, count: int) -> list[int]:
@@ -51,3 +52,15 @@ def test_permutation_is_one_and_fair() -> None:
     orders = draws.permutation(draws.fold(draws.root(2), torch.arange(5000)), 5)
     assert torch.equal(orders.sort(-1).values, torch.arange(5).expand(5000, 5))
     assert ((orders[:, 0].bincount(minlength=5) / 5000) - 0.2).abs().max() < 0.025
+
+
+def test_a_compiled_permutation_is_the_same_and_stays_within_its_memory() -> None:
+    """TorchInductor once made a loop of it whose end the C++ compiler dropped; more than one vector shows it."""
+
+    def order(key: torch.Tensor) -> torch.Tensor:
+        return draws.permutation(key, 50)
+
+    keys = torch.arange(16)
+    compiled = Captured(order, keys)
+    compiled.compile(keys)
+    assert torch.equal(compiled(keys), order(keys))

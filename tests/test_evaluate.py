@@ -20,6 +20,22 @@ def bench(*overrides: str) -> Bench:
     return config.compose([*SMALL, *overrides])[0].build()
 
 
+def test_only_the_last_step_on_request() -> None:
+    b = bench()
+    meta = b.first_meta()
+    (every,) = evaluate(b, meta, Split.test, 4, Norm.transductive)
+    (last,) = evaluate(b, meta, Split.test, 4, Norm.transductive, last_only=True)
+    (row,) = last.by_steps()
+    assert row == every.by_steps()[-1] and row["steps"] == 3
+
+
+def test_shots_at_test_are_a_setting_of_their_own() -> None:
+    b = bench("shot=4", "eval.shot=2")
+    assert next(measured_episodes(b, Split.test, 3)).support_x.shape[:2] == (3, 10)
+    assert b.tasks.sample(Split.train, 0, range(1), 5, *b.experiment.training_shots()).support_x.shape[1] == 20
+    assert b.protocol()["task"] == "5-way 2-shot" and b.protocol()["train_shot"] == 4
+
+
 def test_scores_by_hand() -> None:
     """The same numbers from the algorithm's own adapt, task by task."""
     b = bench()

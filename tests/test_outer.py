@@ -43,3 +43,8 @@ def test_schedules(schedule: Schedule, left: list[float]) -> None:
 
 def test_adam_is_torchs() -> None:
     assert step([3.0, -4.0], optimizer=OuterOptimizer.adam, lr=0.1)[0] == pytest.approx([-0.1, 0.1], rel=1e-5)
+
+
+def test_a_large_epsilon_makes_adam_follow_small_gradients_like_sgd() -> None:
+    moved, _ = step([1e-5, -2e-5], optimizer=OuterOptimizer.adam, lr=0.1, eps=1e-1)
+    assert moved == pytest.approx([-1e-5, 2e-5], rel=1e-3)

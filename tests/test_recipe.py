@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from metarun import config
+from metarun.datasets.base import Split
 from metarun.datasets.generated import Generated
 from metarun.errors import ConfigError, UserError
 from metarun.normalize import Norm
@@ -59,7 +61,7 @@ def test_for_errors_smaller_is_above() -> None:
 
 
 def test_a_band_has_two_ends_and_a_reason() -> None:
-    with pytest.raises(ConfigError, match="band=.*low <= high"):
+    with pytest.raises(ConfigError, match=r"band=.*low <= high"):
         reference(band=[0.9, 0.8])
     with pytest.raises(ConfigError, match="band_reason"):
         Reference(
@@ -91,14 +93,22 @@ def test_a_recipe_is_a_whole_protocol(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_trains(name: str, tmp_path: Path) -> None:
+def test_a_recipe_trains_without_test_tasks(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     smaller = [] if name.startswith("sinusoid") else ["model.filters=4"]
-    words = ["steps=2", "meta_batch=1", "eval.every=0", "device.compile=false", *smaller]
+    words = ["steps=2", "meta_batch=1", "eval.val_tasks=2", "device.compile=false", *smaller]
     experiment, _ = config.compose([f"recipe={name}", *words])
     device = torch.device("cpu")
     bench = experiment.assemble(Generated(experiment.dataset, device), device)
+    drawn, sample = set(), bench.tasks.sample
+
+    def recorded(split: Split, *arguments: Any) -> Any:
+        drawn.add(split)
+        return sample(split, *arguments)
+
+    monkeypatch.setattr(bench.tasks, "sample", recorded)
     before = bench.first_meta()
     state = train(bench, tmp_path, StopSignals())
+    assert Split.train in drawn and Split.test not in drawn
     assert state.step == 2 and any(not torch.equal(before[key], state.meta[key]) for key in before)
 
 

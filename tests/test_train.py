@@ -10,6 +10,7 @@ import torch
 from metarun import checkpoint, config, log
 from metarun import train as loop
 from metarun.datasets.base import Split
+from metarun.datasets.sampler import ClassPool
 from metarun.errors import Interrupted, NotFinite
 from metarun.experiment import Bench
 from metarun.signals import StopSignals
@@ -24,6 +25,7 @@ def bench(*overrides: str) -> Bench:
 
 
 def run(b: Bench, folder: Path) -> checkpoint.TrainState:
+    folder.mkdir(exist_ok=True)
     return loop.train(b, folder, StopSignals())
 
 
@@ -80,6 +82,28 @@ def test_training_and_selection_never_draw_a_test_task(tmp_path: Path, monkeypat
     monkeypatch.setattr(b.tasks, "sample", recorded)
     run(b, tmp_path)
     assert set(drawn) == {Split.train, Split.val}
+
+
+def test_other_test_classes_leave_training_and_selection_as_they_were(tmp_path: Path) -> None:
+    """Every bit of both checkpoints: not through sampling, nor the pool, nor its statistics."""
+    kept = []
+    for name in ("real", "poisoned"):
+        b = bench("steps=4", "eval.every=2")
+        assert isinstance(b.tasks, ClassPool)
+        if name == "poisoned":
+            b.tasks.pools[Split.test] = torch.full_like(b.tasks.pools[Split.test], 77)
+        run(b, tmp_path / name)
+        folder = checkpoint.folder(tmp_path / name)
+        kept.append([(folder / file).read_bytes() for file in (checkpoint.LAST, checkpoint.BEST)])
+    assert kept[0] == kept[1]
+
+
+def test_drawing_ahead_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["dataset=sinusoid", "steps=7", "eval.every=0", "device.compile=false", "checkpoint_every=3"]
+    ahead = run(config.compose(words)[0].build(), tmp_path / "ahead")
+    monkeypatch.setattr(loop, "NUMBERS_AT_ONCE", 1)
+    one_by_one = run(config.compose(words)[0].build(), tmp_path / "one by one")
+    assert all(torch.equal(ahead.meta[name], one_by_one.meta[name]) for name in ahead.meta)
 
 
 @pytest.mark.parametrize("during", [1, 3])  # which validation the signal falls into: one in the middle, or the last

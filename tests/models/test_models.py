@@ -19,7 +19,7 @@ def option(name: str) -> Model:
 
 @pytest.mark.parametrize("name", config.choices("model"))
 def test_every_option_maps_a_batch_to_outputs(name: str) -> None:
-    side = 84 if name == "conv4_mini" else 28
+    side = 84 if "mini" in name else 28
     module = initialise(option(name), (1, side, side), 5, seed=0)
     out = functional(module)(dict(module.named_parameters()), torch.rand(6, 1, side, side))
     assert out.shape == (6, 5) and out.isfinite().all()
@@ -37,6 +37,7 @@ def test_conv4_details() -> None:
     assert widths("conv4_reptile") == (256, 111_168 + 512 + 257 * 5)
     assert widths("conv4_pool") == (64, 111_168 + 512 + 65 * 5)
     assert widths("conv4_mini", 84)[0] == 800  # 5x5 positions, 32 filters
+    assert widths("conv4_mini_reptile", 84)[0] == 1152  # 6x6: pooling keeps odd rows
 
 
 def test_first_parameters_depend_on_the_seed_alone() -> None:
@@ -50,7 +51,13 @@ def test_first_parameters_depend_on_the_seed_alone() -> None:
 
 def test_initialisations() -> None:
     layer = nn.Linear(400, 300)
-    for init, spread in ((Init.xavier, (2 / 700) ** 0.5), (Init.normal, 1.0), (Init.small, 0.0088)):
+    xavier = (2 / 700) ** 0.5
+    for init, spread in (
+        (Init.xavier, xavier),
+        (Init.xavier_wide, 1.73 * xavier),
+        (Init.normal, 1.0),
+        (Init.small, 0.0088),
+    ):
         init.apply(layer)
         assert layer.weight.std().item() == pytest.approx(spread, rel=0.05)
         assert (layer.bias == 0).all()
