@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import enum
 import math
 import re
-import types
 import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import metarun
 from metarun.device import Device
-from metarun.errors import ConfigError, UserError, did_you_mean, require
+from metarun.errors import ConfigError, UserError, did_you_mean, in_words, require
 from metarun.experiment import Experiment
 from metarun.parts import PARTS, part_classes
 from metarun.ranks import current
@@ -154,7 +153,7 @@ def set_checked(cfg: DictConfig, override: Override) -> None:
     except OmegaConfBaseException:
         fits = False
     if not fits:
-        raise ConfigError(key, value, _in_words(kind))
+        raise ConfigError(key, value, in_words(kind))
 
 
 def _leaves(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
@@ -174,34 +173,17 @@ def _declared_type(cfg: DictConfig, key: str) -> Any:
     return typing.get_type_hints(owner)[name]
 
 
-def _in_words(kind: Any) -> str:
-    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-    if kind in plain:
-        return plain[kind]
-    if typing.get_origin(kind) is list:
-        return f"a list, each {_in_words(typing.get_args(kind)[0])}"
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        return " or ".join(_in_words(k) for k in typing.get_args(kind))
-    if isinstance(kind, type) and issubclass(kind, enum.Enum):
-        return f"one of {', '.join(member.name for member in kind)}"
-    return str(kind)
-
-
 def parse(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Record]:
     """A composed configuration as live objects, and as the plain record that a run folder keeps.
 
     ``chosen``: the option of each group. Raises ``UserError`` for missing values and values out of range.
     """
     try:
-        for group in GROUPS:
+        for group in (*GROUPS, "eval", *(["recipe"] if cfg.recipe else [])):
             try:
                 OmegaConf.to_object(cfg[group])  # alone first, so that an error can name its group
             except ConfigError as error:
                 raise error.under(group) from None
-        try:
-            OmegaConf.to_object(cfg.eval)
-        except ConfigError as error:
-            raise error.under("eval") from None
         experiment = typing.cast(Experiment, OmegaConf.to_object(cfg))
     except MissingMandatoryValue as error:
         key = error.full_key or str(error).splitlines()[0]
@@ -220,12 +202,24 @@ def compose(overrides: list[str]) -> tuple[Experiment, Record]:
     """
     with _hydra(None):
         _check_job(overrides)
-        return parse(*_split(_compose(overrides)))
+        return _beside_its_recipe(*parse(*_split(_compose(overrides))))
 
 
 def from_hydra(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Record]:
     """What ``parse`` makes of the configuration that ``hydra.main`` hands to a job."""
-    return parse(_typed(cfg), {group: str(chosen[group]) for group in GROUPS})
+    return _beside_its_recipe(*parse(_typed(cfg), {group: str(chosen[group]) for group in GROUPS}))
+
+
+def _beside_its_recipe(experiment: Experiment, record: Record) -> tuple[Experiment, Record]:
+    """The same, with the record saying which settings are not the recipe's."""
+    recipe = experiment.recipe
+    if recipe is None or recipe.name not in choices("recipe"):
+        return experiment, record
+    words = [f"recipe={recipe.name}", f"recipe.budget={recipe.budget}", f"seed={experiment.seed}"]
+    published = parse(*_split(_compose(words)))[1].identity()
+    own = {key: value for key, value in record.identity().items() if not key.startswith("device")}
+    changed = [f"{key}={value}" for key, value in own.items() if published.get(key) != value]
+    return experiment, replace(record, changed=changed)
 
 
 def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
@@ -254,7 +248,7 @@ def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
                 raise UserError(f"{override.input_line}: a trained run keeps its {override.key_or_group}")
             else:
                 set_checked(cfg, override)
-    return parse(cfg, chosen)
+        return _beside_its_recipe(*parse(cfg, chosen))
 
 
 @contextmanager

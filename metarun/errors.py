@@ -7,7 +7,11 @@ because its numbers are no longer finite, 128 + signal for a run that was asked 
 from __future__ import annotations
 
 import difflib
+import enum
+import types
+import typing
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(Exception):
@@ -65,3 +69,17 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """`` (did you mean x?)`` for a near miss, else nothing."""
     near = difflib.get_close_matches(word, list(choices), n=1)
     return f" (did you mean {near[0]}?)" if near else ""
+
+
+def in_words(kind: Any) -> str:
+    """What values a declared type allows."""
+    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    if kind in plain:
+        return plain[kind]
+    if typing.get_origin(kind) is list:
+        return f"a list, each {in_words(typing.get_args(kind)[0])}"
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return " or ".join(in_words(k) for k in typing.get_args(kind))
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return f"one of {', '.join(member.name for member in kind)}"
+    return str(kind)

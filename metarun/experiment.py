@@ -160,10 +160,8 @@ class Bench:
         x = self.experiment
         kind = f"{x.way}-way {x.eval.shot}-shot" if x.dataset.has_way else f"{x.eval.shot}-shot"
         train_shot, train_query = x.training_shots()
-        recipe = {"recipe": f"{x.recipe.name}, budget {x.recipe.budget:g}"} if x.recipe else {}
         return {
             "task": kind,
-            **recipe,
             **self.tasks.stamp,
             "train_shot": train_shot,
             "train_query": train_query,

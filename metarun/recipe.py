@@ -42,7 +42,7 @@ class Recipe:
     reference: list[Reference] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        require(0 < self.budget <= 1, "recipe.budget", self.budget, "> 0 and <= 1")
+        require(0 < self.budget <= 1, "budget", self.budget, "> 0 and <= 1")
 
 
 class Verdict(enum.Enum):

@@ -111,7 +111,8 @@ def listing(out: Path, chosen: list[str], seeds: list[int], budget: float, words
             known[key] = bench.measure(x, seconds=2.0, compare=False)["tasks_per_s"]["median"]
             out.mkdir(parents=True, exist_ok=True)
             write_json(path, known)
-        hours = x.steps * x.meta_batch / known[key] / 3600
-        length = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
+        seconds = x.steps * x.meta_batch / known[key]
+        unit, name = next((u, n) for u, n in ((3600, "h"), (60, "min"), (1, "s")) if seconds >= u or u == 1)
+        length = f"{seconds / unit:.1f} {name}"
         lines.append(f"{cell:40}{length:>16}  " + "  ".join(state(out, cell, seed, budget) for seed in seeds))
     return "\n".join(lines)

@@ -117,12 +117,16 @@ def _report(
     training = [line["seconds"] for line in lines]
     rates = [line["tasks_per_s"] for line in lines if line["split"] == "train"]
     rule = "best validation" if selected["validation"] else "last step"
+    protocol = {**bench.protocol(), "selection": f"{rule}, meta-iteration {selected['step']} of {x.steps}"}
+    if x.recipe:
+        changed = f", changed: {', '.join(record.changed)}" if record.changed else ""
+        protocol = {"recipe": f"{x.recipe.name}, budget {x.recipe.budget:g}{changed}", **protocol}
     result = {
         "names": record.names,
-        "recipe": x.recipe and {"name": x.recipe.name, "budget": x.recipe.budget},
+        "recipe": x.recipe and {"name": x.recipe.name, "budget": x.recipe.budget, "changed": record.changed},
         "seed": x.seed,
         "metric": bench.objective.metric_name,
-        "protocol": {**bench.protocol(), "selection": f"{rule}, meta-iteration {selected['step']} of {x.steps}"},
+        "protocol": protocol,
         "scores": [_score_entry(bench, score) for score in scores],
         "selected": selected,
         "config_hash": record.hash(),

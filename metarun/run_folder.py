@@ -6,7 +6,7 @@ import datetime
 import hashlib
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Record:
     names: dict[str, str]
     kinds: dict[str, str]
     values: dict[str, Any]
+    changed: list[str] = field(default_factory=list)  # settings that are not its recipe's, where it has one
 
     def identity(self) -> dict[str, Any]:
         """Dotted key -> value, for every key that decides what the run computes."""

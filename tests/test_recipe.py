@@ -141,3 +141,12 @@ def test_both_readings_of_what_the_sources_leave_open_are_there() -> None:
         assert differ == {key, "recipe.name"} and (official[key], other[key]) == (there, here)
     slow, fast = (identity(f"sinusoid/{name}")["algo.inner_lr"] for name in ("maml_5s_lr001", "maml_5s"))
     assert (slow, fast) == (0.001, 0.01)
+
+
+def test_a_run_says_what_it_changed_of_its_recipe() -> None:
+    _, plain = config.compose(["recipe=omniglot/maml_5w1s", "recipe.budget=0.1", "seed=3", "device.threads=1"])
+    assert plain.changed == []
+    _, record = config.compose(["recipe=omniglot/maml_5w1s", "algo=fomaml", "eval.tasks=100"])
+    assert sorted(record.changed) == ["algo (option)=fomaml", "algo.hypergrad=first_order", "eval.tasks=100"]
+    _, again = config.reopen(plain, ["eval.norm=all"])
+    assert again.changed == ["eval.norm=all"]

@@ -168,7 +168,7 @@ def test_an_interrupted_reproduce_goes_on(tmp_path: Path) -> None:
     _, stderr = process.communicate(timeout=100)
     assert process.returncode == 130 and "saved; the same command goes on" in stderr
     listed = subprocess.run([*words, "--list"], cwd=tmp_path, capture_output=True, text=True, timeout=200)
-    assert CELL in listed.stdout and "min" in listed.stdout and "at step" in listed.stdout, listed.stderr
+    assert CELL in listed.stdout and " s " in listed.stdout and "at step" in listed.stdout, listed.stderr
     again = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0 and "partial budget" in again.stdout, again.stderr
 
