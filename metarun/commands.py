@@ -188,7 +188,7 @@ def reproduce(words: list[str], train: Callable[[list[str]], int]) -> int:
                 train(tables.sweep(out, missing, of_seeds, budget) + extra)
             except (UserError, OSError) as error:
                 failure = error  # the table shows what could be run
-    print(verdicts.write(out, cells, " ".join(["metarun reproduce", *words])))
+    print(verdicts.write(out, cells))
     print(f"written: {out / verdicts.NAME}.md, .csv and .png")
     if failure:
         raise failure

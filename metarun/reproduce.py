@@ -61,14 +61,18 @@ def sweep(out: Path, chosen: Iterable[str], seeds: list[int], budget: float) -> 
     ]
 
 
+def finished(out: Path, cell: str) -> list[Path]:
+    """The result files of a cell, all seeds and budgets."""
+    return sorted((out / RESULTS / cell).parent.glob(f"{Path(cell).name}_s[0-9]*/{RESULT}"))
+
+
 def results(out: Path, cell: str) -> list[report.Result]:
     """A cell's finished runs, all seeds and budgets.
 
     Raises ``UserError`` for a file that was changed after it was written, or whose settings are not the recipe's.
     """
     found = []
-    parent, stem = (out / RESULTS / cell).parent, Path(cell).name
-    for file in sorted(parent.glob(f"{stem}_s[0-9]*/{RESULT}")):
+    for file in finished(out, cell):
         result = report.read(file)
         if not result.get("recipe") or result["recipe"]["name"] != cell:
             raise UserError(f"{file}: is no result of recipe {cell}")

@@ -15,7 +15,7 @@ from metarun import config, plots, report
 from metarun.experiment import Experiment
 from metarun.files import write_atomic
 from metarun.recipe import Reference, Verdict
-from metarun.reproduce import RESULTS, results
+from metarun.reproduce import RESULTS, cells, finished, results
 
 NAME = "RESULTS"
 
@@ -102,26 +102,27 @@ def _score(result: report.Result, norm: str, steps: int) -> dict[str, Any]:
     return {"norm": score["norm"], "mean": at["mean"], "ci95": at["ci95"]}
 
 
-def write(out: Path, chosen: list[str], command: str) -> str:
-    """RESULTS.md, .csv and .png in ``out``; returns the table as Markdown."""
+def write(out: Path, asked: list[str]) -> str:
+    """RESULTS.md, .csv and .png in ``out``, of the cells asked for and of all that have results; returns the table of
+    those asked for as Markdown."""
+    covered = [cell for cell in cells("all") if cell in asked or finished(out, cell)]
     table: list[Row] = []
-    for cell in tqdm(chosen, desc="table", unit="cell", disable=None, leave=False):
+    for cell in tqdm(covered, desc="table", unit="cell", disable=None, leave=False):
         table += rows(out, cell)
     out.mkdir(parents=True, exist_ok=True)
-    text = markdown(table)
-    notes = [f"### {cell}\n\n{note.read_text().strip()}\n" for cell in chosen if (note := _note(out, cell)).exists()]
+    notes = [f"### {cell}\n\n{note.read_text().strip()}\n" for cell in covered if (note := _note(out, cell)).exists()]
     whole = [
         "# Published tables, rerun\n",
-        f"Written by `{command}`; not edited by hand. One line for each published number.\n",
+        "Written by `metarun reproduce`; not edited by hand. One line for each published number.\n",
         f"![Ours and published, with intervals]({NAME}.png)\n",
-        text,
+        markdown(table),
         *(["## What was looked into\n", *notes] if notes else []),
-        _sources(chosen),
+        _sources(covered),
     ]
     write_atomic(out / f"{NAME}.md", "\n".join(whole).encode())
     write_atomic(out / f"{NAME}.csv", comma_separated(table).encode())
     plots.save(plots.reproduction([asdict(row) for row in table if row.seeds]), out / f"{NAME}.png")
-    return text
+    return markdown([row for row in table if row.cell in asked])
 
 
 def _note(out: Path, cell: str) -> Path:

@@ -122,9 +122,14 @@ def test_the_norms_of_a_table_are_rows_of_their_own(tmp_path: Path) -> None:
 def test_the_report_holds_table_notes_sources_and_plot(tmp_path: Path) -> None:
     put(tmp_path, result())
     (tmp_path / "results" / f"{CELL}.md").write_text("A smaller step helps.\n")
-    text = verdicts.write(tmp_path, reproduce.cells("sinusoid"), "metarun reproduce sinusoid --report")
+    text = verdicts.write(tmp_path, reproduce.cells("sinusoid"))
     whole = (tmp_path / "RESULTS.md").read_text()
-    assert text in whole and "A smaller step helps." in whole and "Finn et al. 2017, table 2" in whole
+    assert (
+        text in whole
+        and "omniglot" not in whole
+        and "A smaller step helps." in whole
+        and "Finn et al. 2017, table 2" in whole
+    )
     line = next(line for line in text.splitlines() if line.startswith(f"| {CELL} | none | 5 |"))
     for word in ("600", "a split", "last step", "0.4000 ± 0.0500", "0.3800", "+0.020", "reproduced"):
         assert f" {word} " in line
@@ -133,6 +138,8 @@ def test_the_report_holds_table_notes_sources_and_plot(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert next(row for row in rows if row["cell"] == CELL)["mean"] == "0.4"
     assert (tmp_path / "RESULTS.png").read_bytes().startswith(b"\x89PNG")
+    other = verdicts.write(tmp_path, ["omniglot/maml_5w1s"])
+    assert CELL not in other and f"| {CELL} |" in (tmp_path / "RESULTS.md").read_text(), "what is done stays"
 
 
 BRIEF = ["budget=0.0003", "device.compile=false"]  # 21 meta-iterations
