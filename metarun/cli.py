@@ -157,6 +157,8 @@ def train_help() -> str:
         f"Groups and their choices:\n{groups}\n\n"
         f"Keys, defaults and meaning:\n{textwrap.indent(keys.strip(), '  ')}\n\n"
         "Keys of a choice: metarun train algo=reptile --cfg job prints them all, resolved.\n"
+        "Published protocols: metarun train recipe=omniglot/maml_5w1s (metarun reproduce --help says more);\n"
+        "recipe.budget=0.1 shortens its training and marks the result.\n"
         "  -m        sweep: metarun train -m algo=maml,fomaml seed=0,1 runs every combination\n"
         "  --cfg job print the resolved configuration and stop\n"
         "  --config-dir DIR  more choices of your own: DIR/algo/mine.yaml\n"

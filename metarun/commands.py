@@ -36,9 +36,9 @@ def evaluate(words: list[str]) -> int:
         print(
             "metarun eval run=PATH [checkpoint=best|last] [KEY=VALUE ...]\n\n"
             "Tests a run's checkpoint again; the result goes to a new folder in PATH/eval, training files stay as\n"
-            "they are. Keys: eval.tasks, eval.norm (transductive, support, support_plus_one, all), eval.query,\n"
-            "eval.seed, algo.eval_inner_steps, shot, data_root, device, and any other key that leaves the network\n"
-            "as it was trained.\n\n  metarun eval run=outputs/RUN eval.norm=all eval.tasks=1000\n"
+            "they are. Keys: eval.tasks, eval.norm (transductive, support, support_plus_one, all), eval.shot,\n"
+            "eval.query, eval.seed, algo.eval_inner_steps, data_root, device, and any other key that leaves the\n"
+            "network as it was trained.\n\n  metarun eval run=outputs/RUN eval.norm=all eval.tasks=1000\n"
         )
         return 0
     values, overrides = _settings(words, {"run": "", "checkpoint": "best"})
@@ -46,6 +46,9 @@ def evaluate(words: list[str]) -> int:
         raise UserError("run: has no value, and needs one: metarun eval run=outputs/RUN")
     if values["checkpoint"] not in Select.__members__:
         raise UserError(f"checkpoint={values['checkpoint']}: must be one of {', '.join(Select.__members__)}")
+    for word in overrides:
+        if word.startswith(("shot=", "query=")):
+            raise UserError(f"{word}: is how tasks for training are drawn, and that is over; eval.{word} tests with it")
     run_dir = Path(values["run"])
     record = Record.read(run_dir)
     if record is None:

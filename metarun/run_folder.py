@@ -44,8 +44,9 @@ class Record:
         return flat
 
     def training(self) -> dict[str, Any]:
-        """The part of the identity that decides the last parameters: not how they are tested, nor for which recipe."""
-        return {key: v for key, v in self.identity().items() if not key.startswith("eval.") and key != "recipe.name"}
+        """The part of the identity that decides a checkpoint: not how it is tested, nor for which recipe."""
+        beside = [key for key in self.identity() if key.startswith("eval.") and key != "eval.every"]
+        return {key: value for key, value in self.identity().items() if key not in (*beside, "recipe.name")}
 
     def hash(self, training_only: bool = False) -> str:
         content = self.training() if training_only else self.identity()

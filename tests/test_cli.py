@@ -36,6 +36,7 @@ WRONG = {  # command -> words that its one line must have
     "train algo.inner_steps=five": "algo.inner_steps=five whole number",
     "train algo.inner_steps=2.5": "algo.inner_steps=2.5 whole number",
     "train algo.inner_steps=-1": "algo.inner_steps=-1 >= 0",
+    "eval run=somewhere shot=5": "shot=5 eval.shot=5",
     "train algo.eval_inner_steps=0": "algo.eval_inner_steps=0 >= 1",
     "train algo.inner_lr=abc": "algo.inner_lr=abc a number",
     "train algo.inner_lr=-1": "algo.inner_lr=-1.0 > 0",
