@@ -1,5 +1,6 @@
 """``metarun`` and ``python -m metarun``."""
 
+import os
 import sys
 
 
@@ -7,7 +8,14 @@ def run() -> None:
     """Entry point of the console script."""
     from metarun.cli import main
 
-    sys.exit(main())
+    status = main()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # A rank that is done leaves without unloading torch, whose threads of communication can abort it then (seen
+        # once with torch 2.13), and with it the rank that still writes.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":
