@@ -193,7 +193,7 @@ def reproduction(rows: list[dict[str, Any]]) -> Figure:
         names = [f"{row['cell'].split('/')[1]}, {row['norm']}, inner steps {row['steps']}" for row in panel]
         axes.set_yticks(range(len(panel)), names, fontsize=8)
         axes.set_xlabel(label)
-        axes.invert_yaxis()
+        axes.set_ylim(len(panel) - 0.5, -0.5)
         axes.grid(axis="x", color="0.9")
         axes.set_title(
             "squares: published; circles: ours (green: reproduced, red: below, blue: other, hollow: partial budget)",
