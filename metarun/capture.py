@@ -25,9 +25,8 @@ class Captured:
     """
 
     def __init__(self, fn: Callable[..., Any], *examples: Any):
-        from torch._functorch.compile_utils import (
-            fx_graph_cse,  # half a second to import, and not every command records
-        )
+        # half a second to import, and not every command records
+        from torch._functorch.compile_utils import fx_graph_cse
         from torch.fx.experimental.proxy_tensor import make_fx
 
         leaves, self._inputs = pytree.tree_flatten(examples)

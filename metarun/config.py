@@ -32,7 +32,7 @@ from metarun.experiment import Experiment
 from metarun.parts import PARTS, part_classes
 from metarun.ranks import current
 from metarun.recipe import Recipe
-from metarun.run_folder import Record
+from metarun.run_folder import Record, departures
 
 GROUPS = (*PARTS, "device")
 
@@ -217,9 +217,8 @@ def _beside_its_recipe(experiment: Experiment, record: Record) -> tuple[Experime
         return experiment, record
     words = [f"recipe={recipe.name}", f"recipe.budget={recipe.budget}", f"seed={experiment.seed}"]
     published = parse(*_split(_compose(words)))[1].identity()
-    own = {key: value for key, value in record.identity().items() if not key.startswith("device")}
-    changed = [f"{key}={value}" for key, value in own.items() if published.get(key) != value]
-    return experiment, replace(record, changed=changed)
+    changed = departures(record.identity(), published)
+    return experiment, replace(record, changed=[f"{key}={value}" for key, (value, _) in changed.items()])
 
 
 def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:

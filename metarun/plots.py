@@ -171,17 +171,18 @@ def regression(episodes: Episode, outputs: Tensor) -> Figure:
 def reproduction(rows: list[dict[str, Any]]) -> Figure:
     """Ours beside the published numbers, a line for each; bars: our 95 % interval over tasks, and the published ±.
 
-    rows: as ``reproduce.Row``. Hollow: trained for less than the published length.
+    rows: as ``verdicts.Row``. Hollow: trained for less than the published length.
     """
     metrics = [metric for metric in ("accuracy", "mse") if any(row["metric"] == metric for row in rows)]
     panels = {metric: [row for row in rows if row["metric"] == metric] for metric in metrics}
     heights = [len(panel) + 1.5 for panel in panels.values()] or [2]
     figure = Figure(figsize=(8, 0.32 * sum(heights) + 0.6), layout="constrained")
-    for axes, (metric, panel) in zip(
-        figure.subplots(max(1, len(panels)), 1, squeeze=False, height_ratios=heights)[:, 0],
-        panels.items(),
-        strict=False,
-    ):
+    figure.suptitle(
+        "squares: published; circles: ours (green: reproduced, red: below, blue: other, hollow: partial budget)",
+        fontsize=8,
+    )
+    places = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (metric, panel) in zip(places, panels.items(), strict=False):
         factor, label = _scale({"metric": metric})
         for y, row in enumerate(panel):
             published = None if np.isnan(row["published_ci"]) else factor * row["published_ci"]
@@ -195,8 +196,4 @@ def reproduction(rows: list[dict[str, Any]]) -> Figure:
         axes.set_xlabel(label)
         axes.set_ylim(len(panel) - 0.5, -0.5)
         axes.grid(axis="x", color="0.9")
-        axes.set_title(
-            "squares: published; circles: ours (green: reproduced, red: below, blue: other, hollow: partial budget)",
-            fontsize=8,
-        )
     return figure

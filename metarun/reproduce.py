@@ -11,7 +11,7 @@ from tqdm import tqdm
 from metarun import bench, config, log, report
 from metarun.errors import UserError, did_you_mean
 from metarun.files import write_json
-from metarun.run_folder import RESULT
+from metarun.run_folder import RESULT, departures
 
 RESULTS, SPEEDS = "results", "speeds.json"
 
@@ -33,8 +33,8 @@ def cells(table: str) -> list[str]:
     return chosen
 
 
-def folder(out: Path, cell: str, seed: int, budget: float) -> Path:
-    """Where a cell's run lies."""
+def folder(out: Path, cell: str, seed: int | str, budget: float) -> Path:
+    """Where a cell's run lies; cell and seed may be Hydra's ``${...}``."""
     return out / RESULTS / (f"{cell}_s{seed}" + ("" if budget == 1 else f"_b{budget:g}"))
 
 
@@ -50,14 +50,13 @@ def missing(out: Path, chosen: list[str], seeds: list[int], budget: float) -> di
 
 def sweep(out: Path, chosen: Iterable[str], seeds: list[int], budget: float) -> list[str]:
     """What to ask of ``metarun train`` for these cells and seeds."""
-    run_dir = folder(out, "CELL", 0, budget)
-    place = str(run_dir).replace("CELL_s0", "${recipe.name}_s${seed}")
+    run_dir = folder(out, "${recipe.name}", "${seed}", budget)
     return [
         "-m",
         f"recipe={','.join(chosen)}",
         f"seed={','.join(map(str, seeds))}",
         f"recipe.budget={budget:g}",
-        f"run_dir='{place}'",
+        f"run_dir='{run_dir}'",
     ]
 
 
@@ -82,13 +81,10 @@ def results(out: Path, cell: str) -> list[report.Result]:
 
 
 def _fits(file: Path, result: report.Result, cell: str) -> None:
-    """Settings that came into being after the result was made cannot differ; where it ran may."""
     words = [f"recipe={cell}", f"recipe.budget={result['recipe']['budget']}", f"seed={result['seed']}"]
     _, record = config.compose(words)
-    wanted, has = record.identity(), result["config"]
-    for key in sorted(wanted.keys() & has.keys()):
-        if wanted[key] != has[key] and not key.startswith("device"):
-            raise UserError(f"{file}: does not fit its recipe: {key} is {has[key]} there, {wanted[key]} in {cell}")
+    for key, (has, wanted) in departures(result["config"], record.identity()).items():
+        raise UserError(f"{file}: does not fit its recipe: {key} is {has} there, {wanted} in {cell}")
 
 
 def state(out: Path, cell: str, seed: int, budget: float) -> str:

@@ -70,6 +70,18 @@ class Record:
             raise UserError(f"{path}: damaged ({error})") from None
 
 
+def departures(identity: dict[str, Any], published: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (value, published value) where an identity is not its recipe's.
+
+    Where it ran does not count, nor do settings that only one of the two knows: they came into being in between.
+    """
+    return {
+        key: (value, published[key])
+        for key, value in identity.items()
+        if key in published and published[key] != value and not key.startswith("device")
+    }
+
+
 def claim(experiment: Experiment, record: Record) -> tuple[Path, filelock.BaseFileLock]:
     """The folder for a run, made, locked and fit for this configuration; the caller releases the lock.
 

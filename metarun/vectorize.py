@@ -30,9 +30,8 @@ TaskFn = Callable[[Params, Episode], Any]  # (meta-parameters, one task) -> tens
 Reduce = Callable[[Any, int], Any]
 CAPTURE_PAYS = 30  # calls after which recording a function has earned back the time it took (benchmarks/NOTES.md)
 COMPILE_PAYS = 10_000  # the same for compiling a recording
-RECORDED_STEPS = (
-    25  # recording takes about a second for each inner step: longer loops are not recorded unless asked for
-)
+# Recording takes about a second for each inner step: longer loops are not recorded unless asked for.
+RECORDED_STEPS = 25
 CPU_NUMBERS = 2**19  # input numbers of the tasks that a CPU computes side by side, so that its cache holds them
 
 

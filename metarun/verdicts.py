@@ -148,7 +148,7 @@ def markdown(table: list[Row]) -> str:
         published = "" if math.isnan(row.published) else _published(row)
         apart = 100 * row.difference if percent else row.difference
         spread = "" if math.isnan(row.sd_seeds) else f" (sd {report.amount(row.metric, row.sd_seeds)})"
-        cells = (
+        texts = (
             row.cell,
             row.norm,
             row.steps,
@@ -163,7 +163,7 @@ def markdown(table: list[Row]) -> str:
             "" if math.isnan(apart) else f"{apart:+.{2 if percent else 3}f}",
             row.verdict,
         )
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        lines.append("| " + " | ".join(map(str, texts)) + " |")
     return "\n".join([*lines, "", LEGEND])
 
 
