@@ -26,6 +26,7 @@ def overrides(group: str, option: str) -> list[str]:
         ("model", "conv4_mini"): ["model.filters=4", "dataset=miniimagenet", "way=2", "query=2"],
         ("model", "conv4_mini_reptile"): ["model.filters=4", "dataset=miniimagenet", "way=2", "query=2"],
         ("model", "conv4_pool"): ["model.filters=4"],
+        ("model", "resnet18"): ["way=2", "query=1", "algo.eval_inner_steps=1"],
     }
     return [f"{group}={option}", *QUICK, *extra.get((group, option), [])]
 

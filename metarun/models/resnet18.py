@@ -1,0 +1,57 @@
+"""ResNet-18: He et al. 2016, "Deep residual learning for image recognition", table 1, as torchvision builds it."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from metarun.errors import UserError
+from metarun.models.base import Model
+from metarun.vision import torchvision
+
+SMALLEST = 17  # pixels a side: the least that five halvings, each rounded up, bring to 1 no earlier than the fifth
+
+
+@dataclass(kw_only=True, slots=True)
+class ResNet18(Model):
+    """11.2 million parameters from random initialisation, torchvision's own; batch norm on batch statistics."""
+
+    def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+        if len(input_shape) != 3:
+            raise UserError(
+                f"model=resnet18 needs images, but the data set's inputs have shape {input_shape}; use model=mlp"
+            )
+        channels, *sides = input_shape
+        if min(sides) < SMALLEST:
+            raise UserError(
+                f"model=resnet18 halves its input five times: images of {input_shape[1:]} are too small, "
+                f"{SMALLEST} pixels a side would do"
+            )
+        norm = functools.partial(nn.BatchNorm2d, track_running_stats=False)
+        body = torchvision().models.resnet18(norm_layer=norm, num_classes=outputs)
+        if channels != body.conv1.in_channels:  # grey images, say
+            body.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+            nn.init.kaiming_normal_(body.conv1.weight, mode="fan_out", nonlinearity="relu")
+        body.avgpool = Mean()
+        head, body.fc = body.fc, nn.Identity()
+        return Network(body, head)
+
+
+class Mean(nn.Module):
+    """[B, C, H, W] -> [B, C]: torchvision's adaptive pooling to one position, which vmap knows no rule for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((-2, -1))
+
+
+class Network(nn.Module):
+    """body: [B, C, H, W] -> features [B, 512]; head: features -> [B, outputs]."""
+
+    def __init__(self, body: nn.Module, head: nn.Module):
+        super().__init__()
+        self.body, self.head = body, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
