@@ -63,3 +63,14 @@ def integers(key: Tensor, count: int, below: int) -> Tensor:
 def permutation(key: Tensor, length: int) -> Tensor:
     """[..., length] a random order of 0..length-1."""
     return bits(key, length).argsort(dim=-1)
+
+
+def subset(key: Tensor, below: Tensor, most: int, size: int) -> Tensor:
+    """[..., size] distinct integers in 0..below-1 in random order, for keys [...] and int64 bounds below [...].
+
+    ``most`` is the largest bound and ``size`` at most the smallest. Where all bounds are ``most``, these are the first
+    of ``permutation(key, most)``.
+    """
+    word = bits(key, most)
+    beyond = torch.arange(most, device=key.device) >= below[..., None]
+    return word.masked_fill(beyond, torch.iinfo(torch.int64).max).topk(size, largest=False).indices

@@ -64,3 +64,15 @@ def test_a_compiled_permutation_is_the_same_and_stays_within_its_memory() -> Non
     compiled = Captured(order, keys)
     compiled.compile(keys)
     assert torch.equal(compiled(keys), order(keys))
+
+
+def test_a_subset_is_the_beginning_of_a_permutation_of_what_there_is() -> None:
+    keys = draws.fold(draws.root(4), torch.arange(3000))
+    same = torch.full((3000,), 9)
+    assert torch.equal(draws.subset(keys, same, most=9, size=5), draws.permutation(keys, 9)[:, :5])
+    below = torch.arange(3000) % 3 + 4
+    chosen = draws.subset(keys, below, most=6, size=4)
+    assert (chosen < below[:, None]).all() and (chosen.sort(-1).values.diff() > 0).all()
+    for bound in (4, 5, 6):
+        share = chosen[below == bound].flatten().bincount(minlength=bound) / 1000
+        assert (share - 4 / bound).abs().max() < 0.08

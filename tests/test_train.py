@@ -91,7 +91,8 @@ def test_other_test_classes_leave_training_and_selection_as_they_were(tmp_path: 
         b = bench("steps=4", "eval.every=2")
         assert isinstance(b.tasks, ClassPool)
         if name == "poisoned":
-            b.tasks.pools[Split.test] = torch.full_like(b.tasks.pools[Split.test], 77)
+            pool = b.tasks.pools[Split.test]
+            b.tasks.pools[Split.test] = pool._replace(images=torch.full_like(pool.images, 77))
         run(b, tmp_path / name)
         folder = checkpoint.folder(tmp_path / name)
         kept.append([(folder / file).read_bytes() for file in (checkpoint.LAST, checkpoint.BEST)])

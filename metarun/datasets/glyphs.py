@@ -59,7 +59,9 @@ class Glyphs(Dataset):
             "rotations": Rotations.none.name,
             "pool_sha256": hashlib.sha256(letters.tobytes() + images.tobytes()).hexdigest()[:16],
         }
-        return ClassPool(images[:, :, None], splits, Rotations.none, device, stamp)
+        counts = [images.shape[1]] * len(letters)
+        flat, names = images.reshape(-1, 1, SIDE, SIDE), [chr(code) for code in letters]
+        return ClassPool(flat, counts, splits, Rotations.none, device, stamp, names=names)
 
 
 def _distinct_letters() -> dict[str, np.ndarray]:

@@ -84,7 +84,9 @@ class MiniImageNet(Dataset):
         for split, count in zip(Split, cached["counts"].tolist(), strict=True):
             splits[split] = list(range(first, first + count))
             first += count
-        return ClassPool(cached["images"], splits, Rotations.none, device, stamp)
+        images = cached["images"]
+        flat, counts = images.reshape(-1, *images.shape[2:]), [images.shape[1]] * len(images)
+        return ClassPool(flat, counts, splits, Rotations.none, device, stamp)
 
 
 def published_split() -> dict[Split, list[str]]:

@@ -84,7 +84,8 @@ class Omniglot(Dataset):
             "resize": f"{self.resize.name} {self.size}x{self.size}{', inverted' if self.invert else ''}",
             "rotations": self.rotations.name,
         }
-        return ClassPool(images[:, :, None], splits, self.rotations, device, stamp)
+        flat = images.reshape(-1, 1, self.size, self.size)
+        return ClassPool(flat, [DRAWINGS] * CHARACTERS, splits, self.rotations, device, stamp)
 
 
 def prepared(data_root: Path, size: int, resize: Resize) -> np.ndarray:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,25 +30,49 @@ class Rotations(enum.Enum):
     as_classes = "as_classes"
 
 
+class Pool(NamedTuple):
+    """The classes of one split, one after another."""
+
+    images: Tensor  # uint8 [images, C, H, W]
+    first: Tensor  # int64 [classes]: where each class begins
+    counts: Tensor  # int64 [classes]: images of each
+    most: int  # images of the largest class
+    names: list[str]
+
+
 class ClassPool(Tasks):
     """Classes of images, split into meta-train, validation and test.
 
-    images: uint8 [classes, instances, C, H, W]. splits: class numbers of each split, disjoint.
+    images: uint8 [images, C, H, W], the classes one after another. counts: images of each class. splits: class numbers
+    of each split, disjoint. names: what messages call each class; its number where they are not given.
     """
 
     def __init__(
         self,
         images: np.ndarray,
+        counts: Sequence[int] | np.ndarray,
         splits: dict[Split, list[int]],
         rotations: Rotations,
         device: torch.device,
         stamp: dict[str, str],
+        *,
+        names: Sequence[str] | None = None,
     ):
-        self.pools = {
-            split: torch.from_numpy(np.ascontiguousarray(images[chosen])).to(device) for split, chosen in splits.items()
-        }
         self.rotations, self.device, self.stamp = rotations, device, stamp
-        self.input_shape = tuple(images.shape[2:])
+        self.input_shape = tuple(images.shape[1:])
+        last = np.cumsum(counts)
+        of_class = [np.arange(end - count, end) for end, count in zip(last, counts, strict=True)]
+        self.pools: dict[Split, Pool] = {}
+        for split, chosen in splits.items():
+            sizes = np.array([len(of_class[c]) for c in chosen], np.int64)
+            rows = np.concatenate([np.empty(0, np.int64), *(of_class[c] for c in chosen)])
+            self.pools[split] = Pool(
+                images=torch.from_numpy(images[rows]).to(device),
+                first=torch.from_numpy(np.cumsum(sizes) - sizes).to(device),
+                counts=torch.from_numpy(sizes).to(device),
+                most=max(sizes.tolist(), default=0),
+                names=[names[c] if names else str(c) for c in chosen],
+            )
         pixels = torch.arange(self.input_shape[1] * self.input_shape[2], device=device).reshape(self.input_shape[1:])
         # [4, H*W]: where each pixel of an image turned r times comes from; turning needs square images
         self.turns = torch.stack([torch.rot90(pixels, r).flatten() for r in range(4)]) if self._turned else None
@@ -58,19 +83,20 @@ class ClassPool(Tasks):
 
     def _classes(self, split: Split) -> int:
         multiplied = self.rotations is Rotations.as_classes and split is Split.train
-        return len(self.pools[split]) * (4 if multiplied else 1)
+        return len(self.pools[split].counts) * (4 if multiplied else 1)
 
     def has(self, split: Split) -> bool:
-        return len(self.pools[split]) > 0
+        return len(self.pools[split].counts) > 0
 
     def check(self, split: Split, way: int, shot: int, query: int) -> None:
         if way > self._classes(split):
             raise UserError(f"way={way}: the {split.name} split has only {self._classes(split)} classes")
-        instances = self.pools[split].shape[1]
-        if shot + query > instances:
+        pool = self.pools[split]
+        least, name = min(zip(pool.counts.tolist(), pool.names, strict=True))
+        if shot + query > least:
             raise UserError(
                 f"{shot} support + {query} query images per class ({split.name}) are {shot + query}, "
-                f"but a class has only {instances}; lower shot or query"
+                f"but class {name} has only {least}; lower shot or query"
             )
 
     def outputs(self, way: int) -> int:
@@ -85,11 +111,11 @@ class ClassPool(Tasks):
         key = task_keys(seed, split, indices, self.device)  # [T]
         chosen = draws.permutation(draws.fold(key, 0), self._classes(split))[:, :way]  # [T, N]
         of_class = draws.fold(draws.fold(key, 1)[:, None], torch.arange(way, device=self.device))  # [T, N]
-        instance = draws.permutation(of_class, pool.shape[1])[:, :, : shot + query]  # [T, N, K+Q]
-        classes, turn = chosen % len(pool), chosen // len(pool)
+        classes, turn = chosen % len(pool.counts), chosen // len(pool.counts)
+        instance = draws.subset(of_class, pool.counts[classes], pool.most, shot + query)  # [T, N, K+Q]
         if self.rotations is Rotations.per_task:
             turn = draws.integers(draws.fold(key, 2), way, below=4)  # [T, N]
-        x = pool[classes[..., None], instance]  # [T, N, K+Q, C, H, W]
+        x = pool.images[pool.first[classes][..., None] + instance]  # [T, N, K+Q, C, H, W]
         if self.turns is not None:
             flat = x.flatten(4)
             source = self.turns[turn][:, :, None, None]  # [T, N, 1, 1, H*W]

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from metarun.datasets.base import Split
+from metarun import config, draws
+from metarun.datasets.base import Split, task_keys
 from metarun.datasets.sampler import ClassPool, Rotations
+from metarun.episode import Episode
 from metarun.errors import UserError
 
 
@@ -15,7 +19,8 @@ def pool(rotations: Rotations = Rotations.none, classes: int = 30, instances: in
     images[:, :, :, 0, 0] = np.arange(classes)[:, None, None] + 100
     images[:, :, :, 0, 1] = np.arange(instances)[None, :, None] + 50
     splits = {Split.train: list(range(18)), Split.val: list(range(18, 24)), Split.test: list(range(24, 30))}
-    return ClassPool(images, splits, rotations, torch.device("cpu"), {})
+    flat = images.reshape(-1, *images.shape[2:])
+    return ClassPool(flat, [instances] * classes, splits, rotations, torch.device("cpu"), {})
 
 
 def corner(x: torch.Tensor, column: int) -> torch.Tensor:
@@ -82,7 +87,7 @@ def test_rotation_per_task_is_one_for_each_class_of_a_task() -> None:
         assert (
             support.bincount(minlength=4) if support.ndim == 1 else support.flatten().bincount(minlength=4)
         ).min() > 80
-    image = pool(Rotations.per_task).pools[Split.train][0, 0, 0]
+    image = pool(Rotations.per_task).pools[Split.train].images[0, 0]
     for r in range(4):
         turns = pool(Rotations.per_task).turns
         assert turns is not None
@@ -101,6 +106,98 @@ def test_rotations_as_classes_multiply_training_classes_alone() -> None:
 def test_too_few_classes_or_images_are_refused_with_the_numbers() -> None:
     with pytest.raises(UserError, match="way=7: the test split has only 6 classes"):
         pool().check(Split.test, way=7, shot=1, query=1)
-    with pytest.raises(UserError, match=r"4 support \+ 5 query .* are 9, but a class has only 8"):
+    with pytest.raises(UserError, match=r"4 support \+ 5 query .* \(train\) are 9, but class 0 has only 8"):
         pool().check(Split.train, way=5, shot=4, query=5)
     pool().check(Split.train, way=18, shot=4, query=4)
+
+
+def equal_classes(pool: ClassPool, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:
+    """How tasks were first drawn, when every class had to have as many images: published numbers hang on it."""
+    classes = len(pool.pools[split].counts)
+    images = pool.pools[split].images.unflatten(0, (classes, -1))
+    turned_too = pool.rotations is Rotations.as_classes and split is Split.train
+    key = task_keys(seed, split, indices, pool.device)
+    chosen = draws.permutation(draws.fold(key, 0), classes * (4 if turned_too else 1))[:, :way]
+    of_class = draws.fold(draws.fold(key, 1)[:, None], torch.arange(way))
+    instance = draws.permutation(of_class, images.shape[1])[:, :, : shot + query]
+    turn = chosen // classes
+    if pool.rotations is Rotations.per_task:
+        turn = draws.integers(draws.fold(key, 2), way, below=4)
+    x = images[(chosen % classes)[..., None], instance]
+    for t in range(len(indices)):
+        for n in range(way):
+            x[t, n] = torch.rot90(x[t, n], int(turn[t, n]), (-2, -1))
+    x = x.to(torch.float32) / 255
+    label = torch.arange(way)
+    return Episode(
+        x[:, :, :shot].flatten(1, 2),
+        label.repeat_interleave(shot).expand(len(indices), -1),
+        x[:, :, shot:].flatten(1, 2),
+        label.repeat_interleave(query).expand(len(indices), -1),
+        draws.fold(key, 3),
+    )
+
+
+def assert_tasks_are_the_first_ones(tasks: ClassPool, way: int, shot: int, query: int) -> None:
+    for split in Split:
+        for seed, indices in ((0, range(12)), (7, range(95, 103))):
+            arguments = (split, seed, indices, way, shot, query)
+            for got, want in zip(tasks.sample(*arguments), equal_classes(tasks, *arguments), strict=True):
+                assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("rotations", Rotations)
+def test_tasks_of_equal_classes_stay_what_they_were(rotations: Rotations) -> None:
+    assert_tasks_are_the_first_ones(pool(rotations, instances=20), way=5, shot=3, query=17)
+
+
+def test_glyphs_tasks_stay_what_they_were() -> None:
+    tasks = config.compose([])[0].dataset.load(Path("unused"), torch.device("cpu"))
+    assert isinstance(tasks, ClassPool)
+    assert_tasks_are_the_first_ones(tasks, way=20, shot=1, query=5)
+
+
+def test_omniglot_tasks_stay_what_they_were(data_root: Path) -> None:
+    tasks = config.compose(["dataset=omniglot"])[0].dataset.load(data_root, torch.device("cpu"))
+    assert isinstance(tasks, ClassPool)
+    assert_tasks_are_the_first_ones(tasks, way=5, shot=1, query=15)
+
+
+COUNTS = [3, 9, 5, 7, 4]  # of a pool whose classes differ in size
+
+
+def ragged() -> ClassPool:
+    """Classes 4, 1 and 2 are for training, 3 and 0 for test. The first pixel says the class, the next the instance."""
+    images = np.zeros((sum(COUNTS), 1, 2, 2), np.uint8)
+    images[:, 0, 0, 0] = np.repeat(np.arange(5), COUNTS)
+    images[:, 0, 0, 1] = np.concatenate([np.arange(count) for count in COUNTS])
+    splits = {Split.train: [4, 1, 2], Split.val: [], Split.test: [3, 0]}
+    return ClassPool(images, COUNTS, splits, Rotations.none, torch.device("cpu"), {}, names=list("abcde"))
+
+
+def marks(x: torch.Tensor) -> torch.Tensor:
+    """[..., 2]: class and instance."""
+    return (x[..., 0, 0, :] * 255).round().long()
+
+
+def test_every_image_of_a_smaller_class_is_drawn_equally_often_and_no_other() -> None:
+    tasks = ragged()
+    for split, way in ((Split.train, 3), (Split.test, 2)):
+        episode = tasks.sample(split, 0, range(2000), way, 1, 2)
+        drawn = torch.cat([episode.support_x.unflatten(1, (way, 1)), episode.query_x.unflatten(1, (way, 2))], 2)
+        classes, instances = marks(drawn)[..., 0].flatten(0, 1)[..., 0], marks(drawn)[..., 1].flatten(0, 1)
+        assert all(len(set(row.tolist())) == 3 for row in instances)
+        for c in set(classes.tolist()):
+            often = instances[classes == c].flatten().bincount(minlength=COUNTS[c])
+            assert len(often) == COUNTS[c]
+            expected = 3 * 2000 / COUNTS[c]
+            assert (often - expected).abs().max() < 5 * expected**0.5
+    assert not tasks.has(Split.val)
+
+
+def test_the_class_that_is_too_small_is_named() -> None:
+    ragged().check(Split.train, way=3, shot=2, query=2)
+    with pytest.raises(UserError, match=r"2 support \+ 3 query .*\(train\) are 5, but class e has only 4; lower"):
+        ragged().check(Split.train, way=3, shot=2, query=3)
+    with pytest.raises(UserError, match="class a has only 3"):
+        ragged().check(Split.test, way=2, shot=2, query=2)
