@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import enum
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -26,6 +26,15 @@ class Split(enum.Enum):
     train = 0
     val = 1
     test = 2
+
+
+def cut(order: Sequence[int], shares: Mapping[Split, float]) -> dict[Split, list[int]]:
+    """Consecutive parts of ``order``, rounded to whole numbers; the shares add up to 1."""
+    splits, first = {}, 0.0
+    for split, share in shares.items():
+        splits[split] = list(order[round(first * len(order)) : round((first + share) * len(order))])
+        first += share
+    return splits
 
 
 class Tasks(abc.ABC):

@@ -13,7 +13,7 @@ import torch
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont, features
 
-from metarun.datasets.base import Dataset, Split, Tasks
+from metarun.datasets.base import Dataset, Split, Tasks, cut
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.files import cached_arrays
 
@@ -49,10 +49,7 @@ class Glyphs(Dataset):
         letters, images = cached["letters"], cached["images"]
         # a letter's split hangs on the letter alone, so that another FreeType moves as few of them as possible
         order = sorted(range(len(letters)), key=lambda i: hashlib.sha256(chr(letters[i]).encode()).digest())
-        splits, first = {}, 0.0
-        for split, share in SHARES.items():
-            splits[split] = order[round(first * len(order)) : round((first + share) * len(order))]
-            first += share
+        splits = cut(order, SHARES)
         stamp = {
             "split": "letters " + "/".join(str(len(chosen)) for chosen in splits.values()),
             "resize": f"rendered at {SIDE}x{SIDE}",

@@ -20,6 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from metarun.datasets.base import Dataset, Split, Tasks
+from metarun.datasets.imagefile import image_files, read
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import UserError, require
 from metarun.files import cached_arrays
@@ -144,7 +145,7 @@ def prepared(source: Source, size: int, resize: Filter) -> dict[str, np.ndarray]
     resized = False
     for c, (_, members) in enumerate(tqdm(every, desc="preparing mini-imagenet", unit="class", disable=None)):
         for i, member in enumerate(members):
-            image = _opened(member) if isinstance(member, Path) else Image.fromarray(member)
+            image = read(member, lambda i: i.convert("RGB")) if isinstance(member, Path) else Image.fromarray(member)
             if image.size != (size, size):
                 image, resized = resize.apply(image, size), True
             images[c, i] = np.asarray(image).transpose(2, 0, 1)
@@ -184,14 +185,6 @@ def _instances(every: list[tuple[str, Any]]) -> int:
     return usual
 
 
-def _opened(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow's decoders raise all three
-        raise UserError(f"{path}: unreadable image ({error})") from error
-
-
 def _md5(path: Path) -> str:
     return hashlib.md5(np.memmap(path, mode="r").data, usedforsecurity=False).hexdigest()
 
@@ -226,7 +219,7 @@ def _folders_by_split(folder: Path) -> Source | None:
     """SPLIT/CLASS/IMAGE, as MAML's and Reptile's scripts make them."""
     parts = _one_for_each_split(folder, "*")
     classes = {
-        split: {path.name: _images(path) for path in sorted(part.glob("[!.]*")) if path.is_dir()}
+        split: {path.name: image_files(path, SUFFIXES) for path in sorted(part.glob("[!.]*")) if path.is_dir()}
         for split, part in parts.items()
     }
     return Source("folders by split", classes) if any(classes.values()) else None
@@ -236,7 +229,7 @@ def _folders(folder: Path) -> Source | None:
     """CLASS/IMAGE of the published list of classes."""
     for base in (folder, folder / "images"):
         classes = {
-            split: {name: _images(base / name) for name in names if (base / name).is_dir()}
+            split: {name: image_files(base / name, SUFFIXES) for name in names if (base / name).is_dir()}
             for split, names in published_split().items()
         }
         if any(classes.values()):
@@ -244,10 +237,6 @@ def _folders(folder: Path) -> Source | None:
                 raise UserError(f"{folder}: the CSVs name no image of its class folders; correct or remove them")
             return Source("class folders", classes)
     return None
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in SUFFIXES)
 
 
 def _pickles(folder: Path) -> Source | None:
