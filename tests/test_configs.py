@@ -12,6 +12,7 @@ from metarun import config, parts
 from metarun.errors import UserError
 from metarun.signals import StopSignals
 from metarun.train import train
+from tests.datasets.test_image_folder import own_images
 from tests.datasets.test_miniimagenet import small_copy
 
 QUICK = ["steps=2", "meta_batch=2", "eval.every=2", "eval.val_tasks=2", "log_every=1"]
@@ -22,6 +23,7 @@ def overrides(group: str, option: str) -> list[str]:
     extra = {
         ("dataset", "sinusoid"): ["algo.eval_inner_steps=2"],
         ("algo", "reptile"): ["algo.eval_inner_steps=2"],
+        ("dataset", "image_folder"): ["model.filters=4", "way=2", "query=2", "dataset.shares=[0.4,0.3,0.3]"],
         ("dataset", "miniimagenet"): ["model.filters=4", "way=2", "query=2"],
         ("model", "conv4_mini"): ["model.filters=4", "dataset=miniimagenet", "way=2", "query=2"],
         ("model", "conv4_mini_reptile"): ["model.filters=4", "dataset=miniimagenet", "way=2", "query=2"],
@@ -41,6 +43,9 @@ def test_every_option_composes_and_learns_for_two_steps(
         words.append(f"data_root={request.getfixturevalue('data_root')}")
     if option in ("miniimagenet", "conv4_mini", "conv4_mini_reptile"):
         small_copy(tmp_path / "data" / "miniimagenet", "folders by split")
+        words.append(f"data_root={tmp_path / 'data'}")
+    if option == "image_folder":
+        own_images(tmp_path / "data" / "images")
         words.append(f"data_root={tmp_path / 'data'}")
     if (group, option) == ("device", "cuda") and not torch.cuda.is_available():
         with pytest.raises(UserError, match="device=cuda"):
