@@ -26,7 +26,7 @@ QUICK = [
 WRONG = {  # command -> words that its one line must have
     "trian": "trian no such command train",
     "train algo=mamll": "algo=mamll fomaml imaml maml reptile",
-    "train dataset=nothing": "dataset=nothing glyphs miniimagenet omniglot sinusoid",
+    "train dataset=nothing": "dataset=nothing glyphs miniimagenet mnist omniglot sinusoid",
     "train device=tpu": "device=tpu auto cpu cuda",
     "train algo=null": "algo=null maml",
     "train ~algo": "algo maml",
@@ -54,6 +54,7 @@ WRONG = {  # command -> words that its one line must have
     "train model=mlp model.hidden=40": "model.hidden=40 list whole number",
     "train dataset=sinusoid model=conv4": "model=conv4 images model=mlp",
     "train dataset=sinusoid dataset.amplitude=[5,1]": "dataset.amplitude low high",
+    "train dataset=mnist dataset.split=letters": "dataset.split=letters digits images",
     "train dataset=omniglot dataset.split=mine": "dataset.split=mine maml reptile vinyals lake",
     "train way=1": "way=1 >= 2",
     "train device.compile=yes": "device.compile=yes auto true false",
@@ -153,7 +154,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for word in (
         "fomaml | imaml | maml | reptile",
-        "glyphs | miniimagenet | omniglot | sinusoid",
+        "glyphs | miniimagenet | mnist | omniglot | sinusoid",
         "meta_batch: ",
         "eval.norm",
     ):

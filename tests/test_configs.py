@@ -36,7 +36,7 @@ def test_every_option_composes_and_learns_for_two_steps(
     group: str, option: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     words = overrides(group, option)
-    if (group, option) == ("dataset", "omniglot"):
+    if (group, option) in (("dataset", "omniglot"), ("dataset", "mnist")):
         words.append(f"data_root={request.getfixturevalue('data_root')}")
     if option in ("miniimagenet", "conv4_mini", "conv4_mini_reptile"):
         small_copy(tmp_path / "data" / "miniimagenet", "folders by split")
