@@ -55,8 +55,8 @@ def test_every_option_composes_and_learns_for_two_steps(
 
 
 @pytest.mark.parametrize("algo", config.choices("algo"))
-@pytest.mark.parametrize("dataset", ["glyphs", "sinusoid"])
-def test_every_algorithm_runs_on_images_and_on_regression(algo: str, dataset: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dataset", ["glyphs", "sinusoid", "gaussians"])
+def test_every_algorithm_runs_on_images_on_regression_and_on_points(algo: str, dataset: str, tmp_path: Path) -> None:
     words = [f"algo={algo}", f"dataset={dataset}", "algo.eval_inner_steps=2", *QUICK]
     assert train(config.compose(words)[0].build(), tmp_path, StopSignals()).step == 2
 

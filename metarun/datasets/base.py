@@ -63,6 +63,7 @@ class Dataset(abc.ABC):
     """A data set's settings."""
 
     has_way: ClassVar[bool] = True  # whether "way" means anything for its tasks
+    binary: ClassVar[bool] = False  # whether way is 2 and one output tells the classes apart
 
     @property
     @abc.abstractmethod
