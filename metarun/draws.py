@@ -8,6 +8,8 @@ way everywhere. ``fold(key, i)`` is the i-th output of the generator seeded with
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -53,6 +55,13 @@ def bits(key: Tensor, count: int) -> Tensor:
 def uniform(key: Tensor, count: int) -> Tensor:
     """[..., count] float32 in [0, 1), from 24 random bits each so that every device rounds alike."""
     return _shift(bits(key, count), 40).to(torch.float32) / (1 << 24)
+
+
+def normal(key: Tensor, count: int) -> Tensor:
+    """[..., count] float32 from N(0, 1), none beyond 5.8 (Box and Muller 1958, "A note on the generation of random
+    normal deviates"); as equal on two devices as their logarithms are."""
+    unit = uniform(key, 2 * count).unflatten(-1, (count, 2))
+    return (-2 * (1 - unit[..., 0]).log()).sqrt() * (2 * math.pi * unit[..., 1]).cos()
 
 
 def integers(key: Tensor, count: int, below: int) -> Tensor:

@@ -22,8 +22,8 @@ class Episode(NamedTuple):
     """T tasks, or one task when the leading axis T is absent.
 
     Classification inputs are [T, N*K, C, H, W] (support) and [T, N*Q, C, H, W] (query), float in 0..1; labels
-    are int64 in 0..N-1. Examples of one class stand next to each other. Regression inputs and targets are
-    [T, K, 1] and [T, Q, 1].
+    are int64 in 0..N-1. Examples of one class stand next to each other. Points in the plane are [T, N*K, 2] and
+    [T, N*Q, 2] instead. Regression inputs and targets are [T, K, 1] and [T, Q, 1].
     """
 
     support_x: Tensor

@@ -85,6 +85,7 @@ class Experiment:
             value = getattr(self.eval, name)
             require(value >= 1, f"eval.{name}", value, ">= 1")
         require(self.way >= 2 or not self.dataset.has_way, "way", self.way, ">= 2")
+        require(self.way == 2 or not self.dataset.binary, "way", self.way, "2, the classes that one output tells apart")
         for key, value in {"seed": self.seed, "eval.seed": self.eval.seed}.items():
             require(0 <= value < 2**63, key, value, "0..2**63 - 1")
 

@@ -29,6 +29,15 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return -F.log_softmax(logits, -1).gather(-1, labels[:, None]).mean()
 
 
+def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of sigmoid(logit), the probability of label 1, nats; logits [B, 1], labels [B] in 0..1.
+
+    Softplus of the logit towards the other label, so that no sigmoid saturates on the way to a logarithm.
+    """
+    towards_other = (1 - 2 * labels) * logits[:, 0]
+    return F.softplus(towards_other).mean()
+
+
 def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Mean of squared differences; both [B, 1]."""
     return (outputs - targets).square().mean()
@@ -37,6 +46,11 @@ def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """Share of examples whose largest logit is the label's, 0..1; logits [B, N], labels [B]."""
     return (logits.argmax(-1) == labels).to(logits.dtype).mean()
+
+
+def binary_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of examples whose logit is positive where the label is 1 and not where it is 0; [B, 1] and [B]."""
+    return ((logits[:, 0] > 0) == (labels == 1)).to(logits.dtype).mean()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +83,18 @@ class Objective:
 def classification(forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
     return Objective(
         forward=forward, loss=cross_entropy, metric=accuracy, metric_name="accuracy", larger_is_better=True, way=way
+    )
+
+
+def binary(forward: Callable[[Params, Tensor], Tensor]) -> Objective:
+    """Two classes told apart by the sign of one output."""
+    return Objective(
+        forward=forward,
+        loss=binary_cross_entropy,
+        metric=binary_accuracy,
+        metric_name="accuracy",
+        larger_is_better=True,
+        way=2,
     )
 
 

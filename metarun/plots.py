@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -17,7 +18,7 @@ INK, SOFT, GOOD, BAD = "#1f4e79", "#b8860b", "#2e7d32", "#c62828"
 def draw_all(
     out: Path, result: dict[str, Any], lines: list[dict[str, Any]], episodes: Episode, outputs: Tensor
 ) -> None:
-    """Write curves.png, steps.png and episodes.png (or sinusoid.png for regression) into ``out``.
+    """Write curves.png, steps.png and episodes.png (points.png in the plane, sinusoid.png for regression) into ``out``.
 
     lines: the run's log. episodes: a few test tasks. outputs: [T, S+1, N*Q, outputs] for their query sets.
     """
@@ -26,6 +27,8 @@ def draw_all(
     save(steps(result), out / "steps.png")
     if result["metric"] == "mse":
         save(regression(episodes, outputs), out / "sinusoid.png")
+    elif episodes.query_x.shape[2:] == (2,):
+        save(points(episodes, outputs), out / "points.png")
     else:
         save(predictions(episodes, outputs), out / "episodes.png")
 
@@ -146,6 +149,36 @@ def predictions(episodes: Episode, outputs: Tensor, rows: int = 4) -> Figure:
                     axes.set_ylabel(str(label), rotation=0, labelpad=8, va="center", fontsize=8)
         grid[0, first].set_title("support", fontsize=7)
         grid[0, first + shot].set_title("query", fontsize=7)
+    return figure
+
+
+def points(episodes: Episode, outputs: Tensor) -> Figure:
+    """Two classes in the plane, before and after adapting: K support points each, queries ringed green or red.
+
+    outputs: [T, S+1, 2*Q, 1]. The line between the classes is drawn as far as the queries reach, where it is known.
+    """
+    tasks = len(episodes.key)
+    figure = Figure(figsize=(3.2 * tasks, 6.4), layout="constrained")
+    grid = figure.subplots(2, tasks, squeeze=False)
+    for t in range(tasks):
+        support_x, support_y, query_x, query_y = (field[t].cpu() for field in episodes[:4])
+        everything = torch.cat([support_x, query_x])
+        low, high = everything.amin(0), everything.amax(0)
+        middle, reach = (low + high) / 2, 0.55 * (high - low).max()
+        limits = torch.stack([middle - reach, middle + reach], 1).tolist()  # [[left, right], [bottom, top]]
+        for axes, at, when in ((grid[0, t], 0, "before adapting"), (grid[1, t], -1, "after adapting")):
+            logit = outputs[t, at, :, 0].cpu()
+            right = (logit > 0) == (query_y == 1)
+            for label, colour in ((0, INK), (1, SOFT)):
+                of = query_y == label
+                rings = [GOOD if hit else BAD for hit in right[of]]
+                axes.scatter(*query_x[of].T, s=40, color=colour, edgecolors=rings, linewidths=2)
+                axes.scatter(*support_x[support_y == label].T, s=70, marker="^", color=colour, edgecolors="k")
+            if len(logit) > 2 and logit.min() < 0 < logit.max():
+                axes.tricontour(*query_x.T, logit, levels=[0], colors="0.3", linewidths=1)
+            axes.set_title(f"{when}: {int(right.sum())} of {len(right)}", fontsize=8)
+            axes.set(xlim=limits[0], ylim=limits[1], aspect="equal")
+            axes.tick_params(labelsize=7)
     return figure
 
 

@@ -18,6 +18,8 @@ CAPTIONS = {
     "curves.png": "Training and validation against meta-iterations",
     "steps.png": "Meta-test against inner steps",
     "episodes.png": "Test tasks: support, and queries framed green where right, red where wrong",
+    "points.png": "Test tasks before and after adapting: support points as triangles, queries ringed green where "
+    "right, red where wrong, and the line where the output changes sign",
     "sinusoid.png": "Test tasks: true function, support points, and the fit before and after adapting",
 }
 Result = dict[str, Any]

@@ -7,6 +7,9 @@ that the import trips over are declared. That happens here, and only if the plai
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -28,3 +31,14 @@ def torchvision() -> ModuleType:
         _declared.append(library)
         import torchvision
     return torchvision
+
+
+@contextmanager
+def impatient(seconds: float = 30) -> Iterator[None]:
+    """Within, a server that does not answer for so long is an error; torchvision's downloads would wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -26,7 +26,7 @@ QUICK = [
 WRONG = {  # command -> words that its one line must have
     "trian": "trian no such command train",
     "train algo=mamll": "algo=mamll fomaml imaml maml reptile",
-    "train dataset=nothing": "dataset=nothing glyphs miniimagenet omniglot sinusoid",
+    "train dataset=nothing": "dataset=nothing gaussians glyphs miniimagenet mnist omniglot sinusoid",
     "train device=tpu": "device=tpu auto cpu cuda",
     "train algo=null": "algo=null maml",
     "train ~algo": "algo maml",
@@ -54,6 +54,10 @@ WRONG = {  # command -> words that its one line must have
     "train model=mlp model.hidden=40": "model.hidden=40 list whole number",
     "train dataset=sinusoid model=conv4": "model=conv4 images model=mlp",
     "train dataset=sinusoid dataset.amplitude=[5,1]": "dataset.amplitude low high",
+    "train dataset=gaussians way=5": "way=5 2",
+    "train dataset=gaussians dataset.spread=0": "dataset.spread=0.0 > 0",
+    "train dataset=gaussians model=conv4": "model=conv4 images model=mlp",
+    "train dataset=mnist dataset.split=letters": "dataset.split=letters digits images",
     "train dataset=omniglot dataset.split=mine": "dataset.split=mine maml reptile vinyals lake",
     "train way=1": "way=1 >= 2",
     "train device.compile=yes": "device.compile=yes auto true false",
@@ -115,7 +119,7 @@ def test_wrong_input_is_one_line_and_status_2(
     assert out == "" and not list(tmp_path.iterdir()), "something ran, or was written"
 
 
-@pytest.mark.parametrize("dataset", ["omniglot", "sinusoid"])  # neither needs its data
+@pytest.mark.parametrize("dataset", ["omniglot", "sinusoid", "gaussians"])  # none needs its data
 def test_bench(
     dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,7 +157,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for word in (
         "fomaml | imaml | maml | reptile",
-        "glyphs | miniimagenet | omniglot | sinusoid",
+        "gaussians | glyphs | miniimagenet | mnist | omniglot | sinusoid",
         "meta_batch: ",
         "eval.norm",
     ):
@@ -243,6 +247,14 @@ def test_sinusoid_draws_its_figure(metarun: Command, tmp_path: Path) -> None:
     assert (tmp_path / "run/sinusoid.png").stat().st_size > 10_000
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert result["protocol"]["task"] == "10-shot" and len(result["scores"][0]["by_steps"]) == 11
+
+
+def test_gaussians_draws_its_figure(metarun: Command, tmp_path: Path) -> None:
+    done = metarun("train", "dataset=gaussians", "steps=4", "eval.tasks=8", "eval.every=2", "run_dir=run")
+    assert done.returncode == 0, done.stderr
+    assert "meta-test accuracy" in done.stdout and "2-way 5-shot" in done.stdout
+    assert (tmp_path / "run/points.png").stat().st_size > 10_000 and not (tmp_path / "run/episodes.png").exists()
+    assert "(points.png)" in (tmp_path / "run/report.md").read_text()
 
 
 def test_check(metarun: Command) -> None:

@@ -39,7 +39,7 @@ def test_every_option_composes_and_learns_for_two_steps(
     group: str, option: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     words = overrides(group, option)
-    if (group, option) == ("dataset", "omniglot"):
+    if (group, option) in (("dataset", "omniglot"), ("dataset", "mnist")):
         words.append(f"data_root={request.getfixturevalue('data_root')}")
     if option in ("miniimagenet", "conv4_mini", "conv4_mini_reptile"):
         small_copy(tmp_path / "data" / "miniimagenet", "folders by split")
@@ -61,8 +61,8 @@ def test_every_option_composes_and_learns_for_two_steps(
 
 
 @pytest.mark.parametrize("algo", config.choices("algo"))
-@pytest.mark.parametrize("dataset", ["glyphs", "sinusoid"])
-def test_every_algorithm_runs_on_images_and_on_regression(algo: str, dataset: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dataset", ["glyphs", "sinusoid", "gaussians"])
+def test_every_algorithm_runs_on_images_on_regression_and_on_points(algo: str, dataset: str, tmp_path: Path) -> None:
     words = [f"algo={algo}", f"dataset={dataset}", "algo.eval_inner_steps=2", *QUICK]
     assert train(config.compose(words)[0].build(), tmp_path, StopSignals()).step == 2
 

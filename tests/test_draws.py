@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from metarun import draws
@@ -76,3 +77,14 @@ def test_a_subset_is_the_beginning_of_a_permutation_of_what_there_is() -> None:
     for bound in (4, 5, 6):
         share = chosen[below == bound].flatten().bincount(minlength=bound) / 1000
         assert (share - 4 / bound).abs().max() < 0.08
+
+
+def test_normal_has_the_moments_of_one() -> None:
+    values = draws.normal(draws.fold(draws.root(5), torch.arange(1000)), 200)
+    assert values.shape == (1000, 200) and values.dtype == torch.float32 and values.isfinite().all()
+    flat = values.flatten().double()
+    for power, moment in ((1, 0.0), (2, 1.0), (3, 0.0), (4, 3.0)):
+        assert flat.pow(power).mean().item() == pytest.approx(moment, abs=0.05)
+    assert (flat.abs() < 1.96).double().mean().item() == pytest.approx(0.95, abs=0.003)
+    assert abs(torch.corrcoef(values[:, :2].T)[0, 1].item()) < 0.1
+    assert torch.equal(draws.normal(draws.root(5), 3), draws.normal(draws.root(5), 9)[:3])

@@ -11,7 +11,7 @@ from metarun.datasets.base import Split
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")]
 
 
-@pytest.mark.parametrize("dataset", ["glyphs", "sinusoid"])
+@pytest.mark.parametrize("dataset", ["glyphs", "sinusoid", "gaussians"])
 def test_a_task_is_the_same_on_every_device(dataset: str) -> None:
     ours, theirs = (
         config.compose([f"dataset={dataset}", f"device={device}"])[0]

@@ -46,3 +46,58 @@ def test_interval_over_tasks() -> None:
     assert mean == 0.75
     assert half == pytest.approx(1.96 * 0.5 / 2)  # s = 0.5, n = 4
     assert math.isnan(losses.mean_and_interval(values[:1])[1])
+
+
+def test_binary_cross_entropy_is_torchs() -> None:
+    logits, labels = 3 * torch.randn(40, 1, dtype=torch.float64), torch.arange(40) % 2
+    want = F.binary_cross_entropy_with_logits(logits[:, 0], labels.double())
+    assert losses.binary_cross_entropy(logits, labels).item() == pytest.approx(want.item(), rel=1e-12)
+
+
+def test_binary_accuracy_counts_hits() -> None:
+    logits = torch.tensor([[2.0], [-1.0], [0.5], [-3.0], [0.0]])
+    assert losses.binary_accuracy(logits, torch.tensor([1, 0, 0, 1, 0])).item() == pytest.approx(0.6)
+
+
+def test_binary_loss_and_its_derivatives_stay_finite_for_any_logit() -> None:
+    def loss(logit: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return losses.binary_cross_entropy(logit[None, None], label[None])
+
+    logits = torch.tensor([-1e4, -100.0, -30.0, 0.0, 30.0, 100.0, 1e4])
+    for label in (0, 1):
+        labels = torch.full((7,), label)
+        first = torch.func.grad(loss)
+        for of in (loss, first, torch.func.grad(first)):
+            assert torch.func.vmap(of)(logits, labels).isfinite().all()
+        slopes = torch.func.vmap(first)(logits, labels)
+        assert slopes.tolist() == pytest.approx([-label] * 3 + [0.5 - label] + [1 - label] * 3, abs=1e-12)
+
+
+def test_binary_loss_has_the_second_derivative_of_finite_differences() -> None:
+    """Of each of a batch of tasks, as meta-gradients need it: grad of grad within vmap."""
+    generator = torch.Generator().manual_seed(0)
+    x, w = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((4, 9, 3), (4, 3, 1)))
+    labels = torch.arange(9) % 2
+    objective = losses.binary(lambda params, x: x @ params["w"])
+
+    def loss(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return objective.query_loss({"w": w}, x, labels)[0]
+
+    slope = torch.func.grad(loss)
+    curvature = torch.func.vmap(torch.func.hessian(loss))(w, x)
+    assert curvature.shape == (4, 3, 1, 3, 1)
+    for t in range(4):
+        for i in range(3):
+            step = torch.zeros(3, 1, dtype=torch.float64)
+            step[i] = 1e-5
+            difference = (slope(w[t] + step, x[t]) - slope(w[t] - step, x[t])) / 2e-5
+            torch.testing.assert_close(curvature[t, :, :, i, 0], difference, rtol=1e-7, atol=1e-9)
+
+
+def test_binary_sum_over_shot_is_twice_the_mean() -> None:
+    objective = losses.binary(lambda params, x: x @ params["w"])
+    params, x = {"w": torch.ones(2, 1)}, torch.randn(6, 2)
+    summed, mean = (
+        objective.inner_loss(params, x, torch.arange(6) % 2, r) for r in (Reduction.sum_over_shot, Reduction.mean)
+    )
+    assert summed.item() == pytest.approx(2 * mean.item())

@@ -8,16 +8,19 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
 from metarun import draws
 from metarun.episode import Episode
+from metarun.errors import UserError
 from metarun.files import cache_dir
 from metarun.losses import Objective
 from metarun.tree import Params
+
+Found = TypeVar("Found")
 
 
 class Split(enum.Enum):
@@ -69,6 +72,7 @@ class Dataset(abc.ABC):
     """A data set's settings."""
 
     has_way: ClassVar[bool] = True  # whether "way" means anything for its tasks
+    binary: ClassVar[bool] = False  # whether way is 2 and one output tells the classes apart
 
     @property
     @abc.abstractmethod
@@ -83,6 +87,25 @@ class Dataset(abc.ABC):
 def default_data_root() -> Path:
     """Where data sets are looked for and downloaded to: ``$METARUN_DATA``, else the cache folder."""
     return Path(os.environ.get("METARUN_DATA") or cache_dir() / "data")
+
+
+def first_that_works(
+    dataset: str, sources: Mapping[str, Callable[[Path], Found]], data_root: Path, cache: Path, by_hand: str
+) -> Found:
+    """What the first of the named sources finds in (or brings to) ``data_root``, where ``cache`` holds nothing yet.
+
+    Raises ``UserError`` that lists what was tried and says what to do ``by_hand``.
+    """
+    tried = [f"prepared cache {cache}: not there"]
+    for name, source in sources.items():
+        try:
+            return source(data_root)
+        except Exception as error:  # whatever is wrong with one source, the next may do
+            tried.append(" ".join(f"{name}: {error or type(error).__name__}".split()))
+    raise UserError(
+        f"dataset={dataset}: no source works. Tried: {'; '.join(tried)}. By hand: {by_hand}. "
+        "dataset=glyphs needs nothing."
+    )
 
 
 def task_keys(seed: int, split: Split, indices: range, device: torch.device) -> Tensor:

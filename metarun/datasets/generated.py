@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metarun.datasets.base import Dataset, Split, Tasks
 from metarun.episode import Episode
-from metarun.losses import Objective, classification, regression
+from metarun.losses import Objective, binary, classification, regression
 from metarun.tree import Params
 
 
@@ -17,7 +17,7 @@ class Generated(Tasks):
     """Tasks like those of ``dataset``: labelled classes of noise where it has ways, else noise onto noise."""
 
     def __init__(self, dataset: Dataset, device: torch.device):
-        self.has_way, self.device = dataset.has_way, device
+        self.has_way, self.binary, self.device = dataset.has_way, dataset.binary, device
         self.input_shape = dataset.input_shape
         self.stamp = {"split": "generated"}
 
@@ -28,9 +28,11 @@ class Generated(Tasks):
         pass
 
     def outputs(self, way: int) -> int:
-        return way if self.has_way else 1
+        return way if self.has_way and not self.binary else 1
 
     def objective(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
+        if self.binary:
+            return binary(forward)
         return classification(forward, way) if self.has_way else regression(forward)
 
     def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:

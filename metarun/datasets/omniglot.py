@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import enum
 import json
-import socket
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -15,11 +13,11 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from metarun.datasets.base import Dataset, Split, Tasks
+from metarun.datasets.base import Dataset, Split, Tasks, first_that_works
 from metarun.datasets.sampler import ClassPool, Rotations
-from metarun.errors import UserError, require
+from metarun.errors import require
 from metarun.files import cache_dir, cached_arrays
-from metarun.vision import torchvision
+from metarun.vision import impatient, torchvision
 
 CHARACTERS, DRAWINGS, SIDE = 1623, 20, 105
 
@@ -91,12 +89,22 @@ class Omniglot(Dataset):
 def prepared(data_root: Path, size: int, resize: Resize) -> np.ndarray:
     """uint8 [1623, 20, size, size], paper 255 and ink 0, from the cache or from the first source that works.
 
-    Raises ``UserError`` that lists what was tried.
+    Sources give uint8 [1623, 20, 105, 105]. Raises ``UserError`` that lists what was tried.
     """
     name = f"omniglot-{size}-{resize.name}"
 
     def make() -> dict[str, np.ndarray]:
-        pages = _first_that_works(data_root, cache_dir() / f"{name}.npz")
+        sources = {
+            f"{data_root / 'omniglot.npz'}": _from_npz,
+            f"{data_root / 'omniglot-py'} (torchvision's folders)": _from_folders,
+            "download by torchvision": _from_download,
+        }
+        by_hand = (
+            "put images_background.zip and images_evaluation.zip of github.com/brendenlake/omniglot (folder python), "
+            f"unpacked, into {data_root / 'omniglot-py'}, or set data_root to a folder that has omniglot-py or "
+            f"omniglot.npz (bool array 'ink' [{CHARACTERS}, {DRAWINGS}, {SIDE}, {SIDE}])"
+        )
+        pages = first_that_works("omniglot", sources, data_root, cache_dir() / f"{name}.npz", by_hand)
         images = np.empty((CHARACTERS, DRAWINGS, size, size), np.uint8)
         for c in tqdm(range(CHARACTERS), desc="preparing omniglot", unit="character", disable=None):
             for d in range(DRAWINGS):
@@ -104,27 +112,6 @@ def prepared(data_root: Path, size: int, resize: Resize) -> np.ndarray:
         return {"images": images}
 
     return cached_arrays(name, make)["images"]
-
-
-def _first_that_works(data_root: Path, cache: Path) -> np.ndarray:
-    """uint8 [1623, 20, 105, 105] from the sources in order."""
-    sources: dict[str, Callable[[Path], np.ndarray]] = {
-        f"{data_root / 'omniglot.npz'}": _from_npz,
-        f"{data_root / 'omniglot-py'} (torchvision's folders)": _from_folders,
-        "download by torchvision": _from_download,
-    }
-    tried = [f"prepared cache {cache}: not there"]
-    for name, source in sources.items():
-        try:
-            return source(data_root)
-        except Exception as error:  # whatever is wrong with one source, the next may do
-            tried.append(f"{name}: {error}".splitlines()[0])
-    raise UserError(
-        "dataset=omniglot: no source works. Tried: " + "; ".join(tried) + ". By hand: put images_background.zip and "
-        f"images_evaluation.zip of github.com/brendenlake/omniglot (folder python), unpacked, into "
-        f"{data_root / 'omniglot-py'}, or set data_root to a folder that has omniglot-py or omniglot.npz "
-        "(bool array 'ink' [1623, 20, 105, 105]). dataset=glyphs needs nothing."
-    )
 
 
 def _from_npz(data_root: Path) -> np.ndarray:
@@ -155,12 +142,8 @@ def _from_folders(data_root: Path) -> np.ndarray:
 
 def _from_download(data_root: Path) -> np.ndarray:
     """torchvision fetches both archives and verifies their MD5 sums."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(30)  # torchvision sets none
-    try:
+    with impatient():
         data_root.mkdir(parents=True, exist_ok=True)
         for background in (True, False):
             torchvision().datasets.Omniglot(str(data_root), background=background, download=True)
-    finally:
-        socket.setdefaulttimeout(before)
     return _from_folders(data_root)

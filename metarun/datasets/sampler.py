@@ -13,7 +13,7 @@ from torch import Tensor
 from metarun import draws
 from metarun.datasets.base import Split, Tasks, task_keys
 from metarun.episode import Episode
-from metarun.errors import UserError
+from metarun.errors import UserError, require
 from metarun.losses import Objective, classification
 from metarun.tree import Params
 
@@ -44,7 +44,9 @@ class ClassPool(Tasks):
     """Classes of images, split into meta-train, validation and test.
 
     images: uint8 [images, C, H, W], the classes one after another. counts: images of each class. splits: class numbers
-    of each split, disjoint. names: what messages call each class; its number where they are not given.
+    of each split, disjoint. names: what messages call each class; its number where they are not given. fixed_labels:
+    every task has all classes of its split, and the n-th of them is always label n; else a task draws its classes, in
+    random order.
     """
 
     def __init__(
@@ -57,7 +59,9 @@ class ClassPool(Tasks):
         stamp: dict[str, str],
         *,
         names: Sequence[str] | None = None,
+        fixed_labels: bool = False,
     ):
+        self.fixed_labels = fixed_labels
         self.rotations, self.device, self.stamp = rotations, device, stamp
         self.input_shape = tuple(images.shape[1:])
         last = np.cumsum(counts)
@@ -89,8 +93,11 @@ class ClassPool(Tasks):
         return len(self.pools[split].counts) > 0
 
     def check(self, split: Split, way: int, shot: int, query: int) -> None:
-        if way > self._classes(split):
-            raise UserError(f"way={way}: the {split.name} split has only {self._classes(split)} classes")
+        classes = self._classes(split)
+        fixed = f"{classes}, all classes of the split, since a class has always the same label"
+        require(way == classes or not self.fixed_labels, "way", way, fixed)
+        if way > classes:
+            raise UserError(f"way={way}: the {split.name} split has only {classes} classes")
         pool = self.pools[split]
         least, name = min(zip(pool.counts.tolist(), pool.names, strict=True))
         if shot + query > least:
@@ -106,10 +113,14 @@ class ClassPool(Tasks):
         return classification(forward, way)
 
     def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:
-        """Classes without replacement, in random order (so labels are random too), then instances likewise."""
+        """Classes without replacement, in random order (so labels are random too) unless labels are fixed; then
+        instances likewise."""
         pool = self.pools[split]
         key = task_keys(seed, split, indices, self.device)  # [T]
-        chosen = draws.permutation(draws.fold(key, 0), self._classes(split))[:, :way]  # [T, N]
+        if self.fixed_labels:
+            chosen = torch.arange(way, device=self.device).expand(len(indices), -1)  # [T, N]
+        else:
+            chosen = draws.permutation(draws.fold(key, 0), self._classes(split))[:, :way]
         of_class = draws.fold(draws.fold(key, 1)[:, None], torch.arange(way, device=self.device))  # [T, N]
         classes, turn = chosen % len(pool.counts), chosen // len(pool.counts)
         instance = draws.subset(of_class, pool.counts[classes], pool.most, shot + query)  # [T, N, K+Q]

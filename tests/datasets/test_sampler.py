@@ -201,3 +201,17 @@ def test_the_class_that_is_too_small_is_named() -> None:
         ragged().check(Split.train, way=3, shot=2, query=3)
     with pytest.raises(UserError, match="class a has only 3"):
         ragged().check(Split.test, way=2, shot=2, query=2)
+
+
+def test_fixed_labels_are_the_classes_of_every_task() -> None:
+    images = np.arange(12, dtype=np.uint8).reshape(12, 1, 1, 1)
+    splits = {Split.train: [0, 1], Split.val: [], Split.test: [2, 3]}
+    counts, cpu = [2, 3, 3, 4], torch.device("cpu")
+    tasks = ClassPool(images, counts, splits, Rotations.none, cpu, {}, fixed_labels=True)
+    for split, classes in ((Split.train, ([0, 1], [2, 3, 4])), (Split.test, ([5, 6, 7], [8, 9, 10, 11]))):
+        episode = tasks.sample(split, 0, range(100), 2, 1, 1)
+        drawn = torch.cat([episode.support_x, episode.query_x]).mul(255).round().long().unflatten(1, (2, 1)).flatten(2)
+        assert [sorted(drawn[:, c].unique().tolist()) for c in range(2)] == [*map(list, classes)]
+        assert episode.query_y.unique(dim=0).tolist() == [[0, 1]]
+    with pytest.raises(UserError, match="way=1: must be 2"):
+        tasks.check(Split.train, 1, 1, 1)

@@ -1,0 +1,92 @@
+"""Gaussians: two blobs of points in the plane to be told apart; nothing to download, and the best answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from metarun import draws
+from metarun.datasets.base import Dataset, Split, Tasks, task_keys
+from metarun.episode import Episode
+from metarun.errors import require
+from metarun.losses import Objective, binary
+from metarun.tree import Params
+
+
+@dataclass(kw_only=True, slots=True)
+class Gaussians(Dataset):
+    """A task is two means, each from N(0, spread^2 I); a class is points from N(mean, deviation^2 I).
+
+    Who knows a task's means decides by the nearer one, and is right for a share Phi(d / (2 deviation)) of points, d
+    apart as the means are. d / deviation is Rayleigh distributed, so over all tasks that share, which no method can
+    exceed, is (1 + spread / sqrt(spread^2 + 2 deviation^2)) / 2. Which class is 1 is a toss, so without adapting it is
+    one half. Every split draws from the same family, with tasks of its own.
+    """
+
+    binary: ClassVar[bool] = True
+    spread: float  # standard deviation of the means, in each coordinate
+    deviation: float  # of a class's points around its mean, in each coordinate
+
+    def __post_init__(self) -> None:
+        for name in ("spread", "deviation"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "> 0")
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return (2,)
+
+    def best_accuracy(self) -> float:
+        """Of a method that knows the means, over all tasks, 0..1."""
+        return 0.5 + 0.5 * self.spread / (self.spread**2 + 2 * self.deviation**2) ** 0.5
+
+    def load(self, data_root: Path, device: torch.device) -> Tasks:
+        return Blobs(self, device)
+
+
+class Blobs(Tasks):
+    """The family on a device."""
+
+    def __init__(self, family: Gaussians, device: torch.device):
+        self.family, self.device = family, device
+        self.input_shape = family.input_shape
+        self.stamp = {
+            "split": "same family, other tasks",
+            "family": f"means N(0, {family.spread:g}^2), points N(mean, {family.deviation:g}^2)",
+            "best_possible": f"{100 * family.best_accuracy():.2f} %",
+        }
+
+    def has(self, split: Split) -> bool:
+        return True
+
+    def check(self, split: Split, way: int, shot: int, query: int) -> None:
+        """Nothing to run out of."""
+
+    def outputs(self, way: int) -> int:
+        return 1
+
+    def objective(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
+        return binary(forward)
+
+    def means(self, split: Split, seed: int, indices: range) -> Tensor:
+        """[T, 2, 2]: of each task's classes 0 and 1, their coordinates."""
+        key = task_keys(seed, split, indices, self.device)
+        return self.family.spread * draws.normal(draws.fold(key, 0), 4).unflatten(-1, (2, 2))
+
+    def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:
+        key = task_keys(seed, split, indices, self.device)  # [T]
+        label = torch.arange(2, device=self.device)
+        of_class = draws.fold(draws.fold(key, 1)[:, None], label)  # [T, 2]
+        around = draws.normal(of_class, 2 * (shot + query)).unflatten(-1, (shot + query, 2))
+        x = self.means(split, seed, indices)[:, :, None] + self.family.deviation * around  # [T, 2, K+Q, 2]
+        return Episode(
+            support_x=x[:, :, :shot].flatten(1, 2),
+            support_y=label.repeat_interleave(shot).expand(len(indices), -1),
+            query_x=x[:, :, shot:].flatten(1, 2),
+            query_y=label.repeat_interleave(query).expand(len(indices), -1),
+            key=draws.fold(key, 3),
+        )

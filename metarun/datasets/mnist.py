@@ -1,0 +1,116 @@
+"""MNIST: LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document recognition"."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from metarun.datasets.base import Dataset, Split, Tasks, first_that_works
+from metarun.datasets.sampler import ClassPool, Rotations
+from metarun.errors import require
+from metarun.files import cache_dir, cached_arrays
+from metarun.vision import impatient, torchvision
+
+TRAINING, TEST, SIDE = 60_000, 10_000, 28  # images of the two files, pixels a side
+HELD_OUT = 5_000  # last images of the training file, for validation
+
+
+class NamedSplit(enum.Enum):
+    """What meta-test has not seen.
+
+    digits: other digits. Meta-training has 0-4 and meta-test 5-9, each with the images of both files; there are no
+    validation digits. images: other images of the same ten digits, from the training file without its last 5,000,
+    those, and the test file; a task has all ten, and the label is the digit (way is 10), so that a network that does
+    not adapt can know them all.
+    """
+
+    digits = "digits"
+    images = "images"
+
+
+@dataclass(kw_only=True, slots=True)
+class MNIST(Dataset):
+    split: NamedSplit
+    size: int  # pixels a side
+
+    def __post_init__(self) -> None:
+        require(self.size >= 1, "size", self.size, ">= 1")
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return 1, self.size, self.size
+
+    def load(self, data_root: Path, device: torch.device) -> Tasks:
+        images, digits = prepared(data_root, self.size)
+        if self.split is NamedSplit.digits:
+            classes, splits = digits, {Split.train: [*range(5)], Split.val: [], Split.test: [*range(5, 10)]}
+            description = "digits 0-4/none/5-9"
+        else:  # digit d is class d in training, 10 + d in validation, 20 + d in test
+            sizes = [TRAINING - HELD_OUT, HELD_OUT, TEST]
+            classes = digits + 10 * np.repeat(np.arange(3), sizes)
+            splits = {split: [*range(10 * i, 10 * i + 10)] for i, split in enumerate(Split)}
+            description = f"images {'/'.join(map(str, sizes))}, labels are the digits"
+        counts = np.bincount(classes)
+        stamp = {
+            "split": description,
+            "resize": f"none, stored at {SIDE}x{SIDE}" if self.size == SIDE else f"antialias {self.size}x{self.size}",
+            "rotations": Rotations.none.name,
+        }
+        return ClassPool(
+            images[np.argsort(classes, kind="stable"), None],
+            counts,
+            splits,
+            Rotations.none,
+            device,
+            stamp,
+            names=[str(c % 10) for c in range(len(counts))],
+            fixed_labels=self.split is NamedSplit.images,
+        )
+
+
+def prepared(data_root: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [70000, size, size], ink 255, and their digits int64 [70000]; the training file's come first.
+
+    From the cache or from the first source that works. Raises ``UserError`` that lists what was tried.
+    """
+    name = f"mnist-{size}"
+
+    def make() -> dict[str, np.ndarray]:
+        raw = data_root / "MNIST" / "raw"
+        sources = {f"{raw} (torchvision's files)": _from_files, "download by torchvision": _from_download}
+        by_hand = f"put train-images-idx3-ubyte and the three other files, unpacked, into {raw}, or set data_root"
+        images, digits = first_that_works("mnist", sources, data_root, cache_dir() / f"{name}.npz", by_hand)
+        if size != SIDE:
+            images = np.stack([_resized(image, size) for image in images])
+        return {"images": images, "digits": digits}
+
+    cached = cached_arrays(name, make)
+    return cached["images"], cached["digits"]
+
+
+def _resized(image: np.ndarray, size: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
+
+
+def _from_files(data_root: Path) -> tuple[np.ndarray, np.ndarray]:
+    return _read(data_root, download=False)
+
+
+def _from_download(data_root: Path) -> tuple[np.ndarray, np.ndarray]:
+    """torchvision fetches the four files and verifies their MD5 sums."""
+    with impatient():
+        return _read(data_root, download=True)
+
+
+def _read(data_root: Path, download: bool) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [70000, 28, 28] and int64 [70000]."""
+    parts = [torchvision().datasets.MNIST(str(data_root), train=train, download=download) for train in (True, False)]
+    for part, count in zip(parts, (TRAINING, TEST), strict=True):
+        if part.data.shape != (count, SIDE, SIDE) or part.targets.shape != (count,):
+            raise ValueError(f"holds {len(part.targets)} labels and images {[*part.data.shape]} instead of {count}")
+    return torch.cat([part.data for part in parts]).numpy(), torch.cat([part.targets for part in parts]).numpy()
