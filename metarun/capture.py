@@ -47,6 +47,7 @@ class Captured:
             if node.target is _aten.view.default:
                 node.target = _aten.reshape.default
         graph.recompile()
+        self.operations = len(graph.graph.nodes)
         self._run: Callable[..., Any] = graph
 
     def __call__(self, *arguments: Any) -> Any:

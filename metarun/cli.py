@@ -33,8 +33,8 @@ metarun: one bench for gradient-based meta-learning
                      metarun eval run=outputs/RUN eval.norm=all eval.tasks=1000
   metarun report   one table (Markdown and CSV) of any number of runs
                      metarun report outputs/
-  metarun check    are the meta-gradients right on this machine? A table, in two minutes
-                     metarun check device=cpu
+  metarun check    are the meta-gradients right on this machine? A table, in minutes
+                     metarun check algo=maml,fomaml
   metarun bench    tasks per second, memory and where the time goes, on generated data
                      metarun bench dataset=omniglot model=conv4_pool --compare reference
   metarun reproduce  published tables: run their recipes, and print ours beside theirs with a verdict for each

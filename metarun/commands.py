@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from metarun import bench as speed
 from metarun import check as gradients
-from metarun import config, report, verdicts
+from metarun import config, plots, report, verdicts
 from metarun import reproduce as tables
 from metarun.errors import UserError, require
 from metarun.experiment import Select
@@ -63,22 +63,25 @@ def table(words: list[str]) -> int:
         print(
             "metarun report PATH [PATH ...] [out=DIR]\n\n"
             "One table of every finished run and evaluation under the paths, to the terminal and to table.md and\n"
-            "table.csv in DIR (default: the first path's folder). Runs that differ only in seed are merged.\n\n"
+            "table.csv in DIR (default: the first path's folder), and as a plot against inner steps, table.png.\n"
+            "Runs that differ only in seed are merged.\n\n"
             "  metarun report outputs/\n"
         )
         return 0
     values, paths = _settings(words, {"out": ""})
     if not paths:
         raise UserError("report needs at least one path: metarun report outputs/")
-    rows = report.rows(report.find([Path(path) for path in paths]))
+    results = report.find([Path(path) for path in paths])
+    rows = report.rows(results)
     first = Path(paths[0])
     out = Path(values["out"] or (first if first.is_dir() else first.parent))
     out.mkdir(parents=True, exist_ok=True)
     text = report.markdown(rows)
     write_atomic(out / "table.md", text.encode())
     write_atomic(out / "table.csv", report.comma_separated(rows).encode())
+    plots.save(plots.comparison(report.by_steps(results)), out / "table.png")
     print(text)
-    print(f"written: {out / 'table.md'}, {out / 'table.csv'}")
+    print(f"written: {out / 'table.md'}, .csv and .png")
     return 0
 
 
@@ -86,16 +89,17 @@ def check(words: list[str]) -> int:
     """``metarun check``; status 1 if a gradient is wrong."""
     if "-h" in words or "--help" in words:
         print(
-            "metarun check [device=auto|cpu|cuda]\n\n"
-            "Compares every method's meta-gradient with independent references in float64, on small networks with\n"
-            "batch norm, on each way of computing it. Exit status 1 if one is wrong.\n"
+            "metarun check [algo=NAME,NAME] [device=auto|cpu|cuda]\n\n"
+            "Compares the meta-gradient of every method (or of those named) with independent references in float64,\n"
+            "on small networks with batch norm, on each way of computing it. Exit status 1 if one is wrong.\n"
         )
         return 0
+    values, words = _settings(words, {"algo": ",".join(config.choices("algo"))})
     for word in words:
         if not word.startswith(("device=", "device.")):
-            raise UserError(f"{word}: check takes device=auto|cpu|cuda and device.threads")
+            raise UserError(f"{word}: check takes algo=NAME,NAME, device=auto|cpu|cuda and device.threads")
     algorithms = {}
-    for name in config.choices("algo"):
+    for name in values["algo"].split(","):
         experiment, _ = config.compose([f"algo={name}", *words])
         algorithms[name] = experiment.algo
     device = experiment.device.resolve()

@@ -274,6 +274,10 @@ def _compose(overrides: list[str]) -> DictConfig:
         return hydra.compose("train", overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         text = re.sub(r"\s+", " ", str(error.__cause__ or error)).strip()
+        if clash := re.search(r"In '(\w+)/([\w/]+)': .*Key '\w+' not in .*full_key: ((\w+)\.\S+)", text):
+            group, option, key, other = clash.groups()
+            chosen = next((word for word in overrides if word.startswith(f"{other}=")), f"the default of {other}")
+            raise UserError(f"{group}={option}: does not go with {chosen}, which has no {key}") from None
         raise UserError(f"configuration: {text}") from None
 
 

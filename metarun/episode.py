@@ -13,9 +13,22 @@ Code that handles one task never sees the axis T; ``vectorize.py`` is the one pl
 
 from __future__ import annotations
 
+import enum
 from typing import NamedTuple
 
 from torch import Tensor
+
+
+class View(enum.Enum):
+    """What a method is shown of the meta-training data.
+
+    tasks: few-shot tasks, as at test. pooled: mini-batches of all meta-training classes at once, labelled with their
+    class numbers, as in ordinary supervised learning. revealed: tasks whose inputs say which task it is.
+    """
+
+    tasks = "tasks"
+    pooled = "pooled"
+    revealed = "revealed"
 
 
 class Episode(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,7 +20,7 @@ from metarun.vectorize import OverTasks, concatenate
 
 @dataclass(frozen=True)
 class Score:
-    """Loss and metric on query sets, each [tasks, len(steps)], after these numbers of inner steps."""
+    """Loss and metric, each [tasks, len(steps)], after these numbers of inner steps."""
 
     norm: Norm
     steps: list[int]
@@ -50,14 +49,17 @@ def evaluate(
     ``last_only`` measures after the last inner step alone, which is cheaper. ``progress`` labels a progress bar.
     """
     norms = norm.members(bench.module)
-    steps, ranks = bench.experiment.algo.eval_inner_steps, bench.ranks
+    algo, ranks = bench.experiment.algo, bench.ranks
+    measured = range(algo.eval_inner_steps if last_only else 0, algo.eval_inner_steps + 1)
 
     def score(meta: Params, task: Episode) -> tuple[Tensor, Tensor]:  # each [norms, S+1]
+        def outputs(params: Params) -> list[Tensor]:
+            return [predict(bench.module, params, task.support_x, task.query_x, n) for n in norms]
+
         metrics, losses = [], []
-        for params in _adapted(bench, meta, task, steps, last_only):
-            outputs = [predict(bench.module, params, task.support_x, task.query_x, n) for n in norms]
-            metrics.append(torch.stack([bench.objective.metric(o, task.query_y) for o in outputs]))
-            losses.append(torch.stack([bench.objective.loss(o, task.query_y) for o in outputs]))
+        for of_norms, targets in algo.trial(bench.objective, meta, task, measured, outputs):
+            metrics.append(torch.stack([bench.objective.metric(o, targets) for o in of_norms]))
+            losses.append(torch.stack([bench.objective.loss(o, targets) for o in of_norms]))
         return torch.stack(metrics, -1), torch.stack(losses, -1)
 
     score_tasks = OverTasks(bench.engine, score)
@@ -68,8 +70,7 @@ def evaluate(
             results += score_tasks(meta, episodes)
             bar.update(len(episodes.key))
     metric, loss = concatenate(ranks.gather([(metric.cpu(), loss.cpu()) for metric, loss in results]))
-    measured = [steps] if last_only else list(range(steps + 1))
-    return [Score(n, measured, metric[:, i], loss[:, i]) for i, n in enumerate(norms)]
+    return [Score(n, list(measured), metric[:, i], loss[:, i]) for i, n in enumerate(norms)]
 
 
 def measured_episodes(bench: Bench, split: Split, tasks: int, at_once: int = 32) -> Iterator[Episode]:
@@ -81,18 +82,12 @@ def measured_episodes(bench: Bench, split: Split, tasks: int, at_once: int = 32)
         yield bench.tasks.sample(split, x.eval.seed, mine[first : first + at_once], x.way, x.eval.shot, x.eval.query)
 
 
-def _adapted(bench: Bench, meta: Params, task: Episode, steps: int, last_only: bool) -> Iterator[Params]:
-    """The parameters at which to measure."""
-    path = bench.experiment.algo.adapt(bench.objective, meta, task.support_x, task.support_y, task.key, steps)
-    yield from itertools.islice(path, steps, None) if last_only else path
-
-
 def predictions(bench: Bench, meta: Params, episodes: Episode, norm: Norm) -> Tensor:
     """Outputs [T, S+1, N*Q, outputs] for the query sets of a few episodes, to be looked at."""
-    steps = bench.experiment.algo.eval_inner_steps
+    algo = bench.experiment.algo
 
     def outputs(meta: Params, task: Episode) -> Tensor:
-        adapted = _adapted(bench, meta, task, steps, last_only=False)
+        adapted = algo.adapt(bench.objective, meta, task.support_x, task.support_y, task.key, algo.eval_inner_steps)
         return torch.stack([predict(bench.module, p, task.support_x, task.query_x, norm) for p in adapted])
 
     return concatenate(list(OverTasks(bench.engine, outputs)(meta, episodes)))

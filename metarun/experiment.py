@@ -88,6 +88,7 @@ class Experiment:
         require(self.way == 2 or not self.dataset.binary, "way", self.way, "2, the classes that one output tells apart")
         for key, value in {"seed": self.seed, "eval.seed": self.eval.seed}.items():
             require(0 <= value < 2**63, key, value, "0..2**63 - 1")
+        self.steps = self.algo.meta_iterations(self.steps)
 
     def training_shots(self) -> tuple[int, int]:
         """(support, query) examples per class of a meta-training task."""
@@ -109,6 +110,7 @@ class Experiment:
 
     def assemble(self, tasks: Tasks, device: torch.device) -> Bench:
         """``build`` on tasks that are there already."""
+        tasks = tasks.seen(self.algo.view)
         tasks.check(Split.train, self.way, *self.training_shots())
         tasks.check(Split.test, self.way, self.eval.shot, self.eval.query)
         if tasks.has(Split.val):
@@ -171,4 +173,5 @@ class Bench:
             "test_steps": x.algo.eval_inner_steps,
             "test_tasks": x.eval.tasks,
             "eval_seed": x.eval.seed,
+            **x.algo.stamp(),
         }

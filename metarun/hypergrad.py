@@ -4,10 +4,9 @@ Every function works on one task and returns (gradient like ``meta``, metrics of
 ``vmap`` may batch them over tasks. It must be outermost: differentiating *outside* of a vmap is silently wrong
 through batch norm with a scale in torch 2.13.
 
-    store        exact; keeps the graph of all S steps (MAML, Finn et al. 2017, algorithm 1)
-    recompute    exact; keeps iterates and redoes one step at a time, so memory does not grow with the graph
-    first_order  the query gradient at the adapted parameters, taken as is (FOMAML)
-    implicit     from the optimality of the adapted parameters alone (iMAML, Rajeswaran et al. 2019, equation 6)
+    store      exact; keeps the graph of all S steps (MAML, Finn et al. 2017, algorithm 1)
+    recompute  exact; keeps iterates and redoes one step at a time, so memory does not grow with the graph
+    implicit   from the optimality of the adapted parameters alone (iMAML, Rajeswaran et al. 2019, equation 6)
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from metarun.inner import Carry, Inner, descend, final
 from metarun.tree import Params
 
 Metrics = dict[str, Tensor]
-SEGMENT = 10  # inner steps between the iterates that ``recompute`` keeps of a loop that is longer
 Outer = Callable[[Params, Carry], tuple[Tensor, Metrics]]  # (meta, last carry) -> query loss, metrics
 
 
@@ -38,22 +36,23 @@ def store(inner: Inner, outer: Outer, meta: Params, steps: int) -> tuple[Params,
     return grads, metrics
 
 
-def recompute(inner: Inner, outer: Outer, meta: Params, steps: int) -> tuple[Params, Metrics]:
+def recompute(inner: Inner, outer: Outer, meta: Params, steps: int, segment: int) -> tuple[Params, Metrics]:
     """The same derivative by a reverse sweep that redoes each step from its stored iterate.
 
     With lambda_S the query gradient at theta_S, each step contributes lambda_k = (d step_k / d theta_k)^T
     lambda_{k+1}, and (d step_k / d meta)^T lambda_{k+1} to the result; for SGD the first is a Hessian-vector product.
-    Of a long loop only every ``SEGMENT``-th iterate is kept, and the ones between are found again on the way back.
+    Of a loop longer than ``segment`` only every ``segment``-th iterate is kept, and the ones between are found again on
+    the way back: steps / segment + segment iterates in memory, fewest where segment is the root of the steps.
     """
     kept: dict[int, Carry] = {}
     for k, carry in enumerate(descend(inner, meta, steps)):
         last = carry
-        if k % SEGMENT == 0 or steps <= SEGMENT:
+        if k < steps and (k % segment == 0 or steps <= segment):
             kept[k] = carry
     grads, adjoint, metrics = _query_gradient(outer, meta, last)
     for k in reversed(range(steps)):
         if k not in kept:
-            begin = k - k % SEGMENT
+            begin = k - k % segment
             kept |= zip(range(begin, k + 1), descend(inner, meta, k, begin, _again(kept[begin])), strict=True)
         # in one expression, so that a step's graph is gone before the next one's is built
         from_step, adjoint = vjp(lambda m, c, k=k: inner.step(m, c, k), meta, _again(kept.pop(k)))[1](adjoint)
@@ -64,13 +63,6 @@ def recompute(inner: Inner, outer: Outer, meta: Params, steps: int) -> tuple[Par
 def _again(carry: Carry) -> Carry:
     """A copy. A recording would otherwise find that a step from it was computed before, and keep its activations."""
     return Carry(*(tree.combine(torch.clone, part) for part in carry))
-
-
-def first_order(inner: Inner, outer: Outer, meta: Params, steps: int) -> tuple[Params, Metrics]:
-    """The query gradient at the adapted parameters; every inner step counts as the identity."""
-    last = final(inner, meta, steps)
-    grads, adjoint, metrics = _query_gradient(outer, meta, last)
-    return tree.add(grads, _through_start(inner, meta, adjoint)), metrics
 
 
 def _query_gradient(outer: Outer, meta: Params, last: Carry) -> tuple[Params, Carry, Metrics]:

@@ -58,7 +58,7 @@ class Objective:
     """A model and its loss as pure functions of parameters: all that an algorithm knows of the task at hand.
 
     forward: (params, x [B, ...]) -> outputs [B, outputs]; loss, metric: (outputs, y) -> scalar.
-    ``way`` is N for classification and 1 for regression.
+    ``way`` is N for classification and 1 for regression, ``outputs`` the width of a network's last layer for one task.
     """
 
     forward: Callable[[Params, Tensor], Tensor]
@@ -67,6 +67,8 @@ class Objective:
     metric_name: str
     larger_is_better: bool  # of the metric
     way: int
+    outputs: int
+    fixed_labels: bool  # whether an output is for the same class in every task
 
     def inner_loss(self, params: Params, x: Tensor, y: Tensor, reduction: Reduction) -> Tensor:
         """The loss that the inner loop descends, a scalar."""
@@ -80,9 +82,16 @@ class Objective:
         return loss, {"loss": loss.detach(), self.metric_name: self.metric(outputs.detach(), y)}
 
 
-def classification(forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
+def classification(forward: Callable[[Params, Tensor], Tensor], way: int, fixed_labels: bool = False) -> Objective:
     return Objective(
-        forward=forward, loss=cross_entropy, metric=accuracy, metric_name="accuracy", larger_is_better=True, way=way
+        forward=forward,
+        loss=cross_entropy,
+        metric=accuracy,
+        metric_name="accuracy",
+        larger_is_better=True,
+        way=way,
+        outputs=way,
+        fixed_labels=fixed_labels,
     )
 
 
@@ -95,6 +104,8 @@ def binary(forward: Callable[[Params, Tensor], Tensor]) -> Objective:
         metric_name="accuracy",
         larger_is_better=True,
         way=2,
+        outputs=1,
+        fixed_labels=True,
     )
 
 
@@ -106,6 +117,8 @@ def regression(forward: Callable[[Params, Tensor], Tensor]) -> Objective:
         metric_name="mse",
         larger_is_better=False,
         way=1,
+        outputs=1,
+        fixed_labels=True,
     )
 
 

@@ -97,6 +97,68 @@ def steps(result: dict[str, Any]) -> Figure:
     return figure
 
 
+def comparison(lines: list[dict[str, Any]]) -> Figure:
+    """Methods on the same tasks, a panel for each kind of task: test metric against inner steps.
+
+    lines: as ``report.by_steps`` makes them. Bars: 95 % interval over tasks.
+    """
+    panels = list(dict.fromkeys(line["panel"] for line in lines))
+    figure = Figure(figsize=(6.4, 3.8 * len(panels)), layout="constrained")
+    for panel, axes in zip(panels, figure.subplots(len(panels), 1, squeeze=False)[:, 0], strict=True):
+        shown = [line for line in lines if line["panel"] == panel]
+        factor, label = _scale(shown[0])
+        best_first = sorted(shown, key=lambda line: line["mean"][-1], reverse=shown[0]["metric"] == "accuracy")
+        for i, line in enumerate(best_first):
+            axes.errorbar(
+                line["steps"],
+                [factor * mean for mean in line["mean"]],
+                [factor * half for half in line["ci95"]],
+                color=f"C{i % 10}",
+                ls="-" if i < 10 else "--",
+                marker="o",
+                ms=3,
+                capsize=2,
+                lw=1.2,
+                label=line["label"],
+            )
+        axes.set(xlabel="inner steps at test", ylabel=f"meta-test {label}")
+        if shown[0]["metric"] == "mse":
+            axes.set_yscale("log")
+        if max(line["steps"][-1] for line in shown) > 15:
+            axes.set_xscale("symlog", linthresh=5)
+        axes.set_title(panel, fontsize=8)
+        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def step_sizes(rates: dict[str, np.ndarray]) -> Figure:
+    """Meta-learned step sizes by parameter tensor: one for each inner step as a line, else quantiles over its entries.
+
+    rates: parameter name -> step sizes, [S] or shaped like the parameter.
+    """
+    names = list(rates)
+    in_steps = all(values.ndim == 1 and len(values) == len(rates[names[0]]) for values in rates.values())
+    figure = Figure(figsize=(7, 1.2 + (2.6 if in_steps else 0.24 * len(names))), layout="constrained")
+    axes = figure.subplots()
+    if in_steps:
+        for i, name in enumerate(names):
+            steps = range(1, len(rates[name]) + 1)
+            axes.plot(steps, rates[name], color=f"C{i % 10}", ls="-" if i < 10 else "--", marker=".", label=name)
+        axes.set(xlabel="inner step", ylabel="step size", xticks=list(steps))
+        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    else:
+        for row, name in enumerate(names):
+            low, lower, middle, upper, high = np.quantile(rates[name], [0.025, 0.25, 0.5, 0.75, 0.975])
+            axes.plot([low, high], [row, row], color=INK, lw=1)
+            axes.plot([lower, upper], [row, row], color=INK, lw=4, solid_capstyle="butt")
+            axes.plot(middle, row, ".", color=SOFT)
+        axes.set(xlabel="step size: median, middle half, middle 95 % of entries", yticks=range(len(names)))
+        axes.set_yticklabels(names, fontsize=7)
+        axes.invert_yaxis()
+    axes.axhline(0, color="0.7", lw=0.8) if in_steps else axes.axvline(0, color="0.7", lw=0.8)
+    return figure
+
+
 def _title(result: dict[str, Any]) -> str:
     names = result["names"]
     return f"{names['algo']} on {names['dataset']}, {result['protocol']['task']}, seed {result['seed']}"

@@ -17,6 +17,7 @@ NAME = "report.md"
 CAPTIONS = {
     "curves.png": "Training and validation against meta-iterations",
     "steps.png": "Meta-test against inner steps",
+    "step_sizes.png": "Meta-learned step sizes",
     "episodes.png": "Test tasks: support, and queries framed green where right, red where wrong",
     "points.png": "Test tasks before and after adapting: support points as triangles, queries ringed green where "
     "right, red where wrong, and the line where the output changes sign",
@@ -143,23 +144,27 @@ def over_seeds(scores: list[tuple[float, float]]) -> tuple[float, float, float]:
     return mean, math.sqrt(sum(half**2 for _, half in scores) / n), spread
 
 
+def _runs(results: list[Result]) -> list[list[tuple[Result, dict[str, Any]]]]:
+    """The runs of each (configuration, norm) with their scores, one for each seed."""
+    merged: dict[str, dict[int, tuple[Result, dict[str, Any]]]] = {}
+    for result in results:
+        rest = {key: value for key, value in result["config"].items() if key != "seed"}
+        for score in result["scores"]:
+            identity = json.dumps([rest, score["norm"], score["tasks"]], sort_keys=True)
+            merged.setdefault(identity, {})[result["seed"]] = result, score
+    return [list(by_seed.values()) for by_seed in merged.values()]
+
+
 def rows(results: list[Result]) -> list[dict[str, Any]]:
     """One row for each (configuration, norm); runs that differ only in seed are merged.
 
     mean: over seeds. ci95_tasks: 95 % interval over tasks of one run (root mean square over the seeds). sd_seeds:
     standard deviation of the runs' means between seeds, nan for one seed.
     """
-    merged: dict[str, list[tuple[Result, dict[str, Any]]]] = {}
-    for result in results:
-        rest = {key: value for key, value in result["config"].items() if key != "seed"}
-        for score in result["scores"]:
-            identity = json.dumps([rest, score["norm"], score["tasks"]], sort_keys=True)
-            merged.setdefault(identity, []).append((result, score))
     table = []
-    for group in merged.values():
-        by_seed = {result["seed"]: (result, score) for result, score in group}
-        result, score = group[0]
-        mean, interval, spread = over_seeds([(s["mean"], s["ci95"]) for _, s in by_seed.values()])
+    for runs in _runs(results):
+        result, score = runs[0]
+        mean, interval, spread = over_seeds([(s["mean"], s["ci95"]) for _, s in runs])
         values = (
             result["names"]["algo"],
             result["names"]["dataset"],
@@ -168,7 +173,7 @@ def rows(results: list[Result]) -> list[dict[str, Any]]:
             score["norm"],
             result["protocol"]["test_steps"],
             score["tasks"],
-            len(by_seed),
+            len(runs),
             result["metric"],
             mean,
             interval,
@@ -176,6 +181,38 @@ def rows(results: list[Result]) -> list[dict[str, Any]]:
         )
         table.append(dict(zip(COLUMNS, values, strict=True)))
     return sorted(table, key=lambda row: (row["dataset"], row["task"], row["norm"], -row["mean"]))
+
+
+def by_steps(results: list[Result]) -> list[dict[str, Any]]:
+    """One line of a plot for each (configuration, norm): metric against inner steps, mean over seeds.
+
+    panel: what lines must share to be compared. label: the method, with the settings that tell it from others of its
+    name. steps, mean, ci95: lists.
+    """
+    lines = []
+    for runs in _runs(results):
+        result, score = runs[0]
+        points = [
+            over_seeds([(row["mean"], row["ci95"]) for row in rows])
+            for rows in zip(*(s["by_steps"] for _, s in runs), strict=True)
+        ]
+        task = f"{result['names']['dataset']}, {result['protocol']['task']}"
+        lines.append(
+            {
+                "panel": f"{task}, {result['protocol']['split']}, norm {score['norm']}, {score['tasks']} tasks",
+                "algo": result["names"]["algo"],
+                "config": {key: value for key, value in result["config"].items() if key != "seed"},
+                "metric": result["metric"],
+                "steps": [row["steps"] for row in score["by_steps"]],
+                "mean": [mean for mean, _, _ in points],
+                "ci95": [half for _, half, _ in points],
+            }
+        )
+    for line in lines:
+        same = [other["config"] for other in lines if (other["panel"], other["algo"]) == (line["panel"], line["algo"])]
+        telling = [key for key in line["config"] if any(o.get(key) != line["config"][key] for o in same)]
+        line["label"] = " ".join([line["algo"], *(f"{key}={line['config'][key]}" for key in telling[:2])])
+    return lines
 
 
 def markdown(table: list[dict[str, Any]]) -> str:

@@ -16,6 +16,7 @@ import torch
 
 import metarun
 from metarun import checkpoint, log, plots, report, tree
+from metarun.algorithms.base import step_sizes
 from metarun.datasets.base import Split
 from metarun.errors import UserError
 from metarun.evaluate import Score, evaluate, predictions
@@ -25,7 +26,7 @@ from metarun.normalize import normalizes
 from metarun.ranks import current
 from metarun.run_folder import CONFIG, RESULT, Record, claim, fresh, same_training
 from metarun.signals import StopSignals
-from metarun.train import train
+from metarun.train import train, tuned
 from metarun.tree import Params
 
 
@@ -59,7 +60,7 @@ def run(experiment: Experiment, record: Record) -> Path:
         state = train(bench, run_dir, stop)
         stop.wait = False
         chosen = state.selection if experiment.eval.select is Select.best else None
-        meta, step = (chosen.meta, chosen.step) if chosen else (state.meta, state.step)
+        meta, step = (chosen.meta, chosen.step) if chosen else (tuned(bench, state.meta), state.step)
         validation = {"mean": chosen.value, "ci95": chosen.ci95} if chosen else None
         test(bench, record, meta, run_dir, run_dir, {"step": step, "validation": validation})
     return run_dir
@@ -118,6 +119,9 @@ def _report(
     rates = [line["tasks_per_s"] for line in lines if line["split"] == "train"]
     rule = "best validation" if selected["validation"] else "last step"
     protocol = {**bench.protocol(), "selection": f"{rule}, meta-iteration {selected['step']} of {x.steps}"}
+    for rate in step_sizes(meta).values():
+        if rate.ndim == 0:
+            protocol["step_size"] = f"{rate.item():g}"
     if x.recipe:
         changed = f", changed: {', '.join(record.changed)}" if record.changed else ""
         protocol = {"recipe": f"{x.recipe.name}, budget {x.recipe.budget:g}{changed}", **protocol}
@@ -152,6 +156,8 @@ def _report(
         episodes = bench.tasks.sample(Split.test, x.eval.seed, range(3), x.way, x.eval.shot, 300)
     outputs = predictions(bench, meta, episodes, norm)
     plots.draw_all(out, result, lines, episodes, outputs)
+    if learned := {name: rate.cpu().numpy() for name, rate in step_sizes(meta).items() if rate.ndim > 0}:
+        plots.save(plots.step_sizes(learned), out / "step_sizes.png")
     report.write(out, result)
     write_json(out / RESULT, report.sealed(result))  # last: a folder with a result is a finished run
     print(report.summary(result))
@@ -194,6 +200,8 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
         name = f"{x.eval.norm.name}_{x.eval.tasks}tasks_{x.algo.eval_inner_steps}steps"
         out = ranks.on_first(lambda: fresh(run_dir / "eval" / name))
         meta = tree.combine(lambda p: p.to(bench.device), content["meta"])
+        if "value" not in content:
+            meta = tuned(bench, meta)
         validation = {"mean": content["value"], "ci95": content["ci95"]} if "value" in content else None
         test(bench, record, meta, run_dir, out, {"step": content["step"], "validation": validation})
     return out

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from metarun import checkpoint
+from metarun import checkpoint, tree
 from metarun.checkpoint import Selection, TrainState
 from metarun.datasets.base import Split
 from metarun.episode import Episode
@@ -24,6 +24,7 @@ from metarun.log import MetricsLog
 from metarun.normalize import Norm
 from metarun.outer import MetaOptimizer
 from metarun.signals import StopSignals
+from metarun.tree import Params
 
 NUMBERS_AT_ONCE = 2**16  # of inputs, when tasks are drawn ahead
 
@@ -53,7 +54,7 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
     with closing(MetricsLog(run_dir, step, keep=ranks.first)) as log, progress as bar:
         while step < x.steps:
             episodes = next(batches)
-            grads, metrics = meta_gradient(meta, episodes)
+            grads, metrics = meta_gradient(meta, episodes, progress=step / x.steps)
             signal = ranks.highest(stop.received or 0)  # asked once: a later signal waits for the next step
             grads = ranks.mean(grads, len(episodes.key), x.meta_batch)
             grad_norm = optimizer.step(grads, progress=step / x.steps)
@@ -69,14 +70,14 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
                 bar.set_postfix(shown, refresh=False)
             if validates and (step % x.eval.every == 0 or step == x.steps):
                 began = time.perf_counter()
-                value, interval = validate(bench, meta)
+                candidate, value, interval = validate(bench, meta)
                 window.since += time.perf_counter() - began
                 log.write(
                     step, "val", {bench.objective.metric_name: value, "ci95": interval, "tasks": x.eval.val_tasks}
                 )
                 sign = 1 if bench.objective.larger_is_better else -1
                 if selection is None or sign * value > sign * selection.value:
-                    selection = Selection(step, value, interval, {name: p.clone() for name, p in meta.items()})
+                    selection = Selection(step, value, interval, tree.combine(torch.clone, candidate))
             if saving:
                 now = TrainState(step, meta, optimizer.torch.state_dict(), selection)
                 ranks.on_first(partial(checkpoint.save, run_dir, now))
@@ -105,12 +106,23 @@ def meta_batches(bench: Bench, step: int) -> Iterator[Episode]:
         step += at_once
 
 
-def validate(bench: Bench, meta: dict[str, Tensor]) -> tuple[float, float]:
-    """Mean metric and its 95 % interval on the validation tasks, always the same ones; ``all`` norms: transductive."""
+def validate(bench: Bench, meta: Params) -> tuple[Params, float, float]:
+    """The best of the method's candidates on the validation tasks, always the same ones; its mean metric and the 95 %
+    interval of that. ``all`` norms: transductive."""
     settings = bench.experiment.eval
     norm = Norm.transductive if settings.norm is Norm.all else settings.norm
-    (score,) = evaluate(bench, meta, Split.val, settings.val_tasks, norm, last_only=True)
-    return score.final()
+    sign = 1 if bench.objective.larger_is_better else -1
+    measured = []
+    for candidate in bench.experiment.algo.candidates(meta):
+        (score,) = evaluate(bench, candidate, Split.val, settings.val_tasks, norm, last_only=True)
+        measured.append((candidate, *score.final()))
+    return max(measured, key=lambda row: sign * row[1])
+
+
+def tuned(bench: Bench, meta: Params) -> Params:
+    """The meta-parameters with what their method tunes on validation, where it tunes and there are such tasks."""
+    several = len(bench.experiment.algo.candidates(meta)) > 1
+    return validate(bench, meta)[0] if several and bench.tasks.has(Split.val) else meta
 
 
 class Window:

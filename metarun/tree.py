@@ -15,6 +15,11 @@ def combine(fn: Callable[..., Tensor], *trees: Params) -> Params:
     return {name: fn(*(tree[name] for tree in trees)) for name in trees[0]}
 
 
+def detach(a: Params) -> Params:
+    """The same values as constants, through which no derivative goes."""
+    return combine(torch.detach, a)
+
+
 def add(a: Params, b: Params) -> Params:
     return combine(torch.add, a, b)
 

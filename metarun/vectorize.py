@@ -30,6 +30,7 @@ TaskFn = Callable[[Params, Episode], Any]  # (meta-parameters, one task) -> tens
 Reduce = Callable[[Any, int], Any]
 CAPTURE_PAYS = 30  # calls after which recording a function has earned back the time it took (benchmarks/NOTES.md)
 COMPILE_PAYS = 10_000  # the same for compiling a recording
+COMPILED_OPERATIONS = 5_000  # a longer recording takes the compiler more than ten minutes
 # Recording takes about a second for each inner step: longer loops are not recorded unless asked for.
 RECORDED_STEPS = 25
 CPU_NUMBERS = 2**19  # input numbers of the tasks that a CPU computes side by side, so that its cache holds them
@@ -55,7 +56,8 @@ class Compile(enum.Enum):
     """Whether to compile: the native kernels, a recording of each function, and machine code for it by TorchInductor.
 
     auto: the kernels (a few seconds, once on a machine); a recording where a function is called often enough to
-    earn it back, of inner loops that are not too long; machine code for long runs that the kernels do not serve.
+    earn it back, of inner loops that are not too long; machine code for long runs that the kernels do not serve, of
+    recordings that are not too long.
     true: all that there is for meta-steps, however few.
     """
 
@@ -169,31 +171,45 @@ class OverTasks:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             warnings.warn(f"device.compile: cannot be recorded, only slower for it ({reason})", stacklevel=2)
             return plain
-        if not self.engine.native and (wish is Compile.true or self.calls >= COMPILE_PAYS):
+        long_run = self.calls >= COMPILE_PAYS and captured.operations <= COMPILED_OPERATIONS
+        if not self.engine.native and (wish is Compile.true or long_run):
             captured.compile(meta, part)
         return captured
 
 
 class MetaGradient:
-    """(meta-parameters, T tasks) -> mean of the tasks' meta-gradients, and their metrics, each [T]."""
+    """(meta-parameters, T tasks) -> mean of the tasks' meta-gradients, and their metrics, each [T].
+
+    calls: as for ``OverTasks``, over the whole of meta-training.
+    """
 
     def __init__(self, engine: Engine, algorithm: Algorithm, objective: Objective, calls: int = 0):
+        self.engine, self.algorithm, self.objective, self.calls = engine, algorithm, objective, calls
+        self._now: tuple[Algorithm, OverTasks] | None = None  # the method at this point of training
+
+    def _prepare(self, algorithm: Algorithm) -> OverTasks:
         def weighted(results: tuple[Params, Metrics], tasks: int) -> tuple[Params, Metrics]:
             grads, metrics = results
             return tree.combine(lambda g: g.sum(0) / tasks, grads), metrics
 
-        if engine.compile is Compile.auto and algorithm.inner_steps > RECORDED_STEPS:
-            calls = 0
-        self._over_tasks = OverTasks(
-            engine, lambda meta, task: algorithm.meta_grad(objective, meta, task), calls, weighted
-        )
+        def one_task(meta: Params, task: Episode) -> tuple[Params, Metrics]:
+            return algorithm.meta_grad(self.objective, meta, task)
 
-    def __call__(self, meta: Params, episodes: Episode) -> tuple[Params, Metrics]:
-        chunks = list(self._over_tasks(meta, episodes))
+        too_long = self.engine.compile is Compile.auto and algorithm.inner_steps > RECORDED_STEPS
+        return OverTasks(self.engine, one_task, 0 if too_long else self.calls, weighted)
+
+    def __call__(self, meta: Params, episodes: Episode, progress: float = 0.0) -> tuple[Params, Metrics]:
+        """``progress``: share (0..1) of meta-training that is done, for methods that change along it."""
+        algorithm = self.algorithm.at(progress)
+        if self._now is None or self._now[0] != algorithm:
+            self._now = algorithm, self._prepare(algorithm)
+        like = next(iter(meta.values()))
+        annealed = {name: like.new_tensor(value) for name, value in algorithm.annealed(progress).items()}
+        chunks = list(self._now[1](meta | annealed, episodes))
         total = chunks[0][0]
         for grads, _ in chunks[1:]:
             total = tree.add(total, grads)
-        return total, concatenate([metrics for _, metrics in chunks])
+        return {name: total[name] for name in meta}, concatenate([metrics for _, metrics in chunks])
 
 
 def concatenate(chunks: list[Any]) -> Any:

@@ -17,6 +17,7 @@ from metarun.models.base import Model, functional
 from metarun.signals import StopSignals
 from metarun.train import train
 from metarun.vectorize import CAPTURE_PAYS, Compile, Engine, MetaGradient, Vectorize
+from tests.conftest import ON_IMAGES
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,7 +51,7 @@ class Unseen(Model):
         return Attention(input_shape[-1], outputs)
 
 
-@pytest.mark.parametrize("algo", config.choices("algo"))
+@pytest.mark.parametrize("algo", ON_IMAGES)
 def test_a_module_the_package_has_never_seen_is_meta_trained(algo: str, tmp_path: Path) -> None:
     words = [f"algo={algo}", "steps=3", "meta_batch=2", "eval.every=3", "eval.val_tasks=2", "algo.eval_inner_steps=2"]
     experiment, _ = config.compose(words)
@@ -138,12 +139,12 @@ MINE = '''
 from dataclasses import dataclass
 
 from metarun import tree
-from metarun.algorithms.base import Algorithm
+from metarun.algorithms.base import GradientBased
 from metarun.inner import SGD, Carry, Inner
 
 
 @dataclass(kw_only=True, slots=True)
-class Still(Algorithm):
+class Still(GradientBased):
     """Pulls the parameters to zero and never adapts."""
 
     decay: float
@@ -162,7 +163,9 @@ def test_a_method_is_one_python_file_and_one_yaml(tmp_path: Path) -> None:
         shutil.copytree(ROOT / part, tmp_path / part)
     (tmp_path / "metarun/algorithms/still.py").write_text(MINE)
     text = (tmp_path / "conf/algo/maml.yaml").read_text().replace("schema/algo/maml", "schema/algo/still")
-    lines = [line for line in text.splitlines() if not line.startswith(("hypergrad", "frozen"))]
+    lines = [
+        line for line in text.splitlines() if not line.startswith(("hypergrad", "segment", "frozen", "inner_batch"))
+    ]
     (tmp_path / "conf/algo/still.yaml").write_text("\n".join([*lines, "decay: 0.5"]))
     words = ["algo=still", "steps=2", "meta_batch=2", "eval.tasks=4", "eval.val_tasks=2", "run_dir=run"]
     done = subprocess.run(

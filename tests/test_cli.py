@@ -44,6 +44,11 @@ WRONG = {  # command -> words that its one line must have
     "train algo.outer_lr=inf": "algo.outer_lr=inf a number",
     "train algo.inner_lr=null": "algo.inner_lr=null a number",
     "train algo.clip_norm=0": "algo.clip_norm=0.0 > 0 null",
+    "train algo=protonet dataset=sinusoid": "dataset=sinusoid algo=protonet algo.inner_lr",
+    "train algo=oracle": "algo=oracle dataset=sinusoid",
+    "train algo=pretrain algo.rates=[]": "algo.rates=[] step sizes > 0",
+    "train algo=mamlpp algo.multi_step=2": "algo.multi_step=2 0..1",
+    "train algo=anil algo.frozen=['*']": "algo.frozen adapt",
     "train algo.hypergrad=stoer": "algo.hypergrad=stoer store recompute first_order",
     "train algo.frozen=body": "algo.frozen=body list",
     "train algo.frozen=[nothing]": "algo.frozen=nothing pattern head.weight",
@@ -99,7 +104,8 @@ WRONG = {  # command -> words that its one line must have
     "eval run=nowhere": "run=nowhere config.json",
     "report": "path",
     "report nowhere": "nowhere result.json",
-    "check algo=maml": "algo=maml device",
+    "check way=5": "way=5 algo device",
+    "check algo=mamll": "algo=mamll maml",
     "check device=tpu": "device=tpu cpu",
 }
 
@@ -156,8 +162,8 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main([name, "--help"]) == 0
     text = capsys.readouterr().out
     for word in (
-        "fomaml | imaml | maml | reptile",
-        "gaussians | glyphs | miniimagenet | mnist | omniglot | sinusoid",
+        "fomaml | imaml | maml",
+        "gaussians | glyphs | image_folder | miniimagenet | mnist | omniglot | sinusoid",
         "meta_batch: ",
         "eval.norm",
     ):
@@ -258,7 +264,7 @@ def test_gaussians_draws_its_figure(metarun: Command, tmp_path: Path) -> None:
 
 
 def test_check(metarun: Command) -> None:
-    done = metarun("check", "device=cpu")
+    done = metarun("check", "device=cpu", "algo=fomaml,anil")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "finite differences" in done.stdout and " 0 wrong" in done.stdout
 

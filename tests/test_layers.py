@@ -11,7 +11,7 @@ PACKAGE = Path(metarun.__file__).parent
 LAYERS: list[set[str]] = [
     {"errors", "files", "tree", "episode", "draws", "vision", "capture", "unpickle", ""},  # "": metarun itself
     {"signals", "losses", "log", "report", "plots", "outer", "ranks", "kernels"},
-    {"inner"},
+    {"inner", "memory"},
     {"hypergrad"},
     {"models", "datasets", "algorithms"},
     {"vectorize", "normalize"},
@@ -22,6 +22,8 @@ LAYERS: list[set[str]] = [
     {"run"},
     {"parts"},
     {"config"},
+    {"mann_reference"},
+    {"references"},
     {"check", "bench"},
     {"reproduce"},
     {"verdicts"},

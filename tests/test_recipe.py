@@ -94,7 +94,8 @@ def test_a_recipe_is_a_whole_protocol(name: str) -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_without_test_tasks(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    smaller = [] if name.startswith("sinusoid") else ["model.filters=4"]
+    model = config.compose([f"recipe={name}"])[0].model
+    smaller = [f"model.{width}=4" for width in ("filters", "units") if hasattr(model, width)]
     words = ["steps=2", "meta_batch=1", "eval.val_tasks=2", "device.compile=false", *smaller]
     experiment, _ = config.compose([f"recipe={name}", *words])
     device = torch.device("cpu")

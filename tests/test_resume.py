@@ -43,10 +43,11 @@ def outcome(run_dir: Path) -> tuple[dict[str, bytes], list[dict], list[dict]]:
 
 
 KILLS = [
-    ("maml", 3),
-    ("reptile", 2),  # Adam inside, its moments handed on
+    ("meta_sgd", 2),  # learned step sizes
+    ("reptile", 1),  # Adam inside, its moments handed on
     pytest.param("maml", 30, marks=pytest.mark.slow),
     pytest.param("imaml", 30, marks=pytest.mark.slow),
+    pytest.param("mamlpp", 10, marks=pytest.mark.slow),
 ]
 
 
@@ -72,6 +73,7 @@ def test_killed_again_and_again_ends_with_the_same_bits(
     assert done.returncode == 0, done.stderr
     for whole, killed in zip(outcome(tmp_path / "whole"), outcome(tmp_path / "killed"), strict=True):
         assert whole == killed
+    assert (tmp_path / "killed/step_sizes.png").exists() is (algo in ("meta_sgd", "mamlpp"))
     assert "already done" in metarun("train", "run_dir=killed", *words).stdout
 
 

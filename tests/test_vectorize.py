@@ -13,6 +13,7 @@ from metarun.kernels import build
 from metarun.vectorize import (
     CAPTURE_PAYS,
     COMPILE_PAYS,
+    COMPILED_OPERATIONS,
     RECORDED_STEPS,
     Compile,
     Engine,
@@ -79,11 +80,12 @@ def test_without_a_compiler_it_says_so_and_goes_on(tmp_path: Path, monkeypatch: 
 
 def test_only_long_runs_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
+    operations = COMPILED_OPERATIONS
 
     class Recorder:
         def __init__(self, fn: Any, *examples: Any):
             made.append("recorded")
-            self.fn = fn
+            self.fn, self.operations = fn, operations
 
         def __call__(self, *arguments: Any) -> Any:
             return self.fn(*arguments)
@@ -102,13 +104,15 @@ def test_only_long_runs_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert what(Compile.auto, COMPILE_PAYS - 1) == ["recorded"]
     assert what(Compile.auto, COMPILE_PAYS) == what(Compile.true, 1) == ["recorded", "compiled"]
     assert what(Compile.true, 0) == []  # an evaluation
+    operations += 1  # of which the compiler makes machine code in more than ten minutes
+    assert what(Compile.auto, COMPILE_PAYS) == ["recorded"]
 
 
 @pytest.mark.parametrize("compile, recorded", [(Compile.auto, False), (Compile.true, True)])
 def test_a_long_inner_loop_is_recorded_only_when_asked(compile: Compile, recorded: bool) -> None:
     algorithm = config.compose(["algo=fomaml", f"algo.inner_steps={RECORDED_STEPS + 1}"])[0].algo
     gradient = MetaGradient(Engine(Vectorize.vmap, None, compile), algorithm, None, COMPILE_PAYS)  # type: ignore[arg-type]
-    assert (gradient._over_tasks.calls > 0) is recorded
+    assert (gradient._prepare(algorithm).calls > 0) is recorded
 
 
 def test_what_cannot_be_recorded_runs_as_it_is() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metarun import tree
-from metarun.algorithms.base import Algorithm
+from metarun.algorithms.base import GradientBased
 from metarun.episode import Episode
 from metarun.errors import require
 from metarun.hypergrad import Metrics, implicit
@@ -30,7 +30,7 @@ class Descent(enum.Enum):
 
 
 @dataclass(kw_only=True, slots=True)
-class IMAML(Algorithm):
+class IMAML(GradientBased):
     """Descend L_support(phi) + proximal/2 |phi - theta|^2 (equation 3); pull back by (I + H/proximal)^-1 (equation 6).
 
     With batch norm and few images H has eigenvalues far below -proximal, so that system is indefinite. The
@@ -45,7 +45,7 @@ class IMAML(Algorithm):
     lam_damping: float
 
     def __post_init__(self) -> None:
-        Algorithm.__post_init__(self)
+        GradientBased.__post_init__(self)
         require(self.proximal > 0, "proximal", self.proximal, "> 0")
         require(self.cg_steps >= 1, "cg_steps", self.cg_steps, ">= 1")
         for name in ("cg_damping", "lam_damping"):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metarun import tree
-from metarun.algorithms.base import Algorithm, model_params
+from metarun.algorithms.base import GradientBased, model_params
 from metarun.episode import Episode
 from metarun.errors import require
 from metarun.hypergrad import Metrics
@@ -19,7 +19,7 @@ from metarun.tree import Params
 
 
 @dataclass(kw_only=True, slots=True)
-class Reptile(Algorithm):
+class Reptile(GradientBased):
     """Meta-gradient: where the task started minus where ``inner_steps`` mini-batch steps took it.
 
     With an outer SGD of step size eps this is phi <- phi + eps * mean(phi_task - phi) (algorithm 2). The query set
@@ -35,7 +35,7 @@ class Reptile(Algorithm):
     carry_moments: bool  # start each task from the Adam moments that earlier tasks ended with, not from zero
 
     def __post_init__(self) -> None:
-        Algorithm.__post_init__(self)
+        GradientBased.__post_init__(self)
         for name in ("train_shot", "inner_batch", "eval_inner_batch"):
             require(getattr(self, name) >= 1, name, getattr(self, name), ">= 1")
         require(0 <= self.beta2 < 1, "beta2", self.beta2, ">= 0 and < 1")

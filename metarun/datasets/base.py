@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metarun import draws
-from metarun.episode import Episode
+from metarun.episode import Episode, View
 from metarun.errors import UserError
 from metarun.files import cache_dir
 from metarun.losses import Objective
@@ -61,6 +61,15 @@ class Tasks(abc.ABC):
     @abc.abstractmethod
     def objective(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
         """The loss and metric of these tasks, for a model."""
+
+    def seen(self, view: View) -> Tasks:
+        """The same tasks, as a method is shown the meta-training split; the other splits stay tasks to be adapted to.
+
+        Raises ``UserError`` where there is no such view.
+        """
+        if view is View.revealed:
+            raise UserError("dataset: algo=oracle needs tasks that are known by a few numbers, as dataset=sinusoid has")
+        return self
 
     @abc.abstractmethod
     def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarun import draws
 from metarun.datasets.base import Split, Tasks, task_keys
-from metarun.episode import Episode
+from metarun.episode import Episode, View
 from metarun.errors import UserError, require
 from metarun.losses import Objective, classification
 from metarun.tree import Params
@@ -85,7 +85,8 @@ class ClassPool(Tasks):
     def _turned(self) -> bool:
         return self.rotations is not Rotations.none
 
-    def _classes(self, split: Split) -> int:
+    def classes(self, split: Split) -> int:
+        """How many a task of this split can draw from."""
         multiplied = self.rotations is Rotations.as_classes and split is Split.train
         return len(self.pools[split].counts) * (4 if multiplied else 1)
 
@@ -93,7 +94,7 @@ class ClassPool(Tasks):
         return len(self.pools[split].counts) > 0
 
     def check(self, split: Split, way: int, shot: int, query: int) -> None:
-        classes = self._classes(split)
+        classes = self.classes(split)
         fixed = f"{classes}, all classes of the split, since a class has always the same label"
         require(way == classes or not self.fixed_labels, "way", way, fixed)
         if way > classes:
@@ -110,7 +111,20 @@ class ClassPool(Tasks):
         return way
 
     def objective(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
-        return classification(forward, way)
+        return classification(forward, way, self.fixed_labels)
+
+    def look_up(self, split: Split, classes: Tensor, instance: Tensor, turn: Tensor) -> Tensor:
+        """Images [..., C, H, W], float 0..1, by class number, instance and quarter turns, which broadcast to [...]."""
+        pool = self.pools[split]
+        x = pool.images[pool.first[classes] + instance]
+        if self.turns is not None:
+            flat = x.flatten(-2)
+            source = self.turns[turn][..., None, :]  # [..., 1, H*W]
+            x = flat.gather(-1, source.expand_as(flat)).view_as(x)
+        return x.to(torch.float32) / 255
+
+    def seen(self, view: View) -> Tasks:
+        return Pooled(self) if view is View.pooled else Tasks.seen(self, view)
 
     def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:
         """Classes without replacement, in random order (so labels are random too) unless labels are fixed; then
@@ -120,18 +134,13 @@ class ClassPool(Tasks):
         if self.fixed_labels:
             chosen = torch.arange(way, device=self.device).expand(len(indices), -1)  # [T, N]
         else:
-            chosen = draws.permutation(draws.fold(key, 0), self._classes(split))[:, :way]
+            chosen = draws.permutation(draws.fold(key, 0), self.classes(split))[:, :way]
         of_class = draws.fold(draws.fold(key, 1)[:, None], torch.arange(way, device=self.device))  # [T, N]
         classes, turn = chosen % len(pool.counts), chosen // len(pool.counts)
         instance = draws.subset(of_class, pool.counts[classes], pool.most, shot + query)  # [T, N, K+Q]
         if self.rotations is Rotations.per_task:
             turn = draws.integers(draws.fold(key, 2), way, below=4)  # [T, N]
-        x = pool.images[pool.first[classes][..., None] + instance]  # [T, N, K+Q, C, H, W]
-        if self.turns is not None:
-            flat = x.flatten(4)
-            source = self.turns[turn][:, :, None, None]  # [T, N, 1, 1, H*W]
-            x = flat.gather(-1, source.expand_as(flat)).view_as(x)
-        x = x.to(torch.float32) / 255
+        x = self.look_up(split, classes[..., None], instance, turn[..., None])  # [T, N, K+Q, C, H, W]
         label = torch.arange(way, device=self.device)
         return Episode(
             support_x=x[:, :, :shot].flatten(1, 2),
@@ -140,3 +149,40 @@ class ClassPool(Tasks):
             query_y=label.repeat_interleave(query).expand(len(indices), -1),
             key=draws.fold(key, 3),
         )
+
+
+class Pooled(Tasks):
+    """A class pool whose meta-training split is ordinary supervised data: all classes at once, each with its number.
+
+    The place of a task takes a mini-batch of as many images, of any classes, drawn with replacement.
+    """
+
+    def __init__(self, pool: ClassPool):
+        self.pool, self.input_shape, self.stamp = pool, pool.input_shape, pool.stamp
+
+    def has(self, split: Split) -> bool:
+        return self.pool.has(split)
+
+    def check(self, split: Split, way: int, shot: int, query: int) -> None:
+        if split is not Split.train:
+            self.pool.check(split, way, shot, query)
+
+    def outputs(self, way: int) -> int:
+        return self.pool.classes(Split.train)
+
+    def objective(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
+        return self.pool.objective(forward, way)
+
+    def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:
+        if split is not Split.train:
+            return self.pool.sample(split, seed, indices, way, shot, query)
+        key = task_keys(seed, split, indices, self.pool.device)  # [T]
+        images, known = way * (shot + query), self.pool.pools[split].counts
+        label = draws.integers(draws.fold(key, 0), images, below=self.pool.classes(split))  # [T, N*(K+Q)]
+        classes, turn = label % len(known), label // len(known)
+        if self.pool.rotations is Rotations.per_task:
+            turn = draws.integers(draws.fold(key, 2), images, below=4)
+        instance = (draws.uniform(draws.fold(key, 1), images) * known[classes]).long()
+        x = self.pool.look_up(split, classes, instance, turn)
+        part = way * shot
+        return Episode(x[:, :part], label[:, :part], x[:, part:], label[:, part:], draws.fold(key, 3))

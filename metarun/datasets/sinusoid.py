@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarun import draws
 from metarun.datasets.base import Dataset, Split, Tasks, task_keys
-from metarun.episode import Episode
+from metarun.episode import Episode, View
 from metarun.errors import require
 from metarun.losses import Objective, regression
 from metarun.tree import Params
@@ -77,9 +77,29 @@ class Waves(Tasks):
         amplitude, phase = (low + (high - low) * unit[:, i] for i, (low, high) in enumerate(ranges))
         return amplitude, phase
 
+    def seen(self, view: View) -> Tasks:
+        return Revealed(self.family, self.device) if view is View.revealed else self
+
     def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:
         key = task_keys(seed, split, indices, self.device)
         amplitude, phase = self.waves(split, seed, indices)
         x = self.family.x_max * (2 * draws.uniform(draws.fold(key, 1), shot + query)[..., None] - 1)
         y = amplitude * torch.sin(x - phase)
         return Episode(x[:, :shot], y[:, :shot], x[:, shot:], y[:, shot:], draws.fold(key, 3))
+
+
+class Revealed(Waves):
+    """The same tasks with inputs (x, a, p): the point, and the amplitude and phase of its task."""
+
+    def __init__(self, family: Sinusoid, device: torch.device):
+        Waves.__init__(self, family, device)
+        self.input_shape = (3,)
+
+    def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:
+        plain = Waves.sample(self, split, seed, indices, way, shot, query)
+        task = torch.cat(self.waves(split, seed, indices), -1)  # [T, 1, 2]
+
+        def told(x: Tensor) -> Tensor:
+            return torch.cat([x, task.expand(-1, x.shape[1], -1)], -1)
+
+        return plain._replace(support_x=told(plain.support_x), query_x=told(plain.query_x))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -38,8 +39,8 @@ class MLP(Model):
             if self.norm:
                 layers.append(nn.BatchNorm1d(width, track_running_stats=False))
             layers.append(self.activation.layer())
-        layers.append(nn.Linear(self.hidden[-1] if self.hidden else math.prod(input_shape), outputs))
-        for layer in layers:
+        head = nn.Linear(self.hidden[-1] if self.hidden else math.prod(input_shape), outputs)
+        for layer in (*layers, head):
             if isinstance(layer, nn.Linear):
                 self.init.apply(layer)
-        return nn.Sequential(*layers)
+        return nn.Sequential(OrderedDict(body=nn.Sequential(*layers), head=head))

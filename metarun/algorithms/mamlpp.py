@@ -1,0 +1,88 @@
+"""MAML++: Antoniou, Edwards and Storkey 2019, "How to train your MAML", sections 4 and 5."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from metarun.algorithms.base import STEP_SIZES, Algorithm, model_params
+from metarun.algorithms.maml import MAML, Derivative
+from metarun.episode import Episode
+from metarun.errors import require
+from metarun.hypergrad import Metrics
+from metarun.inner import Carry
+from metarun.losses import Objective
+from metarun.tree import Params
+
+EARLY, LEAST = "inner.early", 0.03  # weight of an earlier step's loss; share of its first value that it falls to
+
+
+@dataclass(kw_only=True, slots=True)
+class MAMLpp(MAML):
+    """MAML with its changes, each a setting of its own; the cosine schedule is ``outer_schedule``.
+
+    Multi-step loss: sum_k v_k L_query(theta_k) over the inner steps k = 1..S, with v_k = 1/S at first; the weights move
+    to the last step while training goes on. Not here: batch norm weights for each step, and the ensemble at test.
+    """
+
+    fewest_inner_steps: ClassVar[int] = 1
+    learned_rates: bool  # a meta-learned step size for each parameter tensor and inner step
+    multi_step: float  # weight of the query loss after each earlier inner step, as a share of 1/S
+    multi_step_until: float  # share of meta-training in which that weight falls, and after which it is 0
+    first_order_until: float  # share of meta-training that runs with inner gradients as constants
+
+    def __post_init__(self) -> None:
+        MAML.__post_init__(self)
+        for name in ("multi_step", "multi_step_until", "first_order_until"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0..1")
+
+    def at(self, progress: float) -> Algorithm:
+        return dataclasses.replace(
+            self,
+            hypergrad=Derivative.first_order if progress < self.first_order_until else self.hypergrad,
+            multi_step=self.multi_step if progress < self.multi_step_until else 0.0,
+        )
+
+    def annealed(self, progress: float) -> dict[str, float]:
+        left = 1 - progress / self.multi_step_until if self.multi_step_until > 0 else 1.0
+        return {EARLY: self.multi_step / self.inner_steps * max(LEAST, left)}
+
+    def init(self, params: Params) -> Params:
+        MAML.init(self, params)
+        if not self.learned_rates:
+            return params
+        moving = {name: p for name, p in params.items() if self.moves(name)}
+        rates = {STEP_SIZES + name: p.new_full((self.inner_steps,), self.inner_lr) for name, p in moving.items()}
+        return params | rates
+
+    def step_size(self, meta: Params, name: str, k: int) -> Tensor | float:
+        """Inner steps that training did not have go on with the last one's step size."""
+        return meta[STEP_SIZES + name][min(k, self.inner_steps - 1)] if self.learned_rates else self.inner_lr
+
+    def meta_grad(self, objective: Objective, meta: Params, task: Episode) -> tuple[Params, Metrics]:
+        inner = self.inner(objective, task.support_x, task.support_y, task.key, training=True)
+        early = meta[EARLY]
+
+        def query_loss(meta: Params, carry: Carry) -> tuple[Tensor, Metrics]:
+            return objective.query_loss({**model_params(meta), **carry.params}, task.query_x, task.query_y)
+
+        def start(meta: Params) -> Carry:
+            return inner.start(meta)._replace(state={"loss": torch.zeros_like(task.query_x[0]).sum()})
+
+        def step(meta: Params, carry: Carry, k: int) -> Carry:
+            """An inner step that adds the query loss where it arrives, so that any derivative of the loop serves."""
+            after, loss = inner.step(meta, carry, k), carry.state["loss"]
+            if self.multi_step > 0 and k + 1 < self.inner_steps:
+                loss = loss + early * query_loss(meta, after)[0]
+            return after._replace(state={"loss": loss})
+
+        def outer(meta: Params, carry: Carry) -> tuple[Tensor, Metrics]:
+            last, metrics = query_loss(meta, carry)
+            weight = 1 - (self.inner_steps - 1) * early if self.multi_step > 0 else 1.0
+            return carry.state["loss"] + weight * last, metrics
+
+        return self.differentiate(inner._replace(start=start, step=step), outer, meta)

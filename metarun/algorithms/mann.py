@@ -1,0 +1,124 @@
+"""MANN: Santoro, Bartunov, Botvinick, Wierstra and Lillicrap 2016, "Meta-learning with memory-augmented networks"."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metarun import draws, memory
+from metarun.algorithms.base import Algorithm
+from metarun.episode import Episode
+from metarun.errors import UserError, require
+from metarun.hypergrad import Metrics
+from metarun.inner import Carry, Inner, minibatches
+from metarun.losses import Objective
+from metarun.tree import Params
+
+STATE = "state."  # what the network's state is called, before the names of memory.State
+
+
+class Measure(enum.Enum):
+    """By what a task is judged after k steps.
+
+    query: its query set, after k rounds of the support set, as every other method. instances: as published, the
+    support set in random order, and of it the k+1st example of each class, before its label is seen.
+    """
+
+    query = "query"
+    instances = "instances"
+
+
+@dataclass(kw_only=True, slots=True)
+class MANN(Algorithm):
+    """Learns by reading: the network sees x_t with the label y_t-1 and predicts y_t; only its state adapts.
+
+    An inner step reads one more example of each class, in random order; after the last one the first again.
+    Meta-training descends the mean cross-entropy of all predictions in a sequence of ``inner_steps`` examples of each
+    class in random order, which are a training task's support set; its metrics are means over the sequence.
+    """
+
+    slots: int  # of the memory
+    measure: Measure
+
+    def __post_init__(self) -> None:
+        Algorithm.__post_init__(self)
+        require(self.slots >= 1, "slots", self.slots, ">= 1")
+
+    def training_shots(self, shot: int, query: int) -> tuple[int, int]:
+        return self.inner_steps, 0
+
+    def stamp(self) -> dict[str, str]:
+        by_instance = {"judged by": "k+1st instance of each class, k steps; no query set"}
+        return by_instance if self.measure is Measure.instances else {}
+
+    def init(self, params: Params) -> Params:
+        if "recurrent.weight" not in params:
+            raise UserError("algo=mann: needs a network that has a state; choose model=mann or model=lstm")
+        heads = len(memory.blank(params, self.slots).read)
+        require(self.slots >= heads, "algo.slots", self.slots, f">= {heads}, the number of heads")
+        return params
+
+    def inner(self, objective: Objective, x: Tensor, y: Tensor, key: Tensor, *, training: bool) -> Inner:
+        labels, shot = one_hot(y, objective.way, x), len(x) // objective.way
+
+        def start(meta: Params) -> Carry:
+            return _carry(memory.blank(meta, self.slots))
+
+        def step(meta: Params, carry: Carry, k: int) -> Carry:
+            state = memory.State(*carry.params.values())
+            chosen = shot * draws.permutation(draws.fold(key, k), objective.way) + k % shot
+            *_, state = memory.follow(meta, state, memory.project(meta, x[chosen]), labels[chosen])
+            return _carry(state)
+
+        return Inner(start, step)
+
+    def meta_grad(self, objective: Objective, meta: Params, task: Episode) -> tuple[Params, Metrics]:
+        order = self._order(task)
+        x, y = task.support_x[order], task.support_y[order]
+
+        def loss(logits: Tensor) -> tuple[Tensor, Metrics]:
+            value = objective.loss(logits, y)
+            return value, {"loss": value.detach(), objective.metric_name: objective.metric(logits.detach(), y)}
+
+        return memory.gradient(meta, memory.blank(meta, self.slots), x, one_hot(y, objective.way, x), loss)
+
+    def trial(
+        self,
+        objective: Objective,
+        meta: Params,
+        task: Episode,
+        steps: range,
+        predict: Callable[[Params], list[Tensor]],
+    ) -> Iterator[tuple[list[Tensor], Tensor]]:
+        if self.measure is Measure.query:
+            yield from Algorithm.trial(self, objective, meta, task, steps, predict)
+            return
+        way = objective.way
+        order = self._order(task)
+        x, y = task.support_x[order], task.support_y[order]
+        labels = one_hot(y, way, x)
+        states = memory.follow(meta, memory.blank(meta, self.slots), memory.project(meta, x), labels)
+        logits = memory.classify(meta, torch.stack([state.features for state in states]))
+        seen = (labels.cumsum(0) * labels).sum(1)  # the example is its class's first, second, ...
+        instance = seen.argsort(stable=True).reshape(-1, way)  # [examples of a class, N] places in the sequence
+        for k in steps:
+            places = instance[min(k, len(instance) - 1)]  # when all are read, the last stands
+            yield [logits[places]], y[places]
+
+    def _order(self, task: Episode) -> Tensor:
+        """[N*K] places in the support set, in random order."""
+        examples = len(task.support_y)
+        return minibatches(task.key, examples, examples, 1)[0]
+
+
+def one_hot(labels: Tensor, way: int, like: Tensor) -> Tensor:
+    """[B, N] of the type of ``like``, from labels [B]. torch's own looks at the values, which vmap forbids."""
+    return (labels[:, None] == torch.arange(way, device=labels.device)).to(like)
+
+
+def _carry(state: memory.State) -> Carry:
+    return Carry({STATE + name: value for name, value in state._asdict().items()}, {})

@@ -1,0 +1,32 @@
+"""Meta-SGD: Li, Zhou, Chen and Li 2017, "Meta-SGD: learning to learn quickly for few-shot learning", equation 2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from metarun.algorithms.base import STEP_SIZES
+from metarun.algorithms.maml import MAML
+from metarun.tree import Params
+
+
+@dataclass(kw_only=True, slots=True)
+class MetaSGD(MAML):
+    """MAML whose step size is a vector as long as the parameters, and is meta-learned with them.
+
+    theta_k+1 = theta_k - alpha * grad L_support(theta_k), entry by entry. alpha starts at ``inner_lr`` and may become
+    negative: it learns the direction, too.
+    """
+
+    fewest_inner_steps: ClassVar[int] = 1
+
+    def init(self, params: Params) -> Params:
+        MAML.init(self, params)
+        rates = {STEP_SIZES + name: torch.full_like(p, self.inner_lr) for name, p in params.items() if self.moves(name)}
+        return params | rates
+
+    def step_size(self, meta: Params, name: str, k: int) -> Tensor | float:
+        return meta[STEP_SIZES + name]

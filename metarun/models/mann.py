@@ -1,0 +1,57 @@
+"""An LSTM with or without an external memory, which predicts an example from the examples before it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from metarun import memory
+from metarun.errors import require
+from metarun.models.base import Init, Model
+from metarun.tree import Params
+
+
+@dataclass(kw_only=True, slots=True)
+class MemoryAugmented(Model):
+    """The network of Santoro et al. 2016 (memory.py). What it saw before is its state, which ``algo=mann`` keeps."""
+
+    units: int  # of the LSTM
+    heads: int  # that read the memory, and as many that write; 0: no memory
+    width: int  # numbers in a slot of the memory
+    init: Init
+
+    def __post_init__(self) -> None:
+        for name, least in {"units": 1, "heads": 0, "width": 1}.items():
+            require(getattr(self, name) >= least, name, getattr(self, name), f">= {least}")
+
+    def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+        return Network(self, math.prod(input_shape), outputs)
+
+
+class Network(nn.Module):
+    """[B, ...] -> [B, outputs]: each example as the next one after the state, which lies in buffers ``state.*``.
+
+    The buffers hold the state before a first example; whoever calls it puts another in their place.
+    """
+
+    def __init__(self, cell: MemoryAugmented, inputs: int, outputs: int):
+        super().__init__()
+        features = cell.units + cell.heads * cell.width
+        self.input = nn.Linear(inputs, 4 * cell.units)
+        self.recurrent = nn.Linear(outputs + features, 4 * cell.units, bias=False)
+        if cell.heads:
+            self.access = nn.Linear(cell.units, cell.heads * (2 * cell.width + 1))  # key, what to write, where to
+        self.head = nn.Linear(features, outputs)
+        for layer in self.children():
+            assert isinstance(layer, nn.Linear)
+            cell.init.apply(layer)
+        self.state = nn.Module()
+        for name, value in memory.blank(dict(self.named_parameters()), slots=max(1, cell.heads))._asdict().items():
+            self.state.register_buffer(name, value.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        params: Params = {name: value for name, value in self.named_parameters()}
+        state = memory.State(**dict(self.state.named_buffers()))
+        return memory.classify(params, memory.step(params, state, memory.project(params, x)).features)
