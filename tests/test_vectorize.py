@@ -106,6 +106,7 @@ def test_only_long_runs_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert what(Compile.true, 0) == []  # an evaluation
     operations += 1  # of which the compiler makes machine code in more than ten minutes
     assert what(Compile.auto, COMPILE_PAYS) == ["recorded"]
+    assert what(Compile.true, COMPILE_PAYS) == ["recorded", "compiled"]
 
 
 @pytest.mark.parametrize("compile, recorded", [(Compile.auto, False), (Compile.true, True)])
