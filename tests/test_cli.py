@@ -46,6 +46,7 @@ WRONG = {  # command -> words that its one line must have
     "train algo.clip_norm=0": "algo.clip_norm=0.0 > 0 null",
     "train algo=protonet dataset=sinusoid": "dataset=sinusoid algo=protonet algo.inner_lr",
     "train algo=oracle": "algo=oracle dataset=sinusoid",
+    "train algo=pretrain algo.frozen=['head.*']": "algo.frozen head",
     "train algo=pretrain algo.rates=[]": "algo.rates=[] step sizes > 0",
     "train algo=mamlpp algo.multi_step=2": "algo.multi_step=2 0..1",
     "train algo=anil algo.frozen=['*']": "algo.frozen adapt",

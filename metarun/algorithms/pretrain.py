@@ -39,6 +39,8 @@ class Pretrain(GradientDescent):
     def init(self, params: Params) -> Params:
         if self.view is View.pooled and "head.weight" not in params:
             raise UserError("model: algo=pretrain puts a new head on the network, whose last layer must be called head")
+        adapts = self.view is not View.pooled or self.moves("head.weight")
+        require(adapts, "algo.frozen", self.frozen, "such that the head, new to a task's classes, is left to adapt")
         like = next(iter(params.values()))
         return GradientDescent.init(self, params) | {RATE: like.new_tensor(self.inner_lr)}
 
