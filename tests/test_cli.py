@@ -221,14 +221,13 @@ def test_train_eval_report(metarun: Command, tmp_path: Path) -> None:
     again = json.loads(next(p for p in (run_dir / "eval").rglob("result.json") if p.parent != evaluation).read_text())
     assert again["scores"] == result["scores"], done.stderr
 
-    for other in ("seed=1", "seed=2"):
-        assert metarun("train", *QUICK, "algo=fomaml", other).returncode == 0
+    assert metarun("train", *QUICK, "algo=fomaml", "seed=1").returncode == 0
     done = metarun("report", "outputs")
     assert done.returncode == 0, done.stderr
     with open(tmp_path / "outputs/table.csv") as file:
         rows = list(csv.DictReader(file))
     merged = [row for row in rows if row["tasks"] == "8"]
-    assert len(merged) == 1 and merged[0]["seeds"] == "3" and float(merged[0]["sd_seeds"]) >= 0
+    assert len(merged) == 1 and merged[0]["seeds"] == "2" and float(merged[0]["sd_seeds"]) >= 0
     assert len(rows) == 4 and "| fomaml | glyphs |" in (tmp_path / "outputs/table.md").read_text()
 
 
@@ -265,13 +264,13 @@ def test_gaussians_draws_its_figure(metarun: Command, tmp_path: Path) -> None:
 
 
 def test_check(metarun: Command) -> None:
-    done = metarun("check", "device=cpu", "algo=fomaml,anil")
+    done = metarun("check", "device=cpu", "algo=protonet,boil")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "finite differences" in done.stdout and " 0 wrong" in done.stdout
 
 
 def test_real_omniglot(metarun: Command, tmp_path: Path, data_root: Path) -> None:
-    done = metarun("train", "dataset=omniglot", "run_dir=run", *QUICK, "steps=30", "meta_batch=8", "model.filters=16")
+    done = metarun("train", "dataset=omniglot", "run_dir=run", *QUICK, "steps=16", "model.filters=16", "algo=fomaml")
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["split"] == "train"]

@@ -14,8 +14,8 @@ import pytest
 
 from tests.conftest import Command
 
-RUN = ["model.filters=8", "meta_batch=2", "eval.val_tasks=4", "eval.tasks=8", "log_every=3"]
-LONG = [*RUN, "steps=60", "eval.every=10", "checkpoint_every=7"]
+RUN = ["model.filters=8", "meta_batch=2", "eval.val_tasks=4", "eval.tasks=8", "log_every=3", "algo.inner_steps=2"]
+LONG = [*RUN, "steps=30", "eval.every=10", "checkpoint_every=7"]
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
