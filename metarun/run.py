@@ -18,7 +18,7 @@ import metarun
 from metarun import checkpoint, log, plots, report, tree
 from metarun.algorithms.base import step_sizes
 from metarun.datasets.base import Split
-from metarun.errors import UserError
+from metarun.errors import ConfigError, UserError
 from metarun.evaluate import Score, evaluate, predictions
 from metarun.experiment import Bench, Experiment, Select
 from metarun.files import write_atomic, write_json
@@ -196,6 +196,7 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
         bench = ranks.together(experiment.build)
         content = ranks.on_first(lambda: _trained(run_dir, which))
         _refuse_other_network(content["meta"], bench.first_meta())
+        _refuse_other_step_size(content["meta"], run_dir, record)
         x = experiment
         name = f"{x.eval.norm.name}_{x.eval.tasks}tasks_{x.algo.eval_inner_steps}steps"
         out = ranks.on_first(lambda: fresh(run_dir / "eval" / name))
@@ -234,3 +235,11 @@ def _refuse_other_network(trained: Params, asked: Params) -> None:
                 f"the checkpoint does not fit: {name} has shape {there} in it and {here} with these overrides; "
                 "way and model.* must stay as they were trained"
             )
+
+
+def _refuse_other_step_size(trained: Params, run_dir: Path, asked: Record) -> None:
+    """Raise ``ConfigError`` for a step size that would change nothing, since the parameters hold those to be used."""
+    before = Record.read(run_dir)
+    was, now = (record and record.values["algo"].get("inner_lr") for record in (before, asked))
+    if step_sizes(trained) and now != was:
+        raise ConfigError("algo.inner_lr", now, f"as trained, {was}: this method found step sizes of its own")

@@ -263,6 +263,18 @@ def test_gaussians_draws_its_figure(metarun: Command, tmp_path: Path) -> None:
     assert "(points.png)" in (tmp_path / "run/report.md").read_text()
 
 
+def test_a_step_size_that_was_learned_cannot_be_set_for_a_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["dataset=gaussians", "steps=2", "meta_batch=2", "eval.tasks=4", "eval.every=0", "device.compile=false"]
+    for algo, status in (("meta_sgd", 2), ("fomaml", 0)):
+        assert cli.main(["train", f"algo={algo}", f"run_dir={algo}", *small]) == 0
+        assert cli.main(["eval", f"run={algo}", "eval.tasks=6"]) == 0
+        assert cli.main(["eval", f"run={algo}", "algo.inner_lr=0.07"]) == status
+    assert "algo.inner_lr=0.07: must be as trained, " in capsys.readouterr().err
+
+
 def test_check(metarun: Command) -> None:
     done = metarun("check", "device=cpu", "algo=protonet,boil")
     assert done.returncode == 0, done.stdout + done.stderr
