@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -74,6 +75,12 @@ class Objective:
         """The loss that the inner loop descends, a scalar."""
         loss = self.loss(self.forward(params, x), y)
         return self.way * loss if reduction is Reduction.sum_over_shot else loss
+
+    def goodness(self, value: float) -> float:
+        """What orders values of the metric, the better one larger and what is no number (a task diverged) last."""
+        if math.isnan(value):
+            return -math.inf
+        return value if self.larger_is_better else -value
 
     def query_loss(self, params: Params, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss and {"loss", metric} on examples that the inner loop did not see."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import subprocess
 import time
@@ -99,6 +100,13 @@ def test(bench: Bench, record: Record, meta: Params, train_dir: Path, out: Path,
         progress="meta-test" if ranks.first else "",
     )
     seconds = time.perf_counter() - began
+    if not all(math.isfinite(score.final()[0]) for score in scores):
+        trained, asked = x.algo.inner_steps, x.algo.eval_inner_steps
+        warnings.warn(
+            f"meta-test: tasks diverge within {asked} inner steps (training took {trained}); "
+            "fewer (algo.eval_inner_steps) or a smaller algo.inner_lr may help",
+            stacklevel=2,
+        )
     ranks.on_first(lambda: _report(bench, record, meta, train_dir, out, selected, scores, seconds))
 
 

@@ -75,8 +75,8 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
                 log.write(
                     step, "val", {bench.objective.metric_name: value, "ci95": interval, "tasks": x.eval.val_tasks}
                 )
-                sign = 1 if bench.objective.larger_is_better else -1
-                if selection is None or sign * value > sign * selection.value:
+                goodness = bench.objective.goodness
+                if selection is None or goodness(value) > goodness(selection.value):
                     selection = Selection(step, value, interval, tree.combine(torch.clone, candidate))
             if saving:
                 now = TrainState(step, meta, optimizer.torch.state_dict(), selection)
@@ -111,12 +111,11 @@ def validate(bench: Bench, meta: Params) -> tuple[Params, float, float]:
     interval of that. ``all`` norms: transductive."""
     settings = bench.experiment.eval
     norm = Norm.transductive if settings.norm is Norm.all else settings.norm
-    sign = 1 if bench.objective.larger_is_better else -1
     measured = []
     for candidate in bench.experiment.algo.candidates(meta):
         (score,) = evaluate(bench, candidate, Split.val, settings.val_tasks, norm, last_only=True)
         measured.append((candidate, *score.final()))
-    return max(measured, key=lambda row: sign * row[1])
+    return max(measured, key=lambda row: bench.objective.goodness(row[1]))
 
 
 def tuned(bench: Bench, meta: Params) -> Params:

@@ -74,6 +74,16 @@ def test_a_smaller_error_is_the_better_one(tmp_path: Path, monkeypatch: pytest.M
     assert state.selection is not None and state.selection.step == 2
 
 
+def test_what_is_no_number_is_never_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nan, values = float("nan"), iter([float("nan"), 0.3, float("nan"), 0.4])
+    monkeypatch.setattr(loop, "validate", lambda b, meta: (meta, next(values), 0.01))
+    b = config.compose(["dataset=sinusoid", "steps=4", "eval.every=1"])[0].build()
+    state = run(b, tmp_path)
+    assert state.selection is not None and (state.selection.step, state.selection.value) == (2, 0.3)
+    assert max([nan, 5.0, 0.2, nan], key=b.objective.goodness) == 0.2
+    assert max([nan, 0.1, 0.9], key=bench().objective.goodness) == 0.9
+
+
 def test_training_and_selection_never_draw_a_test_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     b, drawn = bench("steps=4", "eval.every=2"), []
     sample = b.tasks.sample
