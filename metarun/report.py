@@ -156,7 +156,7 @@ def _runs(results: list[Result]) -> list[list[tuple[Result, dict[str, Any]]]]:
 
 
 def rows(results: list[Result]) -> list[dict[str, Any]]:
-    """One row for each (configuration, norm); runs that differ only in seed are merged.
+    """One row for each (configuration, norm), the best first; runs that differ only in seed are merged.
 
     mean: over seeds. ci95_tasks: 95 % interval over tasks of one run (root mean square over the seeds). sd_seeds:
     standard deviation of the runs' means between seeds, nan for one seed.
@@ -180,7 +180,12 @@ def rows(results: list[Result]) -> list[dict[str, Any]]:
             spread,
         )
         table.append(dict(zip(COLUMNS, values, strict=True)))
-    return sorted(table, key=lambda row: (row["dataset"], row["task"], row["norm"], -row["mean"]))
+
+    def order(row: dict[str, Any]) -> tuple[Any, ...]:
+        cost = -row["mean"] if row["metric"] == "accuracy" else row["mean"]
+        return row["dataset"], row["task"], row["norm"], math.isnan(cost), cost
+
+    return sorted(table, key=order)
 
 
 def by_steps(results: list[Result]) -> list[dict[str, Any]]:

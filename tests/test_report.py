@@ -37,6 +37,15 @@ def test_other_differences_are_other_rows() -> None:
     assert math.isnan(single["sd_seeds"]) and report.markdown([single]).splitlines()[2].endswith("| 1 |  |")
 
 
+def test_the_best_comes_first_and_what_diverged_last() -> None:
+    means = [0.4, math.nan, 0.2, 0.9]
+    found = [row["mean"] for row in report.rows([result(mean=mean, way=i) for i, mean in enumerate(means)])]
+    assert found[:3] == [0.9, 0.4, 0.2] and math.isnan(found[3])
+    errors = [report.sealed({**result(mean=mean, way=i), "metric": "mse"}) for i, mean in enumerate(means)]
+    found = [row["mean"] for row in report.rows(errors)]
+    assert found[:3] == [0.2, 0.4, 0.9] and math.isnan(found[3])
+
+
 def test_the_same_run_twice_counts_once() -> None:
     (row,) = report.rows([result(), result()])
     assert row["seeds"] == 1 and math.isnan(row["sd_seeds"])
