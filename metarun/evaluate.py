@@ -15,7 +15,9 @@ from metarun.experiment import Bench
 from metarun.losses import mean_and_interval
 from metarun.normalize import Norm, predict
 from metarun.tree import Params
-from metarun.vectorize import OverTasks, concatenate
+from metarun.vectorize import CAPTURE_PAYS, OverTasks, concatenate
+
+AT_ONCE = 32  # tasks that are drawn together
 
 
 @dataclass(frozen=True)
@@ -62,18 +64,24 @@ def evaluate(
             losses.append(torch.stack([bench.objective.loss(o, targets) for o in of_norms]))
         return torch.stack(metrics, -1), torch.stack(losses, -1)
 
-    score_tasks = OverTasks(bench.engine, score)
-    results: list[tuple[Tensor, Tensor]] = []
     mine = len(ranks.share(range(tasks)))
+    chunk = min(bench.engine.chunk or AT_ONCE, AT_ONCE)
+    at_once = AT_ONCE // chunk * chunk  # whole chunks, which all have one shape and can share one recording
+    calls = mine // at_once * (at_once // chunk)
+    score_whole = OverTasks(bench.engine, score, calls if calls >= CAPTURE_PAYS else 0)
+    score_rest = OverTasks(bench.engine, score)
+    results: list[tuple[Tensor, Tensor]] = []
     with tqdm(total=mine, desc=progress, unit="task", disable=None if progress else True, leave=False) as bar:
-        for episodes in measured_episodes(bench, split, tasks):
-            results += score_tasks(meta, episodes)
-            bar.update(len(episodes.key))
+        for episodes in measured_episodes(bench, split, tasks, at_once):
+            drawn = len(episodes.key)
+            for part in (score_whole if drawn == at_once else score_rest)(meta, episodes):
+                results.append(part)
+                bar.update(len(part[0]))
     metric, loss = concatenate(ranks.gather([(metric.cpu(), loss.cpu()) for metric, loss in results]))
     return [Score(n, list(measured), metric[:, i], loss[:, i]) for i, n in enumerate(norms)]
 
 
-def measured_episodes(bench: Bench, split: Split, tasks: int, at_once: int = 32) -> Iterator[Episode]:
+def measured_episodes(bench: Bench, split: Split, tasks: int, at_once: int = AT_ONCE) -> Iterator[Episode]:
     """This rank's share of tasks 0..tasks-1 of a split; they depend on ``eval.seed`` and on no algorithm, checkpoint
     or run seed."""
     x = bench.experiment

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 
 from metarun import config
+from metarun.capture import Captured
 from metarun.datasets.base import Split
-from metarun.evaluate import evaluate, measured_episodes, predictions
+from metarun.evaluate import Score, evaluate, measured_episodes, predictions
 from metarun.experiment import Bench
 from metarun.kernels.build import library
 from metarun.normalize import Norm
-from metarun.vectorize import Engine, Vectorize
+from metarun.vectorize import CAPTURE_PAYS, Engine, Vectorize
 from tests.conftest import ON_IMAGES
 
 SMALL = ["model.filters=8", "eval.query=2", "algo.eval_inner_steps=3"]
@@ -94,6 +96,31 @@ def test_all_norms_in_one_pass() -> None:
     for score in scores:
         (alone,) = evaluate(b, b.first_meta(), Split.test, 4, score.norm)
         assert torch.equal(alone.metric, score.metric)
+
+
+def test_an_evaluation_of_many_tasks_is_recorded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    class Counting(Captured):
+        def __init__(self, *arguments: Any):
+            made.append(len(arguments[-1].key))
+            super().__init__(*arguments)
+
+    monkeypatch.setattr("metarun.vectorize.Captured", Counting)
+
+    def scores(tasks: int, *overrides: str) -> list[Score]:
+        b = bench("device.chunk=2", "model.filters=16", "algo.eval_inner_steps=1", *overrides)
+        return evaluate(b, b.first_meta(), Split.test, tasks, Norm.all, last_only=True)
+
+    many = 2 * (CAPTURE_PAYS + 2) + 3  # and a rest, in chunks of other sizes
+    recorded, plain = scores(many), scores(many, "device.compile=false")
+    assert made == [2]
+    for a, b in zip(recorded, plain, strict=True):
+        assert a.metric.shape == (many, 1)
+        torch.testing.assert_close(a.loss, b.loss, rtol=1e-4, atol=1e-5)
+    scores(2 * (CAPTURE_PAYS - 1))  # too few to earn it back
+    scores(10, "device.compile=true")  # which is about meta-steps
+    assert made == [2]
 
 
 def test_predictions_cover_every_step() -> None:
