@@ -10,8 +10,8 @@ import metarun
 PACKAGE = Path(metarun.__file__).parent
 LAYERS: list[set[str]] = [
     {"errors", "files", "tree", "episode", "draws", "vision", "capture", "unpickle", ""},  # "": metarun itself
-    {"signals", "losses", "log", "report", "plots", "outer", "ranks", "kernels"},
-    {"inner", "memory"},
+    {"signals", "losses", "log", "report", "pictures", "outer", "ranks", "kernels"},
+    {"inner", "memory", "plots"},
     {"hypergrad"},
     {"models", "datasets", "algorithms"},
     {"vectorize", "normalize"},

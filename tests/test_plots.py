@@ -4,50 +4,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from matplotlib.colors import to_hex
-from matplotlib.tri import TriContourSet
 
 from metarun import plots
-from metarun.episode import Episode
 
 
-def two_tasks(query: int) -> tuple[Episode, torch.Tensor]:
-    """Class 1 lies to the right of class 0; the output is the first coordinate, before adapting its negative."""
-    generator = torch.Generator().manual_seed(0)
-    label = torch.arange(2)
-
-    def examples(each: int) -> tuple[torch.Tensor, torch.Tensor]:
-        y = label.repeat_interleave(each).expand(2, -1)
-        x = torch.rand(2, 2 * each, 2, generator=generator) + 0.1
-        x[..., 0] *= 2 * y - 1
-        return x, y
-
-    episodes = Episode(*examples(3), *examples(query), torch.arange(2))
-    outputs = episodes.query_x[:, None, :, :1] * torch.tensor([-1.0, 1.0]).reshape(1, 2, 1, 1)
-    return episodes, outputs
+def line(metric: str, mean: list[float], half: float) -> dict[str, Any]:
+    steps = list(range(len(mean)))
+    return {"panel": "p", "metric": metric, "steps": steps, "mean": mean, "ci95": [half] * len(mean), "label": "l"}
 
 
-def test_points_are_ringed_by_whether_they_are_right() -> None:
-    figure = plots.points(*two_tasks(query=6))
-    assert len(figure.axes) == 4
-    for i, axes in enumerate(figure.axes):
-        drawn: list[Any] = list(axes.collections)
-        queries = [c for c in drawn if len(c.get_offsets()) == 6]
-        rings = {to_hex(ring) for c in queries for ring in c.get_edgecolor()}
-        assert rings == {plots.BAD if i < 2 else plots.GOOD}
-        assert axes.get_title() == ("before adapting: 0 of 12" if i < 2 else "after adapting: 12 of 12")
-        (line,) = (c for c in drawn if isinstance(c, TriContourSet))
-        assert np.abs(np.asarray(line.get_paths()[0].vertices)[:, 0]).max() < 1e-6, (
-            "the output changes sign where x is 0"
-        )
-        left, right = axes.get_xlim()
-        assert all(left < x < right for c in queries for x in c.get_offsets()[:, 0])
+@pytest.mark.parametrize("mean, half", [([0.43], 0.005), ([0.2, 0.95, 0.96], 0.01), ([0.0, 1.0], 0.0), ([0.99], 0.05)])
+def test_accuracies_lie_between_two_marks_or_more(mean: list[float], half: float) -> None:
+    (axes,) = plots.comparison([line("accuracy", mean, half)]).axes
+    low, high = axes.get_ylim()
+    assert 0 < low <= max(mean[0], 0.001) and min(mean[-1], 0.999) <= high < 1
+    assert sum(low <= mark <= high for mark in axes.get_yticks()) >= 2
+    assert np.isfinite(np.asarray(axes.lines[0].get_ydata())).all()
 
 
-@pytest.mark.parametrize("query", [1, 4])
-def test_points_with_nothing_to_draw_a_line_through(query: int) -> None:
-    episodes, outputs = two_tasks(query)
-    lines = [len(axes.collections) for axes in plots.points(episodes, outputs.abs()).axes]
-    assert lines == [4] * 4, "two classes of support and of query points, and no line"
-    assert len(plots.points(episodes, outputs).axes[0].collections) == (4 if query == 1 else 5)
+def test_errors_are_on_a_log_scale_and_steps_are_whole_numbers() -> None:
+    (axes,) = plots.comparison([line("mse", [3.3, 0.6, 0.4], 0.5)]).axes
+    assert axes.get_yscale() == "log"
+    assert all(tick == round(tick) for tick in axes.get_xticks())
