@@ -43,42 +43,56 @@ class Score:
         return rows
 
 
+class Evaluator:
+    """Scores meta-parameters on tasks 0..``tasks``-1 of a split: one ``Score`` for each norm.
+
+    ``last_only`` measures after the last inner step alone, which is cheaper. ``times``: how often it is going to be
+    called; it decides what recording is worth.
+    """
+
+    def __init__(self, bench: Bench, tasks: int, norm: Norm, *, last_only: bool = False, times: int = 1):
+        self.bench, self.tasks = bench, tasks
+        self.norms = norms = norm.members(bench.module)
+        algo = bench.experiment.algo
+        self.measured = measured = range(algo.eval_inner_steps if last_only else 0, algo.eval_inner_steps + 1)
+
+        def score(meta: Params, task: Episode) -> tuple[Tensor, Tensor]:  # each [norms, S+1]
+            def outputs(params: Params) -> list[Tensor]:
+                return [predict(bench.module, params, task.support_x, task.query_x, n) for n in norms]
+
+            metrics, losses = [], []
+            for of_norms, targets in algo.trial(bench.objective, meta, task, measured, outputs):
+                metrics.append(torch.stack([bench.objective.metric(o, targets) for o in of_norms]))
+                losses.append(torch.stack([bench.objective.loss(o, targets) for o in of_norms]))
+            return torch.stack(metrics, -1), torch.stack(losses, -1)
+
+        def over_tasks(calls: int) -> OverTasks:
+            return OverTasks(bench.engine, score, calls if calls >= CAPTURE_PAYS else 0)
+
+        self.mine = len(bench.ranks.share(range(tasks)))
+        chunk = min(bench.engine.chunk or AT_ONCE, AT_ONCE)
+        self.at_once = AT_ONCE // chunk * chunk  # whole chunks, which all have one shape and can share one recording
+        self.whole = over_tasks(times * (self.mine // self.at_once) * (self.at_once // chunk))
+        self.rest = over_tasks(times)
+
+    def __call__(self, meta: Params, split: Split, progress: str = "") -> list[Score]:
+        """``progress`` labels a progress bar; none without it."""
+        results: list[tuple[Tensor, Tensor]] = []
+        with tqdm(total=self.mine, desc=progress, unit="task", disable=None if progress else True, leave=False) as bar:
+            for episodes in measured_episodes(self.bench, split, self.tasks, self.at_once):
+                drawn = len(episodes.key)
+                for part in (self.whole if drawn == self.at_once else self.rest)(meta, episodes):
+                    results.append(part)
+                    bar.update(len(part[0]))
+        metric, loss = concatenate(self.bench.ranks.gather([(metric.cpu(), loss.cpu()) for metric, loss in results]))
+        return [Score(n, list(self.measured), metric[:, i], loss[:, i]) for i, n in enumerate(self.norms)]
+
+
 def evaluate(
     bench: Bench, meta: Params, split: Split, tasks: int, norm: Norm, *, last_only: bool = False, progress: str = ""
 ) -> list[Score]:
-    """Score the meta-parameters on tasks 0..tasks-1 of a split, one ``Score`` for each norm.
-
-    ``last_only`` measures after the last inner step alone, which is cheaper. ``progress`` labels a progress bar.
-    """
-    norms = norm.members(bench.module)
-    algo, ranks = bench.experiment.algo, bench.ranks
-    measured = range(algo.eval_inner_steps if last_only else 0, algo.eval_inner_steps + 1)
-
-    def score(meta: Params, task: Episode) -> tuple[Tensor, Tensor]:  # each [norms, S+1]
-        def outputs(params: Params) -> list[Tensor]:
-            return [predict(bench.module, params, task.support_x, task.query_x, n) for n in norms]
-
-        metrics, losses = [], []
-        for of_norms, targets in algo.trial(bench.objective, meta, task, measured, outputs):
-            metrics.append(torch.stack([bench.objective.metric(o, targets) for o in of_norms]))
-            losses.append(torch.stack([bench.objective.loss(o, targets) for o in of_norms]))
-        return torch.stack(metrics, -1), torch.stack(losses, -1)
-
-    mine = len(ranks.share(range(tasks)))
-    chunk = min(bench.engine.chunk or AT_ONCE, AT_ONCE)
-    at_once = AT_ONCE // chunk * chunk  # whole chunks, which all have one shape and can share one recording
-    calls = mine // at_once * (at_once // chunk)
-    score_whole = OverTasks(bench.engine, score, calls if calls >= CAPTURE_PAYS else 0)
-    score_rest = OverTasks(bench.engine, score)
-    results: list[tuple[Tensor, Tensor]] = []
-    with tqdm(total=mine, desc=progress, unit="task", disable=None if progress else True, leave=False) as bar:
-        for episodes in measured_episodes(bench, split, tasks, at_once):
-            drawn = len(episodes.key)
-            for part in (score_whole if drawn == at_once else score_rest)(meta, episodes):
-                results.append(part)
-                bar.update(len(part[0]))
-    metric, loss = concatenate(ranks.gather([(metric.cpu(), loss.cpu()) for metric, loss in results]))
-    return [Score(n, list(measured), metric[:, i], loss[:, i]) for i, n in enumerate(norms)]
+    """Score the meta-parameters once, as ``Evaluator`` does."""
+    return Evaluator(bench, tasks, norm, last_only=last_only)(meta, split, progress)
 
 
 def measured_episodes(bench: Bench, split: Split, tasks: int, at_once: int = AT_ONCE) -> Iterator[Episode]:

@@ -17,7 +17,7 @@ from metarun.checkpoint import Selection, TrainState
 from metarun.datasets.base import Split
 from metarun.episode import Episode
 from metarun.errors import Interrupted, NotFinite
-from metarun.evaluate import evaluate
+from metarun.evaluate import Evaluator
 from metarun.experiment import Bench
 from metarun.hypergrad import Metrics
 from metarun.log import MetricsLog
@@ -49,6 +49,7 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
     batches = meta_batches(bench, step)
     meta_gradient = bench.meta_gradient()
     validates = x.eval.every > 0 and bench.tasks.has(Split.val)
+    score = validator(bench, times=x.steps // x.eval.every) if validates else None
 
     progress = tqdm(total=x.steps, initial=step, desc="meta-train", unit="step", disable=None if ranks.first else True)
     with closing(MetricsLog(run_dir, step, keep=ranks.first)) as log, progress as bar:
@@ -68,9 +69,9 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
                 log.write(step, "train", {**means, "lr": optimizer.lr_now})
                 shown = {name: f"{value:.3g}" for name, value in means.items() if name != "grad_norm"}
                 bar.set_postfix(shown, refresh=False)
-            if validates and (step % x.eval.every == 0 or step == x.steps):
+            if score and (step % x.eval.every == 0 or step == x.steps):
                 began = time.perf_counter()
-                candidate, value, interval = validate(bench, meta)
+                candidate, value, interval = validate(bench, meta, score)
                 window.since += time.perf_counter() - began
                 log.write(
                     step, "val", {bench.objective.metric_name: value, "ci95": interval, "tasks": x.eval.val_tasks}
@@ -106,22 +107,30 @@ def meta_batches(bench: Bench, step: int) -> Iterator[Episode]:
         step += at_once
 
 
-def validate(bench: Bench, meta: Params) -> tuple[Params, float, float]:
-    """The best of the method's candidates on the validation tasks, always the same ones; its mean metric and the 95 %
-    interval of that. ``all`` norms: transductive."""
+def validator(bench: Bench, times: int) -> Evaluator:
+    """What scores parameters on the validation tasks, always the same ones, this many times. ``all`` norms:
+    transductive."""
     settings = bench.experiment.eval
     norm = Norm.transductive if settings.norm is Norm.all else settings.norm
+    times *= len(bench.experiment.algo.candidates(bench.first_meta()))
+    return Evaluator(bench, settings.val_tasks, norm, last_only=True, times=times)
+
+
+def validate(bench: Bench, meta: Params, score: Evaluator) -> tuple[Params, float, float]:
+    """The best of the method's candidates on the validation tasks; its mean metric and the 95 % interval of that."""
     measured = []
     for candidate in bench.experiment.algo.candidates(meta):
-        (score,) = evaluate(bench, candidate, Split.val, settings.val_tasks, norm, last_only=True)
-        measured.append((candidate, *score.final()))
+        (of_candidate,) = score(candidate, Split.val)
+        measured.append((candidate, *of_candidate.final()))
     return max(measured, key=lambda row: bench.objective.goodness(row[1]))
 
 
 def tuned(bench: Bench, meta: Params) -> Params:
     """The meta-parameters with what their method tunes on validation, where it tunes and there are such tasks."""
     several = len(bench.experiment.algo.candidates(meta)) > 1
-    return validate(bench, meta)[0] if several and bench.tasks.has(Split.val) else meta
+    if not (several and bench.tasks.has(Split.val)):
+        return meta
+    return validate(bench, meta, validator(bench, times=1))[0]
 
 
 class Window:

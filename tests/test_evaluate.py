@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any
 
 import pytest
@@ -9,11 +10,11 @@ import torch
 from metarun import config
 from metarun.capture import Captured
 from metarun.datasets.base import Split
-from metarun.evaluate import Score, evaluate, measured_episodes, predictions
+from metarun.evaluate import Evaluator, Score, evaluate, measured_episodes, predictions
 from metarun.experiment import Bench
 from metarun.kernels.build import library
 from metarun.normalize import Norm
-from metarun.vectorize import CAPTURE_PAYS, Engine, Vectorize
+from metarun.vectorize import CAPTURE_PAYS, Compile, Engine, Vectorize
 from tests.conftest import ON_IMAGES
 
 SMALL = ["model.filters=8", "eval.query=2", "algo.eval_inner_steps=3"]
@@ -79,6 +80,12 @@ def test_vectorised_evaluation_is_the_loops(algo: str) -> None:
     for other in scores[1:]:
         for a, c in zip(scores[0], other, strict=True):
             torch.testing.assert_close(a.loss, c.loss, rtol=1e-3, atol=1e-4)
+    recorded = dataclasses.replace(b, engine=Engine(Vectorize.grouped, 5, Compile.auto, library()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # that it cannot be recorded
+        score = Evaluator(recorded, 5, Norm.transductive, last_only=True, times=CAPTURE_PAYS)
+        (last,) = score(meta, Split.test)
+    torch.testing.assert_close(last.loss, scores[0][0].loss[:, -1:], rtol=1e-3, atol=1e-4)
 
 
 def test_last_only_is_the_last_column() -> None:
@@ -118,9 +125,13 @@ def test_an_evaluation_of_many_tasks_is_recorded_once(monkeypatch: pytest.Monkey
     for a, b in zip(recorded, plain, strict=True):
         assert a.metric.shape == (many, 1)
         torch.testing.assert_close(a.loss, b.loss, rtol=1e-4, atol=1e-5)
+    validated = bench("device.chunk=2", "model.filters=16", "algo.eval_inner_steps=1")
+    often = Evaluator(validated, 2, Norm.transductive, times=CAPTURE_PAYS)
+    first, second = (often(validated.first_meta(), Split.val) for _ in range(2))
+    assert made == [2, 2] and torch.equal(first[0].loss, second[0].loss)
     scores(2 * (CAPTURE_PAYS - 1))  # too few to earn it back
     scores(10, "device.compile=true")  # which is about meta-steps
-    assert made == [2]
+    assert made == [2, 2]
 
 
 def test_predictions_cover_every_step() -> None:

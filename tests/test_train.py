@@ -12,6 +12,7 @@ from metarun import train as loop
 from metarun.datasets.base import Split
 from metarun.datasets.sampler import ClassPool
 from metarun.errors import Interrupted, NotFinite
+from metarun.evaluate import Evaluator
 from metarun.experiment import Bench
 from metarun.signals import StopSignals
 from metarun.tree import Params
@@ -54,7 +55,7 @@ def test_it_learns(algo: str, tmp_path: Path) -> None:
 def test_the_best_validation_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values, seen = iter([0.3, 0.9, 0.5, 0.9]), []
 
-    def validate(b: Bench, meta: Params) -> tuple[Params, float, float]:
+    def validate(b: Bench, meta: Params, score: Evaluator) -> tuple[Params, float, float]:
         seen.append({name: value.clone() for name, value in meta.items()})
         return meta, next(values), 0.01
 
@@ -69,14 +70,14 @@ def test_the_best_validation_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_smaller_error_is_the_better_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([0.3, 0.1, 0.5])
-    monkeypatch.setattr(loop, "validate", lambda b, meta: (meta, next(values), 0.01))
+    monkeypatch.setattr(loop, "validate", lambda b, meta, score: (meta, next(values), 0.01))
     state = run(config.compose(["dataset=sinusoid", "steps=3", "eval.every=1"])[0].build(), tmp_path)
     assert state.selection is not None and state.selection.step == 2
 
 
 def test_what_is_no_number_is_never_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nan, values = float("nan"), iter([float("nan"), 0.3, float("nan"), 0.4])
-    monkeypatch.setattr(loop, "validate", lambda b, meta: (meta, next(values), 0.01))
+    monkeypatch.setattr(loop, "validate", lambda b, meta, score: (meta, next(values), 0.01))
     b = config.compose(["dataset=sinusoid", "steps=4", "eval.every=1"])[0].build()
     state = run(b, tmp_path)
     assert state.selection is not None and (state.selection.step, state.selection.value) == (2, 0.3)
@@ -124,7 +125,7 @@ def test_drawing_ahead_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_signal_during_validation_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, during: int) -> None:
     stop, calls = StopSignals(), []
 
-    def validate(b: Bench, meta: Params) -> tuple[Params, float, float]:
+    def validate(b: Bench, meta: Params, score: Evaluator) -> tuple[Params, float, float]:
         calls.append(1)
         if len(calls) == during:
             stop.received = signal.SIGTERM
