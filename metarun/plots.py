@@ -132,8 +132,12 @@ def comparison(lines: list[dict[str, Any]]) -> Figure:
             style = {"color": f"C{i % 10}", "ls": "-" if i < 10 else "--", "marker": "o", "ms": 3}
             _line(axes, metric, line["steps"], line["mean"], line["ci95"], label=line["label"], **style)
         _against_steps(axes, metric)
-        if max(line["steps"][-1] for line in shown) > 15:
+        longest = max(line["steps"][-1] for line in shown)
+        if longest > 15:
             axes.set_xscale("symlog", linthresh=5)
+            axes.set_xlim(-0.5, 1.2 * longest)
+            axes.set_xticks([s for s in (0, 1, 2, 3, 5, 10, 20, 50, 100, 200, 500) if s <= longest])
+            axes.xaxis.set_major_formatter("{x:g}")
         axes.set_title(panel, fontsize=8)
         axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

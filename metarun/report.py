@@ -155,6 +155,11 @@ def _runs(results: list[Result]) -> list[list[tuple[Result, dict[str, Any]]]]:
     return [list(by_seed.values()) for by_seed in merged.values()]
 
 
+def _no_norm(norm: str) -> bool:
+    """Whether a score is of a network without batch norm."""
+    return norm.startswith("none")
+
+
 def rows(results: list[Result]) -> list[dict[str, Any]]:
     """One row for each (configuration, norm), the best first; runs that differ only in seed are merged.
 
@@ -183,7 +188,7 @@ def rows(results: list[Result]) -> list[dict[str, Any]]:
 
     def order(row: dict[str, Any]) -> tuple[Any, ...]:
         cost = -row["mean"] if row["metric"] == "accuracy" else row["mean"]
-        return row["dataset"], row["task"], row["norm"], math.isnan(cost), cost
+        return row["dataset"], row["task"], _no_norm(row["norm"]), row["norm"], math.isnan(cost), cost
 
     return sorted(table, key=order)
 
@@ -204,7 +209,8 @@ def by_steps(results: list[Result]) -> list[dict[str, Any]]:
         task = f"{result['names']['dataset']}, {result['protocol']['task']}"
         lines.append(
             {
-                "panel": f"{task}, {result['protocol']['split']}, norm {score['norm']}, {score['tasks']} tasks",
+                "tasks": f"{task}, {result['protocol']['split']}, {score['tasks']} tasks",
+                "norm": score["norm"],
                 "algo": result["names"]["algo"],
                 "config": {key: value for key, value in result["config"].items() if key != "seed"},
                 "metric": result["metric"],
@@ -213,6 +219,11 @@ def by_steps(results: list[Result]) -> list[dict[str, Any]]:
                 "ci95": [half for _, half, _ in points],
             }
         )
+    for line in lines:
+        # without batch norm a network has a place beside any kind of it
+        beside = [o["norm"] for o in lines if o["tasks"] == line["tasks"] and not _no_norm(o["norm"])]
+        norm = beside[0] if beside and _no_norm(line["norm"]) else line["norm"]
+        line["panel"] = f"{line['tasks']}, norm {norm}"
     for line in lines:
         same = [other["config"] for other in lines if (other["panel"], other["algo"]) == (line["panel"], line["algo"])]
         telling = [key for key in line["config"] if any(o.get(key) != line["config"][key] for o in same)]

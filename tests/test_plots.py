@@ -26,3 +26,9 @@ def test_errors_are_on_a_log_scale_and_steps_are_whole_numbers() -> None:
     (axes,) = plots.comparison([line("mse", [3.3, 0.6, 0.4], 0.5)]).axes
     assert axes.get_yscale() == "log"
     assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
+def test_long_paths_begin_at_the_left_and_count_in_plain_numbers() -> None:
+    (axes,) = plots.comparison([line("accuracy", [0.2] + [0.9] * 50, 0.01)]).axes
+    assert axes.get_xscale() == "symlog" and -1 < axes.get_xlim()[0] < 0
+    assert [axes.xaxis.get_major_formatter()(tick) for tick in axes.get_xticks()][-3:] == ["10", "20", "50"]

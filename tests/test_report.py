@@ -46,6 +46,17 @@ def test_the_best_comes_first_and_what_diverged_last() -> None:
     assert found[:3] == [0.2, 0.4, 0.9] and math.isnan(found[3])
 
 
+def test_a_network_without_batch_norm_stands_beside_the_others() -> None:
+    without = result(mean=0.95, memory=1)
+    without["scores"][0]["norm"] = "none (no batch norm)"
+    found = [report.sealed(without), result(mean=0.9)]
+    assert [row["norm"] for row in report.rows(found)] == ["transductive", "none (no batch norm)"]
+    panels = {line["panel"] for line in report.by_steps(found)}
+    assert panels == {"omniglot, 5-way 1-shot, maml 1100/100/423, 600 tasks, norm transductive"}
+    (alone,) = report.by_steps(found[:1])
+    assert alone["panel"].endswith("norm none (no batch norm)")
+
+
 def test_the_same_run_twice_counts_once() -> None:
     (row,) = report.rows([result(), result()])
     assert row["seeds"] == 1 and math.isnan(row["sd_seeds"])
