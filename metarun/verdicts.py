@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import math
 from dataclasses import asdict, dataclass, fields
@@ -46,9 +47,14 @@ class Row:
     confirmed: bool
 
 
+@functools.cache  # composing takes half a second, and a table asks for each cell twice
+def _published_protocol(cell: str) -> Experiment:
+    return config.compose([f"recipe={cell}"])[0]
+
+
 def rows(out: Path, cell: str) -> list[Row]:
     """A row for each published number of a cell: the runs with the largest budget, merged over their seeds."""
-    experiment, _ = config.compose([f"recipe={cell}"])
+    experiment = _published_protocol(cell)
     assert experiment.recipe is not None
     done = results(out, cell)
     budget = max((result["recipe"]["budget"] for result in done), default=math.nan)
@@ -176,7 +182,7 @@ def _sources(chosen: list[str]) -> str:
     """Where each published number comes from, what its ± means, and the band that also counts."""
     lines = ["## Published numbers\n"]
     for cell in chosen:
-        recipe = config.compose([f"recipe={cell}"])[0].recipe
+        recipe = _published_protocol(cell).recipe
         for r in recipe.reference if recipe else []:
             norm = f"{r.norm.name}, " if r.norm else ""
             said = f"± {r.interval:g} is {r.interval_of}" if r.interval else "no interval published"
