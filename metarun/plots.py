@@ -37,14 +37,14 @@ def save(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
-def _scale(result: dict[str, Any]) -> tuple[float, str]:
+def _scale(metric: str) -> tuple[float, str]:
     """Factor and axis label: accuracies are drawn in percent."""
-    return (100.0, "accuracy, %") if result["metric"] == "accuracy" else (1.0, "mean squared error")
+    return (100.0, "accuracy, %") if metric == "accuracy" else (1.0, "mean squared error")
 
 
 def curves(result: dict[str, Any], lines: list[dict[str, Any]]) -> Figure:
     """Training and validation metric and training loss against meta-iterations; band: 95 % interval over tasks."""
-    factor, label = _scale(result)
+    factor, label = _scale(result["metric"])
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     training = [line for line in lines if line["split"] == "train"]
@@ -90,7 +90,7 @@ def _against_steps(axes: Axes, metric: str) -> None:
     Accuracies on a logit scale and errors on a log scale: on a plain one the row before adapting presses all the
     others into a line.
     """
-    axes.set(xlabel="inner steps at test", ylabel=f"meta-test {_scale({'metric': metric})[1]}")
+    axes.set(xlabel="inner steps at test", ylabel=f"meta-test {_scale(metric)[1]}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if metric == "mse":
         axes.set_yscale("log")
@@ -191,7 +191,7 @@ def reproduction(rows: list[dict[str, Any]]) -> Figure:
     )
     places = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (metric, panel) in zip(places, panels.items(), strict=False):
-        factor, label = _scale({"metric": metric})
+        factor, label = _scale(metric)
         for y, row in enumerate(panel):
             published = None if np.isnan(row["published_ci"]) else factor * row["published_ci"]
             axes.errorbar(factor * row["published"], y - 0.15, xerr=published, fmt="s", ms=4, capsize=2, color=SOFT)
