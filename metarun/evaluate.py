@@ -66,7 +66,7 @@ class Evaluator:
                 losses.append(torch.stack([bench.objective.loss(o, targets) for o in of_norms]))
             return torch.stack(metrics, -1), torch.stack(losses, -1)
 
-        def over_tasks(calls: int) -> OverTasks:
+        def over_tasks(calls: int) -> OverTasks:  # device.compile=true, however few the calls, is about meta-steps
             return OverTasks(bench.engine, score, calls if calls >= CAPTURE_PAYS else 0)
 
         self.mine = len(bench.ranks.share(range(tasks)))

@@ -196,8 +196,8 @@ def rows(results: list[Result]) -> list[dict[str, Any]]:
 def by_steps(results: list[Result]) -> list[dict[str, Any]]:
     """One line of a plot for each (configuration, norm): metric against inner steps, mean over seeds.
 
-    panel: what lines must share to be compared. label: the method, with the settings that tell it from others of its
-    name. steps, mean, ci95: lists.
+    panel: what lines must share to be compared, the tasks and, where there is batch norm, its statistics. label: the
+    method, with the settings that tell it from others of its name. steps, mean, ci95: lists.
     """
     lines = []
     for runs in _runs(results):

@@ -48,8 +48,9 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
     window = Window(bench, run_dir)
     batches = meta_batches(bench, step)
     meta_gradient = bench.meta_gradient()
-    validates = x.eval.every > 0 and bench.tasks.has(Split.val)
-    score = validator(bench, times=x.steps // x.eval.every) if validates else None
+    score = None
+    if x.eval.every > 0 and bench.tasks.has(Split.val):
+        score = validator(bench, times=x.steps // x.eval.every)
 
     progress = tqdm(total=x.steps, initial=step, desc="meta-train", unit="step", disable=None if ranks.first else True)
     with closing(MetricsLog(run_dir, step, keep=ranks.first)) as log, progress as bar:
