@@ -20,6 +20,7 @@ from tqdm import tqdm
 import metarun
 from metarun.datasets.base import Split
 from metarun.datasets.generated import Generated
+from metarun.episode import Episode
 from metarun.errors import UserError
 from metarun.experiment import Bench, Experiment
 from metarun.outer import MetaOptimizer
@@ -37,12 +38,7 @@ def measure(experiment: Experiment, seconds: float, compare: bool) -> dict[str, 
     """
     device = experiment.device.resolve()
     bench = experiment.assemble(Generated(experiment.dataset, device), device)
-    x = experiment
-    support, query = x.training_shots()
-    batches = [
-        bench.tasks.sample(Split.train, x.seed, range(i * x.meta_batch, (i + 1) * x.meta_batch), x.way, support, query)
-        for i in range(POOL)
-    ]
+    batches = _meta_batches(bench)
     ours = _meta_step(bench)
     reference = _reference_step(bench) if compare else None
     began = time.perf_counter()
@@ -66,22 +62,44 @@ def measure(experiment: Experiment, seconds: float, compare: bool) -> dict[str, 
         "device": device_name(device),
         "torch": torch.__version__,
         "machine": platform.processor() or platform.machine(),
-        "meta_batch": x.meta_batch,
+        "meta_batch": experiment.meta_batch,
         "steps_measured": len(pairs),
         "first_step_s": first,
-        "tasks_per_s": _spread([x.meta_batch / ours for ours, _ in pairs]),
+        "tasks_per_s": _spread([experiment.meta_batch / ours for ours, _ in pairs]),
         "peak_memory_mb": memory,
         **_shares(ours, batches[0], device),
     }
     if reference:
-        result["reference_tasks_per_s"] = _spread([x.meta_batch / other for _, other in pairs if other])
+        result["reference_tasks_per_s"] = _spread([experiment.meta_batch / other for _, other in pairs if other])
         result["times_the_reference"] = _spread([other / ours for ours, other in pairs if other])
     return result
+
+
+def throughput(experiment: Experiment, seconds: float) -> float:
+    """Tasks/s of meta-steps here: the median over so many seconds of them, one at least, after one to warm up."""
+    device = experiment.device.resolve()
+    bench = experiment.assemble(Generated(experiment.dataset, device), device)
+    step, batches = _meta_step(bench), _meta_batches(bench)
+    step(batches[0])
+    taken: list[float] = []
+    while sum(taken) < seconds:
+        taken.append(_seconds(step, batches[len(taken) % POOL], device))
+    return experiment.meta_batch / _spread(taken)["median"]
 
 
 def device_name(device: torch.device) -> str:
     """The GPU's name, or how many threads a CPU lends."""
     return torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+
+
+def _meta_batches(bench: Bench) -> list[Episode]:
+    """A few to take turns with."""
+    x = bench.experiment
+    support, query = x.training_shots()
+    return [
+        bench.tasks.sample(Split.train, x.seed, range(i * x.meta_batch, (i + 1) * x.meta_batch), x.way, support, query)
+        for i in range(POOL)
+    ]
 
 
 def _meta_step(bench: Bench) -> Callable[..., None]:

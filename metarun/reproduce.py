@@ -108,7 +108,7 @@ def listing(out: Path, chosen: list[str], seeds: list[int], budget: float, words
         x, record = config.compose([f"recipe={cell}", f"recipe.budget={budget:g}", *words])
         key = f"{record.hash(training_only=True)} on {bench.device_name(x.device.resolve())}"
         if key not in known:
-            known[key] = bench.measure(x, seconds=2.0, compare=False)["tasks_per_s"]["median"]
+            known[key] = bench.throughput(x, seconds=1.0)
             out.mkdir(parents=True, exist_ok=True)
             write_json(path, known)
         seconds = x.steps * x.meta_batch / known[key]
