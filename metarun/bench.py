@@ -93,7 +93,7 @@ def device_name(device: torch.device) -> str:
 
 
 def _meta_batches(bench: Bench) -> list[Episode]:
-    """A few to take turns with."""
+    """A few meta-training batches to take turns with, drawn before any clock runs."""
     x = bench.experiment
     support, query = x.training_shots()
     return [
