@@ -172,16 +172,22 @@ def reproduce(words: list[str], train: Callable[[list[str]], int]) -> int:
     extra = [word for word in left if word not in names]
     for word in extra:
         if not word.startswith(("device=", "device.", "data_root=", "hydra")):
-            raise UserError(f"{word}: a recipe's keys are fixed; metarun train recipe=CELL {word} runs a changed one")
+            raise UserError(
+                f"{word}: reproduce takes {', '.join(values)}, device, data_root, hydra/..., --list and --report; a "
+                "recipe's own keys are fixed (metarun train recipe=CELL KEY=VALUE runs a changed one)"
+            )
     if len(names) > 1 or not (names or "--report" in flags):
         raise UserError(f"reproduce needs one table: {', '.join(tables.tables())}, all, or a single cell")
     cells = tables.cells(names[0] if names else "all")
     try:
         seeds = sorted({int(seed) for seed in values["seed"].split(",")})
+    except ValueError:
+        raise UserError(f"seed={values['seed']}: must be whole numbers, such as 0 or 0,1,2") from None
+    try:
         budget = float(values["budget"])
     except ValueError:
-        raise UserError(f"seed={values['seed']} budget={values['budget']}: must be whole numbers, a number") from None
-    require(0 < budget <= 1, "budget", budget, "> 0 and <= 1")
+        budget = 0.0
+    require(0 < budget <= 1, "budget", values["budget"], "a number > 0 and <= 1")
     out = Path(values["out"])
     if "--list" in flags:
         print(tables.listing(out, cells, seeds, budget, extra))
