@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from metarun import report
+
 ROOT = Path(__file__).parents[1]
 RESULT = re.compile(r"\d+\.\d+ ± \d+\.\d+")
 WRITTEN = [ROOT / "benchmarks/RESULTS.md", *sorted((ROOT / "benchmarks/methods").glob("*/table.md"))]
@@ -17,3 +19,13 @@ def test_every_result_stands_in_a_table_that_was_generated(page: Path) -> None:
     known = {number for table in WRITTEN for number in RESULT.findall(table.read_text())}
     results = page.read_text().split("## Ours and published")[-1]  # or all of it, where there is no such part
     assert set(RESULT.findall(results)) <= known
+
+
+@pytest.mark.parametrize("note", sorted((ROOT / "benchmarks/results").glob("*/*.md")), ids=lambda note: note.stem)
+def test_every_result_in_a_note_stands_in_a_result_file(note: Path) -> None:
+    known = set()
+    for file in note.parent.glob(f"{note.stem}*/**/result.json"):  # also of the cell's variants, and of evaluations
+        result = report.read(file)
+        for row in (row for score in result["scores"] for row in score["by_steps"]):
+            known |= set(RESULT.findall(report.amount(result["metric"], row["mean"], row["ci95"])))
+    assert set(RESULT.findall(note.read_text())) <= known
