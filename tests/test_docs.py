@@ -1,13 +1,14 @@
-"""The pages: a result in them is one that metarun wrote."""
+"""The pages: a result in them is one that metarun wrote, and tables are what it writes from the committed results."""
 
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
-from metarun import report
+from metarun import report, reproduce, verdicts
 
 ROOT = Path(__file__).parents[1]
 RESULT = re.compile(r"\d+\.\d+ ± \d+\.\d+")
@@ -29,3 +30,16 @@ def test_every_result_in_a_note_stands_in_a_result_file(note: Path) -> None:
         for row in (row for score in result["scores"] for row in score["by_steps"]):
             known |= set(RESULT.findall(report.amount(result["metric"], row["mean"], row["ci95"])))
     assert set(RESULT.findall(note.read_text())) <= known
+
+
+def test_the_published_tables_are_written_from_the_committed_results(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "benchmarks/results", tmp_path / "results")
+    verdicts.write(tmp_path, reproduce.cells("all"))
+    for name in ("RESULTS.md", "RESULTS.csv"):
+        assert (tmp_path / name).read_text() == (ROOT / "benchmarks" / name).read_text()
+
+
+@pytest.mark.parametrize("table", sorted((ROOT / "benchmarks/methods").glob("*/table.md")), ids=lambda t: t.parent.name)
+def test_the_methods_tables_are_written_from_the_committed_results(table: Path) -> None:
+    rows = report.rows(report.find([table.parent]))
+    assert table.read_text() == report.markdown(rows)
