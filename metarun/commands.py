@@ -186,7 +186,7 @@ def reproduce(words: list[str], train: Callable[[list[str]], int]) -> int:
     try:
         budget = float(values["budget"])
     except ValueError:
-        budget = 0.0
+        budget = 0.0  # refused in the next line, like any other that cannot be
     require(0 < budget <= 1, "budget", values["budget"], "a number > 0 and <= 1")
     out = Path(values["out"])
     if "--list" in flags:
