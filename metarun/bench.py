@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from tqdm import tqdm
 
 import metarun
 from metarun.datasets.base import Split
@@ -24,6 +23,7 @@ from metarun.episode import Episode
 from metarun.errors import UserError
 from metarun.experiment import Bench, Experiment
 from metarun.outer import MetaOptimizer
+from metarun.progress import progress_bar
 
 POOL = 4  # meta-batches, used in turn
 CONVOLUTIONS = ("conv", "metarun::transpose", "metarun::correlate")
@@ -49,7 +49,7 @@ def measure(experiment: Experiment, seconds: float, compare: bool) -> dict[str, 
         reference(batches[1])
     pairs: list[tuple[float, float | None]] = []
     used = 0.0
-    with tqdm(total=round(seconds), desc="bench", unit="s", disable=None, leave=False) as bar:
+    with progress_bar(total=round(seconds), desc="bench", unit="s") as bar:
         while used < seconds or len(pairs) < 3:
             batch = batches[len(pairs) % POOL]
             pair = (_seconds(ours, batch, device), _seconds(reference, batch, device) if reference else None)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tqdm import tqdm
-
 from metarun import bench as speed
 from metarun import check as gradients
 from metarun import config, plots, report, verdicts
@@ -14,6 +12,7 @@ from metarun import reproduce as tables
 from metarun.errors import UserError, require
 from metarun.experiment import Select
 from metarun.files import write_atomic, write_json
+from metarun.progress import progress_bar
 from metarun.run import evaluate_run
 from metarun.run_folder import Record
 
@@ -105,7 +104,7 @@ def check(words: list[str]) -> int:
     device = experiment.device.resolve()
     lines = []
     print(f"meta-gradients on {device.type}, float64, allowed relative error {gradients.LIMIT:g}")
-    for line in tqdm(gradients.rows(algorithms, device), desc="check", unit="row", disable=None, leave=False):
+    for line in progress_bar(gradients.rows(algorithms, device), desc="check", unit="row"):
         lines.append(line)
     print(gradients.table(lines))
     wrong = sum(not line.right for line in lines)

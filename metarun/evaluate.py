@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from metarun.datasets.base import Split
 from metarun.episode import Episode
 from metarun.experiment import Bench
 from metarun.losses import mean_and_interval
 from metarun.normalize import Norm, predict
+from metarun.progress import progress_bar
 from metarun.tree import Params
 from metarun.vectorize import CAPTURE_PAYS, OverTasks, concatenate
 
@@ -78,7 +78,7 @@ class Evaluator:
     def __call__(self, meta: Params, split: Split, progress: str = "") -> list[Score]:
         """``progress`` labels a progress bar; none without it."""
         results: list[tuple[Tensor, Tensor]] = []
-        with tqdm(total=self.mine, desc=progress, unit="task", disable=None if progress else True, leave=False) as bar:
+        with progress_bar(total=self.mine, desc=progress, unit="task", show=bool(progress)) as bar:
             for episodes in measured_episodes(self.bench, split, self.tasks, self.at_once):
                 drawn = len(episodes.key)
                 for part in (self.whole if drawn == self.at_once else self.rest)(meta, episodes):

@@ -6,11 +6,10 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from tqdm import tqdm
-
 from metarun import bench, config, log, report
 from metarun.errors import UserError, did_you_mean
 from metarun.files import write_json
+from metarun.progress import progress_bar
 from metarun.run_folder import RESULT, departures
 
 RESULTS, SPEEDS = "results", "speeds.json"
@@ -104,7 +103,7 @@ def listing(out: Path, chosen: list[str], seeds: list[int], budget: float, words
     path = out / SPEEDS
     known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
     lines = [f"{'cell':40}{'meta-training':>16}  " + "  ".join(f"seed {seed}" for seed in seeds)]
-    for cell in tqdm(chosen, desc="measuring", unit="cell", disable=None, leave=False):
+    for cell in progress_bar(chosen, desc="measuring", unit="cell"):
         x, record = config.compose([f"recipe={cell}", f"recipe.budget={budget:g}", *words])
         key = f"{record.hash(training_only=True)} on {bench.device_name(x.device.resolve())}"
         if key not in known:

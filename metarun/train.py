@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from metarun import checkpoint, tree
 from metarun.checkpoint import Selection, TrainState
@@ -23,6 +22,7 @@ from metarun.hypergrad import Metrics
 from metarun.log import MetricsLog
 from metarun.normalize import Norm
 from metarun.outer import MetaOptimizer
+from metarun.progress import progress_bar
 from metarun.signals import StopSignals
 from metarun.tree import Params
 
@@ -52,7 +52,8 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
     if x.eval.every > 0 and bench.tasks.has(Split.val):
         score = validator(bench, times=x.steps // x.eval.every)
 
-    progress = tqdm(total=x.steps, initial=step, desc="meta-train", unit="step", disable=None if ranks.first else True)
+    progress = progress_bar(desc="meta-train", unit="step", total=x.steps, initial=step, leave=True, show=ranks.first)
+    shown: dict[str, str] = {}  # beside the bar
     with closing(MetricsLog(run_dir, step, keep=ranks.first)) as log, progress as bar:
         while step < x.steps:
             episodes = next(batches)
@@ -68,7 +69,7 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
             if step % x.log_every == 0 or saving:
                 means = window.flush(step)
                 log.write(step, "train", {**means, "lr": optimizer.lr_now})
-                shown = {name: f"{value:.3g}" for name, value in means.items() if name != "grad_norm"}
+                shown |= {name: f"{value:.3g}" for name, value in means.items() if name != "grad_norm"}
                 bar.set_postfix(shown, refresh=False)
             if score and (step % x.eval.every == 0 or step == x.steps):
                 began = time.perf_counter()
@@ -77,6 +78,8 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
                 log.write(
                     step, "val", {bench.objective.metric_name: value, "ci95": interval, "tasks": x.eval.val_tasks}
                 )
+                shown[f"val {bench.objective.metric_name}"] = f"{value:.3g} ± {interval:.2g}"
+                bar.set_postfix(shown)
                 goodness = bench.objective.goodness
                 if selection is None or goodness(value) > goodness(selection.value):
                     selection = Selection(step, value, interval, tree.combine(torch.clone, candidate))

@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from metarun import config, plots, report
 from metarun.experiment import Experiment
 from metarun.files import write_atomic
+from metarun.progress import progress_bar
 from metarun.recipe import Reference, Verdict
 from metarun.reproduce import RESULTS, cells, finished, results
 
@@ -113,7 +112,7 @@ def write(out: Path, asked: list[str]) -> str:
     those asked for as Markdown."""
     covered = [cell for cell in cells("all") if cell in asked or finished(out, cell)]
     table: list[Row] = []
-    for cell in tqdm(covered, desc="table", unit="cell", disable=None, leave=False):
+    for cell in progress_bar(covered, desc="table", unit="cell"):
         table += rows(out, cell)
     out.mkdir(parents=True, exist_ok=True)
     notes = [f"### {cell}\n\n{note.read_text().strip()}\n" for cell in covered if (note := _note(out, cell)).exists()]

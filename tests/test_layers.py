@@ -9,7 +9,7 @@ import metarun
 
 PACKAGE = Path(metarun.__file__).parent
 LAYERS: list[set[str]] = [
-    {"errors", "files", "tree", "episode", "draws", "vision", "capture", "unpickle", ""},  # "": metarun itself
+    {"errors", "files", "tree", "episode", "draws", "vision", "progress", "capture", "unpickle", ""},  # "": itself
     {"signals", "losses", "log", "report", "pictures", "outer", "ranks", "kernels"},
     {"inner", "memory", "plots"},
     {"hypergrad"},

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from metarun.datasets.base import Dataset, Split, Tasks, cut
 from metarun.datasets.imagefile import image_files, read
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import UserError, require
 from metarun.files import cached_arrays
+from metarun.progress import progress_bar
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
 
@@ -135,7 +135,7 @@ def prepared(classes: Classes, size: int, grey: bool) -> dict[str, np.ndarray]:
     done = 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of oddities in files that it reads all the same
-        for name, path in tqdm(files, desc="preparing image_folder", unit="image", disable=None):
+        for name, path in progress_bar(files, desc="preparing image_folder", unit="image", leave=True):
             try:
                 square = read(path, lambda image: centre_square(image, size))
             except UserError:

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from metarun.datasets.base import Dataset, Split, Tasks
 from metarun.datasets.imagefile import image_files, read
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import UserError, require
 from metarun.files import cached_arrays
+from metarun.progress import progress_bar
 from metarun.unpickle import arrays
 
 FOLDERS = ("miniimagenet", "mini-imagenet", "miniImagenet")  # under data_root
@@ -143,7 +143,7 @@ def prepared(source: Source, size: int, resize: Filter) -> dict[str, np.ndarray]
     instances = _instances(every)
     images = np.empty((len(every), instances, 3, size, size), np.uint8)
     resized = False
-    for c, (_, members) in enumerate(tqdm(every, desc="preparing mini-imagenet", unit="class", disable=None)):
+    for c, (_, members) in enumerate(progress_bar(every, desc="preparing mini-imagenet", unit="class", leave=True)):
         for i, member in enumerate(members):
             image = read(member, lambda i: i.convert("RGB")) if isinstance(member, Path) else Image.fromarray(member)
             if image.size != (size, size):

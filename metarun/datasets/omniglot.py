@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from metarun.datasets.base import Dataset, Split, Tasks, first_that_works
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import require
 from metarun.files import cache_dir, cached_arrays
+from metarun.progress import progress_bar
 from metarun.vision import impatient, torchvision
 
 CHARACTERS, DRAWINGS, SIDE = 1623, 20, 105
@@ -106,7 +106,7 @@ def prepared(data_root: Path, size: int, resize: Resize) -> np.ndarray:
         )
         pages = first_that_works("omniglot", sources, data_root, cache_dir() / f"{name}.npz", by_hand)
         images = np.empty((CHARACTERS, DRAWINGS, size, size), np.uint8)
-        for c in tqdm(range(CHARACTERS), desc="preparing omniglot", unit="character", disable=None):
+        for c in progress_bar(range(CHARACTERS), desc="preparing omniglot", unit="character", leave=True):
             for d in range(DRAWINGS):
                 images[c, d] = np.asarray(resize.apply(Image.fromarray(pages[c, d]), size))
         return {"images": images}
@@ -133,7 +133,7 @@ def _from_folders(data_root: Path) -> np.ndarray:
     if len(files) != CHARACTERS * DRAWINGS:
         raise ValueError(f"holds {len(files)} drawings instead of {CHARACTERS * DRAWINGS}")
     pages = np.zeros((CHARACTERS, DRAWINGS, SIDE, SIDE), np.uint8)
-    for path in tqdm(files, desc="reading omniglot", unit="drawing", disable=None):
+    for path in progress_bar(files, desc="reading omniglot", unit="drawing", leave=True):
         character, drawing = path.stem.split("_")
         with Image.open(path) as image:
             pages[int(character) - 1, int(drawing) - 1] = np.asarray(image.convert("L"))
