@@ -26,7 +26,7 @@ class ReferenceLoop:
         self.module, self.loss, self.algo = module, loss, algo
         self.inner_scale = way if algo.inner_loss.name == "sum_over_shot" else 1
         self.first_order = algo.hypergrad.name == "first_order"
-        self.meta = dict(module.named_parameters())
+        self.meta = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.adapted = [n for n in self.meta if not any(fnmatchcase(n, pattern) for pattern in algo.frozen)]
 
     def adapt(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:

@@ -65,6 +65,11 @@ def require(holds: bool, key: str, value: object, allowed: str) -> None:
         raise ConfigError(key, value, allowed)
 
 
+def first_line(error: Exception) -> str:
+    """What another library's error says at first, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """`` (did you mean x?)`` for a near miss, else nothing."""
     near = difflib.get_close_matches(word, list(choices), n=1)

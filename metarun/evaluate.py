@@ -52,13 +52,13 @@ class Evaluator:
 
     def __init__(self, bench: Bench, tasks: int, norm: Norm, *, last_only: bool = False, times: int = 1):
         self.bench, self.tasks = bench, tasks
-        self.norms = norms = norm.members(bench.module)
+        self.norms = norms = norm.members(bench.mixing)
         algo = bench.experiment.algo
         self.measured = measured = range(algo.eval_inner_steps if last_only else 0, algo.eval_inner_steps + 1)
 
         def score(meta: Params, task: Episode) -> tuple[Tensor, Tensor]:  # each [norms, S+1]
             def outputs(params: Params) -> list[Tensor]:
-                return [predict(bench.module, params, task.support_x, task.query_x, n) for n in norms]
+                return [predict(bench.objective.forward, params, task.support_x, task.query_x, n) for n in norms]
 
             metrics, losses = [], []
             for of_norms, targets in algo.trial(bench.objective, meta, task, measured, outputs):
@@ -110,6 +110,6 @@ def predictions(bench: Bench, meta: Params, episodes: Episode, norm: Norm) -> Te
 
     def outputs(meta: Params, task: Episode) -> Tensor:
         adapted = algo.adapt(bench.objective, meta, task.support_x, task.support_y, task.key, algo.eval_inner_steps)
-        return torch.stack([predict(bench.module, p, task.support_x, task.query_x, norm) for p in adapted])
+        return torch.stack([predict(bench.objective.forward, p, task.support_x, task.query_x, norm) for p in adapted])
 
     return concatenate(list(OverTasks(bench.engine, outputs)(meta, episodes)))

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metarun.algorithms.base import Algorithm
 from metarun.datasets.base import Dataset, Split, Tasks, default_data_root
 from metarun.device import Device
-from metarun.errors import require
+from metarun.errors import UserError, require
 from metarun.losses import Objective
 from metarun.models.base import Model, functional, initialise
-from metarun.normalize import Norm
+from metarun.normalize import Mixing, Norm
 from metarun.ranks import Ranks, current
 from metarun.recipe import Recipe
 from metarun.tree import Params
@@ -116,6 +116,7 @@ class Experiment:
         if tasks.has(Split.val):
             tasks.check(Split.val, self.way, self.eval.shot, self.eval.query)
         module = initialise(self.model, tasks.input_shape, tasks.outputs(self.way), self.seed).to(device)
+        support, query, others = self._examples(tasks)
         bench = Bench(
             experiment=self,
             device=device,
@@ -129,11 +130,25 @@ class Experiment:
                 device,
                 module,
                 numbers=self.inputs_of_a_task(tasks),
+                run=lambda: module(support),
             ),
+            mixing=Mixing.of(module, support, query, others),
             ranks=current(),
         )
         bench.first_meta()  # a method may refuse a network
+        self.eval.norm.members(bench.mixing)
         return bench
+
+    def _examples(self, tasks: Tasks) -> tuple[Tensor, ...]:
+        """Examples for looking at what a network does, no two alike: as many as the support set and the query set of
+        an evaluation, two of each at least, and as many further ones."""
+        classes = self.way if self.dataset.has_way else 1
+        support, query = (max(2, classes * per_class) for per_class in (self.eval.shot, self.eval.query))
+        count = math.ceil(2 * (support + query) / (classes * sum(self.training_shots())))
+        drawn = tasks.sample(Split.train, self.seed, range(count), self.way, *self.training_shots())
+        x = torch.cat([drawn.support_x, drawn.query_x], 1).flatten(0, 1)[: 2 * (support + query)]
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+        return (x + 0.1 * noise).split([support, query, support + query])
 
 
 @dataclass(kw_only=True)
@@ -146,11 +161,15 @@ class Bench:
     module: nn.Module
     objective: Objective
     engine: Engine
+    mixing: Mixing
     ranks: Ranks
 
     def first_meta(self) -> Params:
-        """The meta-parameters before training: float32 leaves on the device."""
-        params = {name: p.detach().clone() for name, p in self.module.named_parameters()}
+        """The meta-parameters before training: float32 leaves on the device. Those that the network has frozen
+        (``requires_grad_(False)``) are constants of it."""
+        params = {name: p.detach().clone() for name, p in self.module.named_parameters() if p.requires_grad}
+        if not params:
+            raise UserError("model: every parameter has requires_grad=False, and nothing is left to train")
         return self.experiment.algo.init(params)
 
     def meta_gradient(self) -> MetaGradient:

@@ -23,7 +23,7 @@ from metarun.errors import ConfigError, UserError
 from metarun.evaluate import Score, evaluate, predictions
 from metarun.experiment import Bench, Experiment, Select
 from metarun.files import write_atomic, write_json
-from metarun.normalize import normalizes
+from metarun.normalize import Mixing
 from metarun.ranks import current
 from metarun.run_folder import CONFIG, RESULT, Record, claim, fresh, same_training
 from metarun.signals import StopSignals
@@ -174,7 +174,7 @@ def _report(
 
 def _score_entry(bench: Bench, score: Score) -> dict[str, Any]:
     mean, half = score.final()
-    norm = score.norm.name if normalizes(bench.module) else "none (no batch norm)"
+    norm = "none (no batch norm)" if bench.mixing is Mixing.none else score.norm.name
     return {"norm": norm, "tasks": len(score.metric), "mean": mean, "ci95": half, "by_steps": score.by_steps()}
 
 

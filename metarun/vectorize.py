@@ -20,9 +20,11 @@ from metarun import tree
 from metarun.algorithms.base import Algorithm
 from metarun.capture import Captured
 from metarun.episode import Episode
+from metarun.errors import first_line
 from metarun.hypergrad import Metrics
 from metarun.kernels.build import Library, NotBuilt, library
-from metarun.kernels.mode import Grouped
+from metarun.kernels.layout import PlainLayout
+from metarun.kernels.mode import Grouped, serves
 from metarun.losses import Objective
 from metarun.tree import Params
 
@@ -83,24 +85,26 @@ class Engine:
         device: torch.device,
         module: nn.Module,
         numbers: int,
+        run: Callable[[], object],
     ) -> Engine:
-        """Decide what ``auto`` leaves open, for this network; numbers: the inputs of one task, counted."""
+        """Decide what ``auto`` leaves open, for this network; numbers: the inputs of one task, counted.
+
+        run: runs the network once, to see whether the kernels have a part in it.
+        """
         convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
         on_cpu = device.type == "cpu"
+        if how is Vectorize.auto and any(isinstance(m, nn.RNNBase | nn.RNNCellBase) for m in module.modules()):
+            how = Vectorize.loop
         native = None
         if on_cpu and convolutions and how in (Vectorize.auto, Vectorize.grouped) and compile is not Compile.false:
             try:
-                native = library()
+                native = library() if serves(library(), run) else None
             except NotBuilt as error:
                 warnings.warn(f"device.compile: {error}; torch's own operations, several times slower", stacklevel=2)
         if how is Vectorize.auto:
             large = any(m.stride == (1, 1) and m.kernel_size >= (3, 3) for m in convolutions)
-            if any(isinstance(m, nn.RNNBase | nn.RNNCellBase) for m in module.modules()):
-                how = Vectorize.loop
-            elif native:
-                how = Vectorize.grouped
-            else:
-                how = Vectorize.loop if on_cpu and large else Vectorize.vmap
+            alone = Vectorize.loop if on_cpu and large else Vectorize.vmap
+            how = Vectorize.grouped if native else alone
         if how is Vectorize.loop:
             chunk = 1
         elif chunk is None and on_cpu:
@@ -149,7 +153,7 @@ class OverTasks:
 
     def _chunk(self, tasks: int, meta: Params, part: Episode) -> Any:
         grouped = self.engine.how is Vectorize.grouped
-        with Grouped(self.engine.native) if grouped else nullcontext():
+        with PlainLayout(), Grouped(self.engine.native) if grouped else nullcontext():
             if self.engine.how is Vectorize.loop:
                 rows = [self.task_fn(meta, Episode(*row)) for row in zip(*part, strict=True)]
                 results = pytree.tree_map(lambda *leaves: torch.stack(leaves), *rows)
@@ -168,8 +172,7 @@ class OverTasks:
         try:
             captured = Captured(plain, meta, part)
         except Exception as error:  # e.g. a network whose control flow looks at values; it runs as it is
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            warnings.warn(f"device.compile: cannot be recorded, only slower for it ({reason})", stacklevel=2)
+            warnings.warn(f"device.compile: cannot be recorded, only slower for it ({first_line(error)})", stacklevel=2)
             return plain
         long_run = self.calls >= COMPILE_PAYS and captured.operations <= COMPILED_OPERATIONS
         if not self.engine.native and (wish is Compile.true or long_run):

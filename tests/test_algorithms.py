@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 import subprocess
 import sys
@@ -120,10 +121,10 @@ def test_its_meta_gradient_is_right(network: str) -> None:
     )
     maml = check.small(config.compose(["algo=maml"])[0].algo)
     slope_of = check.query_loss_after_adapting(maml, problem)
-    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    cuda, cpu, run = torch.device("cuda"), torch.device("cpu"), functools.partial(module, x[0])
     engines = [  # on a GPU vmap, but for recurrent layers
-        Engine.choose(Vectorize.auto, None, Compile.false, cuda, module, numbers=1),
-        Engine.choose(Vectorize.auto, None, Compile.auto, cpu, module, numbers=1),
+        Engine.choose(Vectorize.auto, None, Compile.false, cuda, module, numbers=1, run=run),
+        Engine.choose(Vectorize.auto, None, Compile.auto, cpu, module, numbers=1, run=run),
         Engine(Vectorize.loop),
     ]
     for engine, calls in zip(engines, (0, CAPTURE_PAYS, 0), strict=True):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from metarun.vectorize import (
 )
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-STRIDED, POOLED, MLP = nn.Conv2d(1, 1, 3, stride=2), nn.Sequential(nn.Conv2d(1, 1, 3)), nn.Sequential(nn.Linear(1, 1))
+STRIDED, POOLED, MLP = nn.Conv2d(1, 16, 3, 2), nn.Sequential(nn.Conv2d(1, 16, 3)), nn.Sequential(nn.Linear(5, 1))
 
 
 def episodes(tasks: int) -> Episode:
@@ -48,7 +49,8 @@ def test_every_chunk_size_gives_the_same(how: Vectorize, chunk: int | None, call
 
 
 def choose(how: Vectorize, module: nn.Module, device: torch.device = CPU, compile: Compile = Compile.auto) -> Engine:
-    return Engine.choose(how, None, compile, device, module, numbers=10_000)
+    run = functools.partial(module, torch.rand(2, 1, 5, 5))
+    return Engine.choose(how, None, compile, device, module, numbers=10_000, run=run)
 
 
 def test_auto() -> None:

@@ -56,8 +56,10 @@ class MANN(Algorithm):
         return by_instance if self.measure is Measure.instances else {}
 
     def init(self, params: Params) -> Params:
-        if "recurrent.weight" not in params:
-            raise UserError("algo=mann: needs a network that has a state; choose model=mann or model=lstm")
+        if not {"input.weight", "recurrent.weight", "head.weight", "head.bias"} <= params.keys():
+            raise UserError(
+                "algo=mann: needs a network that has a state, nothing of it frozen; choose model=mann or model=lstm"
+            )
         heads = len(memory.blank(params, self.slots).read)
         require(self.slots >= heads, "algo.slots", self.slots, f">= {heads}, the number of heads")
         return params

@@ -38,7 +38,9 @@ class Pretrain(GradientDescent):
 
     def init(self, params: Params) -> Params:
         if self.view is View.pooled and "head.weight" not in params:
-            raise UserError("model: algo=pretrain puts a new head on the network, whose last layer must be called head")
+            raise UserError(
+                "model: algo=pretrain puts a new head on the network, whose last layer must be called head, not frozen"
+            )
         adapts = self.view is not View.pooled or self.moves("head.weight")
         require(adapts, "algo.frozen", self.frozen, "such that the head, new to a task's classes, is left to adapt")
         like = next(iter(params.values()))

@@ -27,7 +27,9 @@ class ProtoNet(Algorithm):
 
     def init(self, params: Params) -> Params:
         if "head.weight" not in params or "head.bias" not in params:
-            raise UserError("model: algo=protonet needs a network whose last layer is linear and called head")
+            raise UserError(
+                "model: algo=protonet needs a network whose last layer is linear, called head and not frozen"
+            )
         return params
 
     def inner(self, objective: Objective, x: Tensor, y: Tensor, key: Tensor, *, training: bool) -> Inner:

@@ -5,20 +5,18 @@ It changes how, never what: any module that calls ``F.conv2d`` or ``F.batch_norm
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarun.kernels.build import SUFFIX, Library
 from metarun.kernels.conv import conv2d
 from metarun.kernels.norm import native_norm, norm_relu_pool
-
-# vmap has no second derivative of these for channels-last tensors
-MAX_POOLS = {F.max_pool2d, F.max_pool2d_with_indices, F.adaptive_max_pool2d, F.adaptive_max_pool2d_with_indices}
-MAX_POOLS.add(torch.max_pool2d)
 
 
 class Grouped(TorchFunctionMode):
@@ -37,8 +35,6 @@ class Grouped(TorchFunctionMode):
             result = self._batch_norm(*args, **kwargs)
         elif func is norm_relu_pool:
             result = self._norm(*args, **kwargs)
-        elif func in MAX_POOLS and args:
-            args = (args[0].contiguous(), *args[1:])
         return func(*args, **kwargs) if result is None else result
 
     # Each returns None for arguments that its operation does not cover; torch's own then runs.
@@ -73,6 +69,25 @@ class Grouped(TorchFunctionMode):
         fitting = all(p.shape == x.shape[1:2] and p.dtype is x.dtype for p in (gamma, beta))
         covered = covered and fitting and x.numel() > x.shape[1] and (not pool or min(x.shape[2:]) > 1)
         return native_norm(x, gamma, beta, eps, relu, pool) if covered else None
+
+
+def serves(native: Library, run: Callable[[], object]) -> bool:
+    """Whether the kernels compute any of what ``run`` does."""
+    with torch.no_grad(), _Seen() as seen, Grouped(native):
+        run()
+    return seen.kernels
+
+
+class _Seen(TorchDispatchMode):
+    """Whether an operator of ops.py has run within."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.kernels |= func.namespace == "metarun"
+        return func(*args, **(kwargs or {}))
 
 
 def _one(value: Any) -> int | None:

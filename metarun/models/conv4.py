@@ -89,8 +89,6 @@ class Block(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         conv, norm, _, pool = self
         assert isinstance(norm, nn.BatchNorm2d)
-        if norm._forward_hooks:  # an evaluation that puts statistics of its own in the place of the batch's
-            return super().forward(x)
         pooled = isinstance(pool, nn.MaxPool2d) and not pool.ceil_mode
         x = norm_relu_pool(conv(x), norm.weight, norm.bias, norm.eps, True, pooled)
         return x if pooled else pool(x)

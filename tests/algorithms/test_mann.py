@@ -203,7 +203,10 @@ def test_evaluation_is_the_same_however_tasks_are_run(measure: str) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["model=conv4"], "algo=mann: needs a network that has a state; choose model=mann or model=lstm"),
+        (
+            ["model=conv4"],
+            "algo=mann: needs a network that has a state, nothing of it frozen; choose model=mann or model=lstm",
+        ),
         (["model=mlp"], "choose model=mann or model=lstm"),
         (["algo.slots=3"], "algo.slots=3: must be >= 4, the number of heads"),
         (["algo.inner_steps=13"], "13 support [+] 0 query images per class"),

@@ -245,7 +245,8 @@ def test_a_run_goes_on_with_a_cache_that_cannot_be_written(
     (tmp_path / "file").touch()
     monkeypatch.setenv("METARUN_CACHE", str(tmp_path / "file"))
     with pytest.warns(UserWarning, match="device.compile: .*several times slower"):
-        engine = Engine.choose(Vectorize.auto, None, Compile.auto, torch.device("cpu"), nn.Conv2d(1, 8, 3), numbers=1)
+        cpu, conv = torch.device("cpu"), nn.Conv2d(1, 8, 3)
+        engine = Engine.choose(Vectorize.auto, None, Compile.auto, cpu, conv, numbers=1, run=lambda: None)
     assert engine.native is None and engine.how is Vectorize.loop
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import grad, vjp, vmap
+from torch.func import grad, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarun import check, config
@@ -321,33 +321,3 @@ def test_meta_gradient_of_an_unusual_network(derivative: Derivative, way: str) -
         got, _ = MetaGradient(engine, algorithm, problem.objective, calls)(problem.meta, problem.episodes)
     assert check.relative_error(got, want) < 1e-10
     assert bool(operators.names) == ("native" in way)
-
-
-POOLS: dict[str, Callable[[Tensor], Tensor]] = {
-    "max": lambda y: F.max_pool2d(y, 2),
-    "max by names": lambda y: F.max_pool2d(kernel_size=2, input=y),
-    "max and where": lambda y: F.max_pool2d(y, 2, return_indices=True)[0],
-    "overlapping max": lambda y: F.max_pool2d(y, 3, 2, 1),
-    "adaptive max": lambda y: F.adaptive_max_pool2d(y, 2),
-    "average": lambda y: F.avg_pool2d(y, 2),
-    "adaptive average": lambda y: F.adaptive_avg_pool2d(y, 2),
-    "the largest": lambda y: y.amax((-2, -1)),
-}
-
-
-@pytest.mark.parametrize("pool", POOLS)
-@pytest.mark.parametrize("stage", ["norm", "convolution"])
-def test_pooling_behind_a_kernel(stage: str, pool: str) -> None:
-    """Its second derivative as a vector-Jacobian product, which iMAML and MAML's recompute take."""
-    x, w, b, v = drawn(3, 4, 8, 6, 6), drawn(8, 8, 3, 3), drawn(8), drawn(8, 8, 3, 3)
-
-    def loss(w: Tensor, x: Tensor) -> Tensor:
-        y = F.conv2d(x, w, padding=1)
-        y = F.batch_norm(y, None, None, b, b, training=True) if stage == "norm" else y
-        return POOLS[pool](F.relu(y)).tanh().square().sum()
-
-    def product(x: Tensor) -> Tensor:
-        return vjp(lambda w: grad(loss)(w, x), w)[1](v)[0]
-
-    got, _ = ran(vmap(product), x)
-    torch.testing.assert_close(got, torch.stack([product(row) for row in x]), rtol=1e-9, atol=1e-9)
