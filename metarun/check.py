@@ -18,10 +18,10 @@ from metarun.algorithms.base import Algorithm
 from metarun.algorithms.imaml import IMAML
 from metarun.algorithms.maml import MAML, Derivative
 from metarun.algorithms.mann import MANN
-from metarun.algorithms.pretrain import Pretrain
-from metarun.algorithms.protonet import ProtoNet
+from metarun.algorithms.random import Random
 from metarun.algorithms.reptile import Reptile
 from metarun.episode import Episode
+from metarun.errors import ConfigError
 from metarun.kernels.build import NotBuilt, library
 from metarun.losses import Objective, classification
 from metarun.models.base import Init, functional, initialise
@@ -94,17 +94,30 @@ def suits(algorithm: Algorithm, problem: Problem) -> bool:
 
 
 def small(algorithm: Any) -> Any:
-    """The same method with settings that suit a tiny problem."""
+    """The same method with settings that suit a tiny problem: those that it has, and where it uses them."""
     if isinstance(algorithm, MANN):  # few slots, so that some are used again
         return dataclasses.replace(algorithm, slots=5)
-    shared: dict[str, Any] = {"inner_lr": 0.2, "inner_steps": 3}
+    wanted: dict[str, Any] = {"inner_lr": 0.2, "inner_steps": 3, "inner_batch": 4}
     if isinstance(algorithm, IMAML):  # an implicit equation that conjugate gradient and the reference both solve
-        return dataclasses.replace(algorithm, inner_lr=0.001, inner_steps=3, proximal=400.0, cg_steps=12)
-    if isinstance(algorithm, Reptile):
-        return dataclasses.replace(algorithm, **shared, inner_batch=4)
-    if isinstance(algorithm, Pretrain | ProtoNet):
+        wanted |= {"inner_lr": 0.001, "proximal": 400.0, "cg_steps": 12}
+    used = {field.name for field in dataclasses.fields(algorithm) if getattr(algorithm, field.name)}
+    try:
+        return dataclasses.replace(algorithm, **{name: value for name, value in wanted.items() if name in used})
+    except ConfigError:  # a method may allow other values only; its own are allowed
         return algorithm
-    return dataclasses.replace(algorithm, **shared)
+
+
+def unchecked(algorithms: dict[str, Algorithm]) -> dict[str, str]:
+    """Option name -> why ``rows`` has nothing to say of this method, for those that have no reference."""
+    write = (
+        "it has no reference: write its meta-gradient the long way and add it to REFERENCES in metarun/references.py "
+        "(CONTRIBUTING.md, Adding a part)"
+    )
+    return {
+        name: "it has no meta-gradient" if isinstance(given, Random) else write
+        for name, given in algorithms.items()
+        if type(given) not in REFERENCES
+    }
 
 
 def first_meta(algorithm: Algorithm, problem: Problem) -> Params:
@@ -193,7 +206,7 @@ def rows(algorithms: dict[str, Algorithm], device: torch.device) -> Iterator[Row
     """Check every given method (option name -> object) that has a reference, on every way of computing it."""
     for problem in problems(device):
         for name, given in algorithms.items():
-            if type(given) not in REFERENCES or not suits(given, problem):  # ``random`` has no meta-gradient
+            if type(given) not in REFERENCES or not suits(given, problem):
                 continue
             algorithm = small(given)
             if isinstance(algorithm, Reptile):

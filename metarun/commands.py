@@ -102,11 +102,14 @@ def check(words: list[str]) -> int:
         experiment, _ = config.compose([f"algo={name}", *words])
         algorithms[name] = experiment.algo
     device = experiment.device.resolve()
+    left_out = [f"{name}: not checked, {why}" for name, why in gradients.unchecked(algorithms).items()]
+    if len(left_out) == len(algorithms):
+        raise UserError("; ".join(left_out))
     lines = []
     print(f"meta-gradients on {device.type}, float64, allowed relative error {gradients.LIMIT:g}")
     for line in progress_bar(gradients.rows(algorithms, device), desc="check", unit="row"):
         lines.append(line)
-    print(gradients.table(lines))
+    print("\n".join([gradients.table(lines), *left_out]))
     wrong = sum(not line.right for line in lines)
     print(f"{len(lines) - wrong} right, {wrong} wrong")
     return 1 if wrong else 0

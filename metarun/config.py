@@ -29,7 +29,7 @@ import metarun
 from metarun.device import Device
 from metarun.errors import ConfigError, UserError, did_you_mean, in_words, require
 from metarun.experiment import Experiment
-from metarun.parts import PARTS, part_classes
+from metarun.parts import PARTS, part, part_classes
 from metarun.ranks import current
 from metarun.recipe import Recipe
 from metarun.run_folder import Record, departures
@@ -226,11 +226,15 @@ def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
 
     Raises ``UserError``.
     """
-    nodes = {group: part_classes(group)[record.kinds[group]] for group in PARTS} | {"device": Device}
     cfg = OmegaConf.structured(Experiment)
-    for group, node in nodes.items():
-        cfg[group] = OmegaConf.structured(node)
     chosen = dict(record.names)
+    for group in GROUPS:
+        if group in record.kinds:
+            cfg[group] = OmegaConf.structured(Device if group == "device" else part(group, record.kinds[group]))
+        else:  # the group is younger than the run
+            with _hydra(None):
+                default, options = _split(_compose([]))
+            cfg[group], chosen[group] = default[group], options[group]
     try:
         cfg = typing.cast(DictConfig, OmegaConf.merge(cfg, record.values))
     except OmegaConfBaseException as error:

@@ -8,6 +8,7 @@ import pkgutil
 
 from metarun.algorithms.base import Algorithm
 from metarun.datasets.base import Dataset
+from metarun.errors import UserError
 from metarun.models.base import Model
 
 PARTS: dict[str, type] = {"dataset": Dataset, "model": Model, "algo": Algorithm}  # configuration group -> base class
@@ -40,3 +41,14 @@ def part_classes(group: str) -> dict[str, type]:
             )
         found[info.name] = concrete[0]
     return found
+
+
+def part(group: str, name: str) -> type:
+    """The class in the module of this name. Raises ``UserError`` where it is not installed here."""
+    classes = part_classes(group)
+    if name not in classes:
+        raise UserError(
+            f"{group}: this run's is in metarun/{PACKAGES[group]}/{name}.py, which is not installed here; there are "
+            f"{', '.join(classes)}"
+        )
+    return classes[name]

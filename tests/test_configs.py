@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 
 from metarun import config, parts
 from metarun.errors import UserError
+from metarun.run_folder import Record
 from metarun.signals import StopSignals
 from metarun.train import train
 from tests.conftest import ON_IMAGES
@@ -110,3 +112,20 @@ def test_reopening_gives_the_same_experiment_and_takes_overrides() -> None:
         config.reopen(record, ["algo=maml"])
     with pytest.raises(UserError, match="no such key"):
         config.reopen(record, ["eval.taks=7"])
+
+
+@pytest.mark.parametrize("group", config.GROUPS)
+def test_a_run_older_than_a_group_takes_the_groups_default(group: str) -> None:
+    experiment, record = config.compose([])
+    names, kinds, values = (
+        {k: v for k, v in vars(record)[of].items() if k != group} for of in ("names", "kinds", "values")
+    )
+    again, same = config.reopen(Record(names=names, kinds=kinds, values=values), ["eval.tasks=7"])
+    assert getattr(again, group) == getattr(experiment, group) and same.names == record.names and again.eval.tasks == 7
+
+
+@pytest.mark.parametrize("group", parts.PARTS)
+def test_a_part_that_is_not_installed_is_named(group: str) -> None:
+    _, record = config.compose([])
+    with pytest.raises(UserError, match=rf"^{group}: this run's is in metarun/\w+/mine\.py, which is not installed"):
+        config.reopen(dataclasses.replace(record, kinds={**record.kinds, group: "mine"}), [])
