@@ -22,7 +22,6 @@ from metarun.datasets.generated import Generated
 from metarun.episode import Episode
 from metarun.errors import UserError
 from metarun.experiment import Bench, Experiment
-from metarun.outer import MetaOptimizer
 from metarun.progress import progress_bar
 
 POOL = 4  # meta-batches, used in turn
@@ -104,10 +103,8 @@ def _meta_batches(bench: Bench) -> list[Episode]:
 
 def _meta_step(bench: Bench) -> Callable[..., None]:
     """A training step, but for sampling and logging."""
-    algo, meta = bench.experiment.algo, bench.first_meta()
-    optimizer = MetaOptimizer(
-        meta, algo.outer_optimizer, algo.outer_lr, algo.outer_eps, algo.outer_schedule, algo.clip_value, algo.clip_norm
-    )
+    meta = bench.first_meta()
+    optimizer = bench.optimizer(meta)
     meta_gradient = bench.meta_gradient()
 
     def step(episodes: Any) -> None:

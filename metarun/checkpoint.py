@@ -16,7 +16,8 @@ from torch import Tensor
 
 from metarun import tree
 from metarun.errors import UserError
-from metarun.files import write_atomic
+from metarun.files import read_file, write_atomic
+from metarun.owner import Owner
 from metarun.tree import Params
 
 FORMAT = 1
@@ -61,10 +62,11 @@ def folder(run_dir: Path) -> Path:
     return run_dir / "checkpoints"
 
 
-def save(run_dir: Path, state: TrainState) -> Path:
+def save(run_dir: Path, state: TrainState, training: dict[str, Any] | None = None) -> Path:
     """Write ``last.pt``; what was last becomes ``previous.pt``. ``best.pt`` follows the selection. Returns last.
 
-    Bits depend on the state alone. Raises ``OSError`` where the disk does not take it; older files stay.
+    training: the settings that decided the state, for ``Owner``. Bits depend on both alone.
+    Raises ``OSError`` where the disk does not take it; older files stay.
     """
     target = folder(run_dir)
     target.mkdir(parents=True, exist_ok=True)
@@ -75,23 +77,25 @@ def save(run_dir: Path, state: TrainState) -> Path:
         "optimizer": state.optimizer,
         "selection": None if chosen is None else {**vars(chosen)},
     }
-    data = _encode(content)
+    whose = {"training": training} if training else {}
+    data = _encode({**content, **whose})
     if chosen is not None:
-        best = _encode({"step": chosen.step, "meta": chosen.meta, "value": chosen.value, "ci95": chosen.ci95})
+        best = _encode({"step": chosen.step, "meta": chosen.meta, "value": chosen.value, "ci95": chosen.ci95, **whose})
         write_atomic(target / BEST, best)
     write_atomic(target / LAST, data, keep_old=target / PREVIOUS)
     return target / LAST
 
 
-def load(run_dir: Path) -> TrainState | None:
+def load(run_dir: Path, owner: Owner | None = None) -> TrainState | None:
     """The newest state that is whole, on the CPU, else None where no checkpoint was written yet.
 
-    Warns of a damaged file that it passes over. Raises ``UserError`` where files are there and none is whole.
+    Warns of a damaged file that it passes over. Raises ``UserError`` where files are there and none is whole, and for
+    one that is not the ``owner``'s.
     """
-    found = [path for path in (folder(run_dir) / LAST, folder(run_dir) / PREVIOUS) if path.exists()]
+    found = [path for path in (folder(run_dir) / LAST, folder(run_dir) / PREVIOUS) if read_file(path) is not None]
     for path in found:
         try:
-            content = read(path)
+            content = read(path, owner)
         except Damaged as error:
             warnings.warn(f"{error}; trying the checkpoint before it", stacklevel=2)
             continue
@@ -103,16 +107,24 @@ def load(run_dir: Path) -> TrainState | None:
     return None
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The content of one checkpoint file, verified, on the CPU. Raises ``Damaged``."""
+def read(path: Path, owner: Owner | None = None) -> dict[str, Any]:
+    """The content of one checkpoint file, verified, on the CPU.
+
+    Raises ``Damaged``, and ``UserError`` for what is no file or not the ``owner``'s.
+    """
+    data = read_file(path)
     try:
-        file = torch.load(path, map_location="cpu", weights_only=True)
+        file = torch.load(io.BytesIO(data or b""), map_location="cpu", weights_only=True)
         content, recorded = file["content"], file["sha256"]
         whole = file["format"] == FORMAT and _digest(content) == recorded
+    except MemoryError:
+        raise
     except Exception as error:  # torch raises many kinds for a file that is not its own
         raise Damaged(f"{path}: damaged checkpoint ({type(error).__name__})") from error
     if not whole:
         raise Damaged(f"{path}: damaged checkpoint (its checksum does not fit)")
+    if owner is not None:
+        owner.check(path, content)
     return content
 
 

@@ -17,6 +17,7 @@ from metarun.errors import UserError, require
 from metarun.losses import Objective
 from metarun.models.base import Model, functional, initialise
 from metarun.normalize import Mixing, Norm
+from metarun.outer import MetaOptimizer
 from metarun.ranks import Ranks, current
 from metarun.recipe import Recipe
 from metarun.tree import Params
@@ -171,6 +172,13 @@ class Bench:
         if not params:
             raise UserError("model: every parameter has requires_grad=False, and nothing is left to train")
         return self.experiment.algo.init(params)
+
+    def optimizer(self, meta: Params) -> MetaOptimizer:
+        """What moves these meta-parameters, in place."""
+        a = self.experiment.algo
+        return MetaOptimizer(
+            meta, a.outer_optimizer, a.outer_lr, a.outer_eps, a.outer_schedule, a.clip_value, a.clip_norm
+        )
 
     def meta_gradient(self) -> MetaGradient:
         """The function of (meta-parameters, tasks) that a training step calls."""

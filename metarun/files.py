@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import stat
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from metarun.errors import UserError
 
 
 def write_atomic(path: Path, data: bytes, keep_old: Path | None = None) -> None:
@@ -38,6 +41,24 @@ def write_atomic(path: Path, data: bytes, keep_old: Path | None = None) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def read_file(path: Path) -> bytes | None:
+    """The bytes of a file, None where nothing is.
+
+    Raises ``UserError`` for what is no file (a folder, a pipe, a link to nothing), and for one that cannot be read.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISREG(mode):
+            return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        if not path.is_symlink():
+            return None
+        raise UserError(f"{path}: is a link to a file that is not there") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    raise UserError(f"{path}: is {'a folder' if stat.S_ISDIR(mode) else 'no plain file'}, where a file should be")
 
 
 def write_json(path: Path, value: Any) -> None:

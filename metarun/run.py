@@ -22,8 +22,9 @@ from metarun.datasets.base import Split
 from metarun.errors import ConfigError, UserError
 from metarun.evaluate import Score, evaluate, predictions
 from metarun.experiment import Bench, Experiment, Select
-from metarun.files import write_atomic, write_json
+from metarun.files import read_file, write_atomic, write_json
 from metarun.normalize import Mixing
+from metarun.owner import Owner
 from metarun.ranks import current
 from metarun.run_folder import CONFIG, RESULT, Record, claim, fresh, same_training
 from metarun.signals import StopSignals
@@ -58,7 +59,7 @@ def run(experiment: Experiment, record: Record) -> Path:
         if experiment.eval.every > 0 and not bench.tasks.has(Split.val):
             print("this split has no validation classes: no validation, and the last parameters are tested")
         stop.wait = True
-        state = train(bench, run_dir, stop)
+        state = train(bench, run_dir, stop, record.training())
         stop.wait = False
         chosen = state.selection if experiment.eval.select is Select.best else None
         meta, step = (chosen.meta, chosen.step) if chosen else (tuned(bench, state.meta), state.step)
@@ -202,8 +203,7 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
     ranks = current()
     with StopSignals():
         bench = ranks.together(experiment.build)
-        content = ranks.on_first(lambda: _trained(run_dir, which))
-        _refuse_other_network(content["meta"], bench.first_meta())
+        content = ranks.on_first(lambda: _trained(run_dir, which, bench))
         _refuse_other_step_size(content["meta"], run_dir, record)
         x = experiment
         name = f"{x.eval.norm.name}_{x.eval.tasks}tasks_{x.algo.eval_inner_steps}steps"
@@ -216,33 +216,26 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
     return out
 
 
-def _trained(run_dir: Path, which: Select) -> dict[str, Any]:
-    """Meta-parameters of a run and what is known of them: {"meta", "step"}, "value" and "ci95" where selected."""
-    name = checkpoint.BEST if which is Select.best else checkpoint.LAST
-    path = checkpoint.folder(run_dir) / name
-    if which is Select.best and not path.exists():
-        path = checkpoint.folder(run_dir) / checkpoint.LAST
-    if not path.exists():
+def _trained(run_dir: Path, which: Select, bench: Bench) -> dict[str, Any]:
+    """Meta-parameters of a run and what is known of them: {"meta", "step"}, "value" and "ci95" where selected.
+
+    Raises ``UserError`` where they are not the run's, or not of the bench's network.
+    """
+    before = Record.read(run_dir)
+    owner = Owner.of(bench, before.training() if before else None)
+    names = [checkpoint.BEST, checkpoint.LAST] if which is Select.best else [checkpoint.LAST]
+    paths = [checkpoint.folder(run_dir) / name for name in names]
+    path = next((path for path in paths if read_file(path) is not None), None)
+    if path is None:
         raise UserError(f"run={run_dir}: has no checkpoint")
     try:
-        return checkpoint.read(path)
+        return checkpoint.read(path, owner)
     except checkpoint.Damaged as error:
-        state = checkpoint.load(run_dir)
+        state = checkpoint.load(run_dir, owner)
         if state is None:
             raise UserError(f"{error}, and there is no other") from None
         warnings.warn(f"{error}; taking the parameters from the last good checkpoint", stacklevel=2)
         return vars(state.selection) if which is Select.best and state.selection else vars(state)
-
-
-def _refuse_other_network(trained: Params, asked: Params) -> None:
-    """Raise ``UserError`` where overrides ask for a network that is not the one that was trained."""
-    for name in {**trained, **asked}:
-        there, here = (tuple(p[name].shape) if name in p else None for p in (trained, asked))
-        if there != here:
-            raise UserError(
-                f"the checkpoint does not fit: {name} has shape {there} in it and {here} with these overrides; "
-                "way and model.* must stay as they were trained"
-            )
 
 
 def _refuse_other_step_size(trained: Params, run_dir: Path, asked: Record) -> None:

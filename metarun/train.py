@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from metarun.experiment import Bench
 from metarun.hypergrad import Metrics
 from metarun.log import MetricsLog
 from metarun.normalize import Norm
-from metarun.outer import MetaOptimizer
+from metarun.owner import Owner
 from metarun.progress import progress_bar
 from metarun.signals import StopSignals
 from metarun.tree import Params
@@ -29,19 +30,19 @@ from metarun.tree import Params
 NUMBERS_AT_ONCE = 2**16  # of inputs, when tasks are drawn ahead
 
 
-def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
+def train(bench: Bench, run_dir: Path, stop: StopSignals, training: dict[str, Any] | None = None) -> TrainState:
     """Meta-train to ``steps`` and return the last state, resuming from ``run_dir`` if it holds a checkpoint.
 
-    The same settings end with the same bits however often the run was killed. Raises ``NotFinite`` when the loss or
-    the meta-gradient is no longer finite and ``Interrupted``, after saving, when ``stop`` has received a signal.
+    training: the settings that decide it, dotted key -> value; checkpoints carry them, so that another run's shows.
+    The same settings end with the same bits however often the run was killed. Raises ``UserError`` for a checkpoint
+    that does not fit, ``NotFinite`` when the loss or the meta-gradient is no longer finite, and ``Interrupted``, after
+    saving, when ``stop`` has received a signal.
     """
-    x, algo, ranks = bench.experiment, bench.experiment.algo, bench.ranks
-    state = ranks.on_first(lambda: checkpoint.load(run_dir))
+    x, ranks = bench.experiment, bench.ranks
+    state = ranks.on_first(lambda: checkpoint.load(run_dir, Owner.of(bench, training)))
     state = state and state.to(bench.device)
     meta = state.meta if state else bench.first_meta()
-    optimizer = MetaOptimizer(
-        meta, algo.outer_optimizer, algo.outer_lr, algo.outer_eps, algo.outer_schedule, algo.clip_value, algo.clip_norm
-    )
+    optimizer = bench.optimizer(meta)
     if state:
         optimizer.torch.load_state_dict(state.optimizer)
     step, selection = (state.step, state.selection) if state else (0, None)
@@ -84,8 +85,9 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals) -> TrainState:
                 if selection is None or goodness(value) > goodness(selection.value):
                     selection = Selection(step, value, interval, tree.combine(torch.clone, candidate))
             if saving:
+                window.require_finite(step, meta)
                 now = TrainState(step, meta, optimizer.torch.state_dict(), selection)
-                ranks.on_first(partial(checkpoint.save, run_dir, now))
+                ranks.on_first(partial(checkpoint.save, run_dir, now, training))
             if step == x.steps:
                 signal = ranks.highest(stop.received or 0)  # there is no next step
             if signal:
@@ -168,10 +170,17 @@ class Window:
         means = {name: values.mean().item() for name, values in table.items()}
         return {**means, "grad_norm": norms.mean().item(), "tasks_per_s": round(rate, 2)}
 
+    def require_finite(self, step: int, meta: Params) -> None:
+        """Raise ``NotFinite`` where meta-iteration ``step`` moved a parameter out of all bounds: nothing to save."""
+        if not all(bool(value.isfinite().all()) for value in meta.values()):
+            self.ranks.on_first(lambda: self._raise(step - 1, "what the step made of the meta-parameters"))
+
     def _report(self, step: int, losses: Tensor) -> None:
         """Raise ``NotFinite`` for meta-iteration ``step`` (from 0) with per-task losses [T]."""
         tasks = [step * self.meta_batch + int(i) for i in losses.isfinite().logical_not().nonzero()[:, 0]]
-        where = f"the loss of meta-training tasks {tasks}" if tasks else "the meta-gradient"
+        self._raise(step, f"the loss of meta-training tasks {tasks}" if tasks else "the meta-gradient")
+
+    def _raise(self, step: int, where: str) -> NoReturn:
         first = step * self.meta_batch
         tried = (checkpoint.folder(self.run_dir) / name for name in (checkpoint.LAST, checkpoint.PREVIOUS))
         good = next((str(path) for path in tried if path.exists()), "none was written yet")

@@ -9,7 +9,8 @@ import metarun
 
 PACKAGE = Path(metarun.__file__).parent
 LAYERS: list[set[str]] = [
-    {"errors", "files", "tree", "episode", "draws", "vision", "progress", "capture", "unpickle", ""},  # "": itself
+    {"errors", ""},  # "": metarun itself
+    {"files", "tree", "episode", "draws", "vision", "progress", "capture", "unpickle"},
     {"signals", "losses", "log", "report", "pictures", "outer", "ranks", "kernels"},
     {"inner", "memory", "plots"},
     {"hypergrad"},
@@ -17,6 +18,7 @@ LAYERS: list[set[str]] = [
     {"vectorize", "normalize"},
     {"device", "recipe"},
     {"experiment"},
+    {"owner"},
     {"checkpoint", "evaluate", "run_folder"},
     {"train"},
     {"run"},
