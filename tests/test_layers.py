@@ -11,7 +11,7 @@ PACKAGE = Path(metarun.__file__).parent
 LAYERS: list[set[str]] = [
     {"errors", ""},  # "": metarun itself
     {"files", "tree", "episode", "draws", "vision", "progress", "capture", "unpickle"},
-    {"signals", "losses", "log", "report", "pictures", "outer", "ranks", "kernels"},
+    {"signals", "losses", "log", "report", "pictures", "outer", "ranks", "purity", "kernels"},
     {"inner", "memory", "plots"},
     {"hypergrad"},
     {"models", "datasets", "algorithms"},

@@ -7,13 +7,12 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.dropout import _DropoutNd
 
 from metarun.errors import UserError
+from metarun.purity import require_pure, seeded
 from metarun.tree import Params
 
 
@@ -58,22 +57,24 @@ class Init(enum.Enum):
 
 
 def initialise(model: Model, input_shape: tuple[int, ...], outputs: int, seed: int) -> nn.Module:
-    """Build a network whose first parameters depend on ``seed`` alone; torch's global generator stays as it was.
+    """Build a network whose first parameters depend on ``seed`` alone; the global generators stay as they were.
 
-    Raises ``UserError`` for a network that is no pure function: running statistics that forward writes to, dropout.
+    Raises ``UserError`` for a network that is no pure function (purity.py). A second one, built alike, is tried out.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module = model.build(input_shape, outputs)
+    module, tried = (_build(model, input_shape, outputs, seed) for _ in range(2))
     for name, part in module.named_modules():
         if getattr(part, "track_running_stats", False):
             raise UserError(
                 f"model: layer {name} keeps running statistics, a buffer that every forward pass writes to; "
                 "build it with track_running_stats=False"
             )
-        if isinstance(part, _DropoutNd) and part.p > 0:
-            raise UserError(f"model: layer {name} draws random numbers in forward; build it with p=0")
-    return module.train()
+    require_pure(tried, functional(tried), input_shape, outputs)
+    return module
+
+
+def _build(model: Model, input_shape: tuple[int, ...], outputs: int, seed: int) -> nn.Module:
+    with seeded(seed):
+        return model.build(input_shape, outputs).train()
 
 
 def functional(module: nn.Module) -> Callable[[Params, Tensor], Tensor]:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -81,14 +83,26 @@ def test_running_statistics_are_refused() -> None:
         initialise(Tracking(), (1, 2, 2), 5, 0)
 
 
-def test_dropout_is_refused() -> None:
+def test_what_is_no_pure_function_is_refused() -> None:
     @dataclasses.dataclass(kw_only=True, slots=True)
     class Dropping(Model):
         def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
             return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, outputs))
 
-    with pytest.raises(UserError, match="layer 1 draws random numbers"):
+    with pytest.raises(UserError, match=r"layer 1 \(Dropout\) draws random numbers in forward, .*build it with p=0"):
         initialise(Dropping(), (1, 2, 2), 5, 0)
+
+
+def test_numpy_and_python_draw_the_first_parameters_from_the_seed_too() -> None:
+    @dataclasses.dataclass(kw_only=True, slots=True)
+    class Drawn(Model):
+        def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+            layer = nn.Linear(3, outputs)
+            layer.bias.data.fill_(random.random() + np.random.rand())
+            return layer
+
+    a, b, c = (initialise(Drawn(), (3,), 5, seed).get_parameter("bias")[0] for seed in (2**40, 2**40, 1))
+    assert a == b != c
 
 
 def test_mlp_takes_flat_and_shaped_inputs() -> None:
