@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import textwrap
@@ -19,7 +20,7 @@ from omegaconf import DictConfig
 
 import metarun
 from metarun import commands, config
-from metarun.errors import Interrupted, RankLost, UserError, did_you_mean
+from metarun.errors import Interrupted, RankLost, UserError, did_you_mean, one_line
 from metarun.ranks import Ranks, current, joined
 from metarun.run import run
 
@@ -64,11 +65,11 @@ def _command(words: list[str], debug: bool, ranks: Ranks) -> int:
 
     def tell(message: object) -> None:
         if ranks.tells:
-            print(f"metarun: {message}", file=sys.stderr, flush=True)
+            print(f"metarun: {one_line(str(message))}", file=sys.stderr, flush=True)
 
     def warn(message: Warning | str, *_: object, **__: object) -> None:
         if ranks.first:
-            print(f"metarun: warning: {message}", file=sys.stderr)
+            print(f"metarun: warning: {one_line(str(message))}", file=sys.stderr)
 
     warnings.showwarning = warn
     try:
@@ -103,14 +104,11 @@ def train(words: list[str]) -> int:
     if "-h" in words or "--help" in words:
         print(train_help(), end="")
         return 0
-    parser = get_args_parser()
-    parser.error = _refuse  # type: ignore[method-assign]
-    flags = parser.parse_args(words)
+    flags = _flags(words)
     if current().world > 1 and any("hydra/launcher" in word for word in flags.overrides):
         raise UserError("hydra/launcher: under torchrun all ranks run a sweep's jobs together, one after another")
     config.check(flags.overrides, flags.multirun, flags.config_dir)
-    if flags.cfg == "job" and not flags.resolve:
-        words = ["--resolve", *words]
+    words = _hydra_words(flags)
     if flags.multirun:  # Hydra first composes what is the same in all jobs, and recipes differ
         words = [f"{w.replace('=', '=choice(', 1)})" if w.startswith("recipe.") and "," not in w else w for w in words]
     failed.clear()
@@ -119,9 +117,12 @@ def train(words: list[str]) -> int:
             words.append(f"hydra.sweep.dir={until_done.enter_context(TemporaryDirectory())}")
         until_done.callback(setattr, sys, "argv", sys.argv)
         sys.argv = ["metarun train", *words]
-        hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="train")(_job)()
+        try:
+            hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="train")(_job)()
+        except SystemExit as stop:  # Hydra has said in a line what it cannot show
+            return 2 if flags.cfg and stop.code else int(stop.code or 0)
     if len(failed) > 1 and current().tells:
-        print("\n".join(f"metarun: error: {error}" for error in failed[:-1]), file=sys.stderr)
+        print("\n".join(f"metarun: error: {one_line(str(error))}" for error in failed[:-1]), file=sys.stderr)
     if failed:
         raise failed[-1]
     return 0
@@ -141,6 +142,43 @@ def _job(cfg: DictConfig) -> None:
         if not settings.launcher._target_.endswith("BasicLauncher"):
             raise  # the job has a process of its own, and Hydra brings its error back
         failed.append(error)
+
+
+def _flags(words: list[str]) -> argparse.Namespace:
+    """Hydra's flags, wherever they stand among the overrides. Raises ``UserError`` for those that mean nothing here."""
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    flags = parser.parse_intermixed_args(words)
+    for name, instead in REFUSED_FLAGS.items():
+        if getattr(flags, name):
+            raise UserError(f"--{name.replace('_', '-')}: {instead}")
+    for name in ("resolve", "package"):
+        if getattr(flags, name) and not flags.cfg:
+            raise UserError(f"--{name}: goes with --cfg job")
+    ways = [name for name in ("run", "multirun", "cfg", "info") if getattr(flags, name)]
+    if len(ways) > 1:
+        raise UserError(f"--{ways[0]}, --{ways[1]}: one at a time")
+    flags.resolve = flags.cfg == "job"
+    if flags.hydra_help:
+        flags.overrides = []  # Hydra would look for them in its own configuration
+    return flags
+
+
+REFUSED_FLAGS = {
+    "config_name": "metarun has one configuration; --config-dir DIR adds choices of your own to its groups",
+    "config_path": "metarun has one configuration; --config-dir DIR adds choices of your own to its groups",
+    "experimental_rerun": "the same command goes on with a run, and finds a finished one done",
+    "shell_completion": "there is none; metarun train --help lists the choices and keys",
+}
+
+
+def _hydra_words(flags: argparse.Namespace) -> list[str]:
+    """The command line for Hydra, which wants flags and overrides apart."""
+    words = []
+    for name, value in vars(flags).items():
+        if name != "overrides" and value not in (None, False):
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
+    return [*words, *flags.overrides]
 
 
 def _refuse(message: str) -> NoReturn:

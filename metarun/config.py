@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import metarun
 from metarun.device import Device
-from metarun.errors import ConfigError, UserError, did_you_mean, in_words, require
+from metarun.errors import ConfigError, UserError, did_you_mean, in_words, meant, require
 from metarun.experiment import Experiment
 from metarun.parts import PARTS, part, part_classes
 from metarun.ranks import current
@@ -68,9 +68,7 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
     with _hydra(config_dir):
         overrides = _parse(arguments)
         if not multirun:
-            for override in overrides:
-                if override.is_sweep_override():
-                    raise UserError(f"{override.input_line}: several values are a sweep, which needs -m")
+            _refuse_sweep(overrides, "which needs -m")
             jobs = [arguments]
         else:
             (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
@@ -86,6 +84,12 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
             )
 
 
+def _refuse_sweep(overrides: list[Override], hint: str) -> None:
+    for override in overrides:
+        if override.is_sweep_override():
+            raise UserError(f"{override.input_line}: several values are a sweep, {hint}")
+
+
 def _check_job(arguments: list[str]) -> Record:
     overrides = _parse(arguments)
     groups = [o for o in overrides if o.key_or_group in (*GROUPS, "recipe")]
@@ -95,8 +99,7 @@ def _check_job(arguments: list[str]) -> Record:
     for override in overrides:
         if override not in groups and not override.key_or_group.startswith("hydra"):
             set_checked(base, override)
-    _, record = parse(*_split(_compose(arguments)))
-    return record
+    return parse(*_split(_compose(arguments)))[1]
 
 
 def _parse(arguments: list[str]) -> list[Override]:
@@ -140,7 +143,7 @@ def set_checked(cfg: DictConfig, override: Override) -> None:
             raise UserError(f"{override.input_line}: {key} is a group of keys: {', '.join(inside)}")
         parent = key.rpartition(".")[0]
         siblings = [name for name in known if name.rpartition(".")[0] == parent] or known
-        hint = did_you_mean(key, known) or f"; keys: {', '.join(siblings)}"
+        hint = did_you_mean(key, [*known, *GROUPS]) or f"; keys: {', '.join(siblings)}"
         raise UserError(f"{override.input_line}: no such key{hint}")
     if isinstance(value, str) and "${" in value:
         return  # composing resolves it, and checks it then
@@ -153,7 +156,7 @@ def set_checked(cfg: DictConfig, override: Override) -> None:
     except OmegaConfBaseException:
         fits = False
     if not fits:
-        raise ConfigError(key, value, in_words(kind))
+        raise ConfigError(key, value, f"{in_words(kind)}{meant(kind, value)}")
 
 
 def _leaves(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
@@ -201,6 +204,7 @@ def compose(overrides: list[str]) -> tuple[Experiment, Record]:
     Raises ``UserError``.
     """
     with _hydra(None):
+        _refuse_sweep(_parse(overrides), "which compose, made for one job, does not run")
         _check_job(overrides)
         return _beside_its_recipe(*parse(*_split(_compose(overrides))))
 

@@ -13,6 +13,8 @@ from metarun.errors import ConfigError, require
 from metarun.ranks import current
 from metarun.vectorize import Compile, Vectorize
 
+MOST_THREADS = 1024  # as many as large machines have; tens of thousands can take a process down
+
 
 class Kind(enum.Enum):
     auto = "auto"
@@ -29,10 +31,10 @@ class Device:
     compile: str  # "auto", "true" or "false"
 
     def __post_init__(self) -> None:
-        for name in ("threads", "chunk"):
+        for name, most in (("threads", MOST_THREADS), ("chunk", 10**6)):
             value = getattr(self, name)
-            allowed = value == "auto" or (value.isdecimal() and int(value) >= 1)
-            require(allowed, name, value, "auto or a whole number >= 1")
+            allowed = value == "auto" or (value.isdecimal() and len(value) < 9 and 1 <= int(value) <= most)
+            require(allowed, name, value, f"auto or a whole number 1..{most}")
         self.compile = self.compile.lower()  # the command line's true arrives as True
         require(self.compile in Compile.__members__, "compile", self.compile, "auto, true or false")
 

@@ -70,10 +70,30 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def require_count(key: str, value: int, least: int = 1, most: int = 10**9) -> None:
+    """Raise ``ConfigError`` for fewer than ``least``, or for more than anybody means: a run of it would never end."""
+    require(value >= least, key, value, f">= {least}")
+    require(value <= most, key, value, f"<= {most}: more would never come to an end")
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """`` (did you mean x?)`` for a near miss, else nothing."""
-    near = difflib.get_close_matches(word, list(choices), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    """`` (did you mean x?)`` for a near miss, in small letters or capitals, else nothing."""
+    spelt = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(word.lower(), spelt, n=1)
+    return f" (did you mean {spelt[near[0]]}?)" if near else ""
+
+
+def meant(kind: Any, value: object) -> str:
+    """A hint at what a value may have meant that is not of a declared type."""
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return f" (did you mean {value:.0f}?)"
+    is_choice = isinstance(kind, type) and issubclass(kind, enum.Enum)
+    return did_you_mean(str(value), [member.name for member in kind]) if is_choice else ""
+
+
+def one_line(text: str) -> str:
+    """The text with line breaks and other control characters spelt out, as in a Python string."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def in_words(kind: Any) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from metarun.algorithms.base import Algorithm
 from metarun.datasets.base import Dataset, Split, Tasks, default_data_root
 from metarun.device import Device
-from metarun.errors import UserError, require
+from metarun.errors import UserError, require, require_count
 from metarun.losses import Objective
 from metarun.models.base import Model, functional, initialise
 from metarun.normalize import Mixing, Norm
@@ -53,8 +53,8 @@ class Evaluation:
     seed: int  # of validation and test tasks; not the run's seed, so that all runs meet the same tasks
 
     def __post_init__(self) -> None:
-        for name, least in {"tasks": 2, "val_tasks": 2, "every": 0}.items():
-            require(getattr(self, name) >= least, name, getattr(self, name), f">= {least}")
+        for name, least, most in (("tasks", 2, 10**7), ("val_tasks", 2, 10**7), ("every", 0, 10**9)):
+            require_count(name, getattr(self, name), least, most)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -80,11 +80,12 @@ class Experiment:
     recipe: Recipe | None = None  # the published protocol that this is, where it is one
 
     def __post_init__(self) -> None:
-        for name in ("way", "shot", "query", "meta_batch", "steps", "checkpoint_every", "log_every"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), ">= 1")
+        for name in ("steps", "checkpoint_every", "log_every"):
+            require_count(name, getattr(self, name))
+        for name in ("way", "shot", "query", "meta_batch"):
+            require_count(name, getattr(self, name), most=10**6)
         for name in ("shot", "query"):
-            value = getattr(self.eval, name)
-            require(value >= 1, f"eval.{name}", value, ">= 1")
+            require_count(f"eval.{name}", getattr(self.eval, name), most=10**6)
         require(self.way >= 2 or not self.dataset.has_way, "way", self.way, ">= 2")
         require(self.way == 2 or not self.dataset.binary, "way", self.way, "2, the classes that one output tells apart")
         for key, value in {"seed": self.seed, "eval.seed": self.eval.seed}.items():

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from metarun import cli
+from metarun import cli, config
+from metarun.errors import UserError
 from tests.conftest import Command
 
 QUICK = [
@@ -38,6 +39,27 @@ WRONG = {  # command -> words that its one line must have
     "train algo.inner_steps=-1": "algo.inner_steps=-1 >= 0",
     "eval run=somewhere shot=5": "shot=5 eval.shot=5",
     "train algo.eval_inner_steps=0": "algo.eval_inner_steps=0 >= 1",
+    "train steps=1e3": "steps=1000.0 whole number (did you mean 1000?)",
+    "train steps=99999999999999999999999999": "steps=99999999999999999999999999 <= 1000000000",
+    "train algo.inner_steps=100000000": "algo.inner_steps=100000000 <= 100000",
+    "eval run='r\nn'": "run=r\\nn config.json",
+    "train eval.val_tasks=100000000": "eval.val_tasks=100000000 <= 10000000",
+    "train meta_batch=1000000000": "meta_batch=1000000000 <= 1000000",
+    "train model.filters=1000000000": "model.filters=1000000000 <= 100000",
+    "train model=mlp model.hidden=[100000000]": "model.hidden=[100000000] 1..1000000",
+    "train device.threads=100000": "device.threads=100000 1..1024",
+    "train device.chunk=99999999999999999999": "device.chunk=99999999999999999999 1..1000000",
+    "train algo=MAML": "algo=MAML (did you mean maml?)",
+    "train eval.norm=Support": "eval.norm=Support (did you mean support?)",
+    "train Algo=maml": "Algo=maml (did you mean algo?)",
+    "train --resolve": "--resolve --cfg job",
+    "train --package algo": "--package --cfg job",
+    "train --shell-completion": "--shell-completion --help",
+    "train --experimental-rerun x": "--experimental-rerun same command",
+    "train --config-name x": "--config-name --config-dir",
+    "train --config-path x": "--config-path --config-dir",
+    "train --cfg job -m": "--multirun --cfg one at a time",
+    "train --nothing": "--nothing",
     "train algo.inner_lr=abc": "algo.inner_lr=abc a number",
     "train algo.inner_lr=-1": "algo.inner_lr=-1.0 > 0",
     "train algo.inner_lr=nan": "algo.inner_lr=nan a number",
@@ -79,7 +101,6 @@ WRONG = {  # command -> words that its one line must have
     "train shot=10 query=5": "10 5 15 12",
     "train query=0": "query=0 >= 1",
     "train seed=-1": "seed=-1 2**63",
-    "train steps=1e3": "steps=1000.0 whole number",
     "train eval=5": "eval=5 group of keys eval.tasks",
     "train eval.norm=batch": "eval.norm=batch transductive support support_plus_one all",
     "train eval.tasks=1": "eval.tasks=1 >= 2",
@@ -169,6 +190,30 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         "eval.norm",
     ):
         assert word in text
+
+
+FLAGS = (["--hydra-help", "seed=1"], ["--info", "searchpath"], ["--cfg", "hydra"], ["--cfg", "job", "-p", "algo"])
+
+
+def test_hydras_own_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in FLAGS:
+        assert cli.main(["train", *words]) == 0, words
+        assert capsys.readouterr().out, words
+    assert cli.main(["train", "--cfg", "job", "-p", "nothing"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_m_stands_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "seed=0,1", "-m", "dataset=sinusoid", "steps=1", "eval.every=0", "eval.tasks=2"]) == 0
+    assert len(list((tmp_path / "outputs").glob("*/result.json"))) == 2
+
+
+def test_compose_refuses_a_sweep() -> None:
+    with pytest.raises(UserError, match="seed=1,2: several values are a sweep"):
+        config.compose(["seed=1,2"])
 
 
 def test_cfg_job_prints_the_resolved_configuration(metarun: Command, tmp_path: Path) -> None:

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from metarun.episode import Episode, View
-from metarun.errors import require
+from metarun.errors import require, require_count
 from metarun.hypergrad import Metrics
 from metarun.inner import Carry, Inner, descend, minibatches
 from metarun.losses import Objective, Reduction
 from metarun.outer import OuterOptimizer, Schedule
 from metarun.tree import Params
 
+MOST_INNER_STEPS = 100_000  # each is a round of Python
 STEP_SIZES = "inner.lr."  # what the meta-parameters that are step sizes are called, before their parameter's name
 
 
@@ -42,9 +43,8 @@ class Algorithm(abc.ABC):
     clip_norm: float | None  # bound on the meta-gradient's global norm; null: none
 
     def __post_init__(self) -> None:
-        fewest = self.fewest_inner_steps
-        require(self.inner_steps >= fewest, "inner_steps", self.inner_steps, f">= {fewest}")
-        require(self.eval_inner_steps >= 1, "eval_inner_steps", self.eval_inner_steps, ">= 1")
+        require_count("inner_steps", self.inner_steps, self.fewest_inner_steps, MOST_INNER_STEPS)
+        require_count("eval_inner_steps", self.eval_inner_steps, 1, MOST_INNER_STEPS)
         require(self.outer_lr > 0, "outer_lr", self.outer_lr, "> 0")
         require(self.outer_eps > 0, "outer_eps", self.outer_eps, "> 0")
         for name in ("clip_value", "clip_norm"):

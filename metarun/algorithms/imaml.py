@@ -11,7 +11,7 @@ from torch import Tensor
 from metarun import tree
 from metarun.algorithms.base import GradientBased
 from metarun.episode import Episode
-from metarun.errors import require
+from metarun.errors import require, require_count
 from metarun.hypergrad import Metrics, implicit
 from metarun.inner import SGD, Carry, Inner
 from metarun.losses import Objective
@@ -47,7 +47,7 @@ class IMAML(GradientBased):
     def __post_init__(self) -> None:
         GradientBased.__post_init__(self)
         require(self.proximal > 0, "proximal", self.proximal, "> 0")
-        require(self.cg_steps >= 1, "cg_steps", self.cg_steps, ">= 1")
+        require_count("cg_steps", self.cg_steps, most=1000)
         for name in ("cg_damping", "lam_damping"):
             require(getattr(self, name) >= 0, name, getattr(self, name), ">= 0")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from metarun import draws, memory
 from metarun.algorithms.base import Algorithm
 from metarun.episode import Episode
-from metarun.errors import UserError, require
+from metarun.errors import UserError, require, require_count
 from metarun.hypergrad import Metrics
 from metarun.inner import Carry, Inner, minibatches
 from metarun.losses import Objective
@@ -46,7 +46,7 @@ class MANN(Algorithm):
 
     def __post_init__(self) -> None:
         Algorithm.__post_init__(self)
-        require(self.slots >= 1, "slots", self.slots, ">= 1")
+        require_count("slots", self.slots, most=10**6)
 
     def training_shots(self, shot: int, query: int) -> tuple[int, int]:
         return self.inner_steps, 0

@@ -10,7 +10,7 @@ from torch import Tensor
 from metarun import tree
 from metarun.algorithms.base import GradientBased, model_params
 from metarun.episode import Episode
-from metarun.errors import require
+from metarun.errors import require, require_count
 from metarun.hypergrad import Metrics
 from metarun.inner import SGD, Adam, Carry, Inner, InnerOptimizer, descend, minibatches
 from metarun.losses import Objective
@@ -37,7 +37,7 @@ class Reptile(GradientBased):
     def __post_init__(self) -> None:
         GradientBased.__post_init__(self)
         for name in ("train_shot", "inner_batch", "eval_inner_batch"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), ">= 1")
+            require_count(name, getattr(self, name), most=10**6)
         require(0 <= self.beta2 < 1, "beta2", self.beta2, ">= 0 and < 1")
         require(self.eps > 0, "eps", self.eps, "> 0")
         uses_adam = self.inner_optimizer is InnerOptimizer.adam

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from metarun.datasets.base import Dataset, Split, Tasks, cut
 from metarun.datasets.imagefile import image_files, read
 from metarun.datasets.sampler import ClassPool, Rotations
-from metarun.errors import UserError, require
+from metarun.errors import UserError, require, require_count
 from metarun.files import cached_arrays
 from metarun.progress import progress_bar
 
@@ -42,7 +42,7 @@ class ImageFolder(Dataset):
     strict: bool
 
     def __post_init__(self) -> None:
-        require(self.size >= 1, "size", self.size, ">= 1")
+        require_count("size", self.size, most=10**4)
         whole = len(self.shares) == 3 and min(self.shares) >= 0 and math.isclose(sum(self.shares), 1, abs_tol=1e-6)
         require(whole, "shares", self.shares, "three numbers >= 0 whose sum is 1: train, val, test")
 

@@ -21,7 +21,7 @@ from PIL import Image
 from metarun.datasets.base import Dataset, Split, Tasks
 from metarun.datasets.imagefile import image_files, read
 from metarun.datasets.sampler import ClassPool, Rotations
-from metarun.errors import UserError, require
+from metarun.errors import UserError, require_count
 from metarun.files import cached_arrays
 from metarun.progress import progress_bar
 from metarun.unpickle import arrays
@@ -64,7 +64,7 @@ class MiniImageNet(Dataset):
     resize: Filter
 
     def __post_init__(self) -> None:
-        require(self.size >= 1, "size", self.size, ">= 1")
+        require_count("size", self.size, most=10**4)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

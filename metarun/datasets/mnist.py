@@ -12,7 +12,7 @@ from PIL import Image
 
 from metarun.datasets.base import Dataset, Split, Tasks, first_that_works
 from metarun.datasets.sampler import ClassPool, Rotations
-from metarun.errors import require
+from metarun.errors import require_count
 from metarun.files import cache_dir, cached_arrays
 from metarun.vision import impatient, torchvision
 
@@ -39,7 +39,7 @@ class MNIST(Dataset):
     size: int  # pixels a side
 
     def __post_init__(self) -> None:
-        require(self.size >= 1, "size", self.size, ">= 1")
+        require_count("size", self.size, most=10**4)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

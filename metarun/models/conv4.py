@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from metarun.errors import UserError, require
+from metarun.errors import UserError, require, require_count
 from metarun.kernels.norm import norm_relu_pool
 from metarun.models.base import Init, Model
 
@@ -46,7 +46,7 @@ class Conv4(Model):
     head_init: Init
 
     def __post_init__(self) -> None:
-        require(self.filters >= 1, "filters", self.filters, ">= 1")
+        require_count("filters", self.filters, most=10**5)
         require(self.norm_eps > 0, "norm_eps", self.norm_eps, "> 0")
 
     def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from metarun import memory
-from metarun.errors import require
+from metarun.errors import require_count
 from metarun.models.base import Init, Model
 from metarun.tree import Params
 
@@ -24,7 +24,7 @@ class MemoryAugmented(Model):
 
     def __post_init__(self) -> None:
         for name, least in {"units": 1, "heads": 0, "width": 1}.items():
-            require(getattr(self, name) >= least, name, getattr(self, name), f">= {least}")
+            require_count(name, getattr(self, name), least, most=10**5)
 
     def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
         return Network(self, math.prod(input_shape), outputs)

@@ -30,7 +30,7 @@ class MLP(Model):
     init: Init
 
     def __post_init__(self) -> None:
-        require(all(width >= 1 for width in self.hidden), "hidden", self.hidden, "widths >= 1")
+        require(all(1 <= width <= 10**6 for width in self.hidden), "hidden", self.hidden, "widths 1..1000000")
 
     def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
         layers: list[nn.Module] = [nn.Flatten()]
