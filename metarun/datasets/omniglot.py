@@ -25,8 +25,9 @@ CHARACTERS, DRAWINGS, SIDE = 1623, 20, 105
 class NamedSplit(enum.Enum):
     """Which characters are for meta-training, validation and test; the lists are in ``splits/omniglot_*.json``.
 
-    Sizes: maml 1100/100/423, reptile 1200/0/423, vinyals 1028/172/423 (all three share their test characters),
-    lake 964/0/659 (the original background and evaluation alphabets).
+    Published lists: vinyals 1028/172/423 (whole alphabets, but for four characters of one), lake 964/0/659 (the
+    original background and evaluation alphabets). MAML and Reptile published sizes alone: maml 1100/100/423 and
+    reptile 1200/0/423 draw their characters at random from all alphabets, and share those of test.
     """
 
     maml = "maml"
@@ -77,8 +78,11 @@ class Omniglot(Dataset):
         if self.invert:
             images = 255 - images
         splits = self.split.characters()
+        sizes = "/".join(str(len(chosen)) for chosen in splits.values())
+        if self.split is NamedSplit.vinyals:  # which was a random list of these sizes before, stamped without this
+            sizes += ", the published list"
         stamp = {
-            "split": f"{self.split.name} " + "/".join(str(len(chosen)) for chosen in splits.values()),
+            "split": f"{self.split.name} {sizes}",
             "resize": f"{self.resize.name} {self.size}x{self.size}{', inverted' if self.invert else ''}",
             "rotations": self.rotations.name,
         }

@@ -23,11 +23,18 @@ class Rotations(enum.Enum):
 
     per_task: each class of each task, at train and test, is turned by 0, 90, 180 or 270 degrees (MAML).
     as_classes: every turn of a meta-training class is a class of its own; validation and test unturned (Reptile).
+    as_classes_everywhere: the same in every split, so that a class and its turns may meet in a test task
+    (prototypical networks).
     """
 
     none = "none"
     per_task = "per_task"
     as_classes = "as_classes"
+    as_classes_everywhere = "as_classes_everywhere"
+
+    def multiplies(self, split: Split) -> bool:
+        """Whether turns of the split's classes are classes of their own."""
+        return self is Rotations.as_classes_everywhere or (self is Rotations.as_classes and split is Split.train)
 
 
 class Pool(NamedTuple):
@@ -87,8 +94,7 @@ class ClassPool(Tasks):
 
     def classes(self, split: Split) -> int:
         """How many a task of this split can draw from."""
-        multiplied = self.rotations is Rotations.as_classes and split is Split.train
-        return len(self.pools[split].counts) * (4 if multiplied else 1)
+        return len(self.pools[split].counts) * (4 if self.rotations.multiplies(split) else 1)
 
     def has(self, split: Split) -> bool:
         return len(self.pools[split].counts) > 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from metarun.datasets import omniglot
 from metarun.datasets.base import Split
 from metarun.datasets.omniglot import NamedSplit, Omniglot, Resize
-from metarun.datasets.sampler import Rotations
+from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import UserError
 
 CPU = torch.device("cpu")
@@ -38,13 +39,32 @@ def test_splits_are_disjoint_lists_of_the_stated_sizes(split: NamedSplit) -> Non
 
 def test_splits_are_what_their_origin_says() -> None:
     order = np.random.default_rng(20261121).permutation(1623)
-    for split in (NamedSplit.maml, NamedSplit.reptile, NamedSplit.vinyals):
+    for split in (NamedSplit.maml, NamedSplit.reptile):
         train, val, _ = SIZES[split.name]
         characters = split.characters()
         assert characters[Split.train] == sorted(order[:train].tolist())
         assert characters[Split.val] == sorted(order[train : train + val].tolist())
         assert characters[Split.test] == sorted(order[1200:].tolist())
     assert NamedSplit.lake.characters()[Split.train] == list(range(964))
+    vinyals = {part: set(characters) for part, characters in NamedSplit.vinyals.characters().items()}
+    validation = (range(26, 67), range(131, 177), range(250, 272), range(465, 487), range(728, 769))
+    assert vinyals[Split.test] == set(range(1200, 1623))
+    assert vinyals[Split.val] == {c for alphabet in validation for c in alphabet}
+    lake, maml = (split.characters() for split in (NamedSplit.lake, NamedSplit.maml))
+    assert vinyals[Split.test] < set(lake[Split.test])
+    assert len(vinyals[Split.test] & set(maml[Split.test])) == 108
+
+
+def test_vinyals_holds_out_alphabets(data_root: Path) -> None:
+    names = json.loads((data_root / "splits" / "omniglot_names.json").read_text())
+    alphabets = {
+        part: {names[str(c)].split("/")[1] for c in characters}
+        for part, characters in NamedSplit.vinyals.characters().items()
+    }
+    five = {"Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)"}
+    assert alphabets[Split.val] == five and not five & (alphabets[Split.train] | alphabets[Split.test])
+    assert alphabets[Split.train] & alphabets[Split.test] == {"Gurmukhi"}
+    assert [len(alphabets[part]) for part in Split] == [33, 5, 13]
 
 
 def small_omniglot(root: Path) -> np.ndarray:
@@ -126,6 +146,10 @@ def test_real_omniglot(data_root: Path) -> None:
     episode = tasks.sample(Split.test, 0, range(32), 20, 5, 5)
     assert set(episode.query_x.unique().tolist()) == {0.0, 1.0}
     assert 0.03 < episode.query_x.mean().item() < 0.15  # ink is 1, and there is little of it
+    published = recipe(split=NamedSplit.vinyals, rotations=Rotations.as_classes_everywhere).load(data_root, CPU)
+    assert isinstance(published, ClassPool)
+    assert [published.classes(split) for split in Split] == [4112, 688, 1692]  # as Snell et al. count them
+    assert published.stamp["split"] == "vinyals 1028/172/423, the published list"
     plain = recipe(invert=False).load(data_root, CPU).sample(Split.test, 0, range(32), 20, 5, 5)
     assert plain.query_x.mean().item() > 0.85
     with pytest.raises(UserError, match="only 20"):

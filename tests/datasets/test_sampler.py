@@ -103,6 +103,15 @@ def test_rotations_as_classes_multiply_training_classes_alone() -> None:
     assert turn_of(tasks.sample(Split.test, 0, range(50), 5, 1, 1).support_x).unique().tolist() == [0]
 
 
+def test_rotations_as_classes_everywhere_multiply_every_split() -> None:
+    tasks = pool(Rotations.as_classes_everywhere)
+    assert [tasks.classes(split) for split in Split] == [72, 24, 24]
+    for split in Split:
+        episode = tasks.sample(split, 0, range(200), 6, 1, 1)
+        assert turn_of(episode.support_x).unique().tolist() == [0, 1, 2, 3]
+        assert torch.equal(turn_of(episode.support_x), turn_of(episode.query_x))  # one of a class in a task
+
+
 def test_too_few_classes_or_images_are_refused_with_the_numbers() -> None:
     with pytest.raises(UserError, match="way=7: the test split has only 6 classes"):
         pool().check(Split.test, way=7, shot=1, query=1)
@@ -115,7 +124,9 @@ def equal_classes(pool: ClassPool, split: Split, seed: int, indices: range, way:
     """How tasks were first drawn, when every class had to have as many images: published numbers hang on it."""
     classes = len(pool.pools[split].counts)
     images = pool.pools[split].images.unflatten(0, (classes, -1))
-    turned_too = pool.rotations is Rotations.as_classes and split is Split.train
+    turned_too = pool.rotations is Rotations.as_classes_everywhere or (
+        pool.rotations is Rotations.as_classes and split is Split.train
+    )
     key = task_keys(seed, split, indices, pool.device)
     chosen = draws.permutation(draws.fold(key, 0), classes * (4 if turned_too else 1))[:, :way]
     of_class = draws.fold(draws.fold(key, 1)[:, None], torch.arange(way))
