@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metarun.errors import UserError
-from metarun.files import write_atomic
+from metarun.files import read_file, write_atomic
 
 NAME = "report.md"
 CAPTIONS = {
@@ -96,10 +96,10 @@ def sealed(result: Result) -> Result:
 def read(file: Path) -> Result:
     """One ``result.json``. Raises ``UserError`` for a file that is damaged or was changed after it was written."""
     try:
-        result = json.loads(file.read_text())
+        result = json.loads(read_file(file) or b"")
         rows([result])
         whole = result["sha256"] == sealed(result)["sha256"]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{file}: damaged, or not written by metarun") from None
     if not whole:
         raise UserError(f"{file}: was changed after metarun wrote it (its sha256 does not fit)")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from metarun import bench, config, log, report
+from metarun import bench, config, log, report, run_folder
 from metarun.errors import UserError, did_you_mean
 from metarun.files import write_json
 from metarun.progress import progress_bar
@@ -41,7 +41,7 @@ def missing(out: Path, chosen: list[str], seeds: list[int], budget: float) -> di
     """Cells without a result -> the seeds that they all lack: each entry is one sweep."""
     sweeps: dict[tuple[str, ...], list[int]] = {}
     for seed in seeds:
-        absent = tuple(cell for cell in chosen if not (folder(out, cell, seed, budget) / RESULT).exists())
+        absent = tuple(cell for cell in chosen if not run_folder.finished(folder(out, cell, seed, budget)))
         if absent:
             sweeps.setdefault(absent, []).append(seed)
     return sweeps
@@ -89,7 +89,7 @@ def _fits(file: Path, result: report.Result, cell: str) -> None:
 def state(out: Path, cell: str, seed: int, budget: float) -> str:
     """What there is of a cell's run: done, so many steps, or nothing."""
     run_dir = folder(out, cell, seed, budget)
-    if (run_dir / RESULT).exists():
+    if run_folder.finished(run_dir):
         return "done"
     lines = log.read(run_dir)
     return f"at step {lines[-1]['step']}" if lines else "not run"

@@ -26,7 +26,7 @@ from metarun.files import read_file, write_atomic, write_json
 from metarun.normalize import Mixing
 from metarun.owner import Owner
 from metarun.ranks import current
-from metarun.run_folder import CONFIG, RESULT, Record, claim, fresh, same_training
+from metarun.run_folder import CONFIG, RESULT, Record, claim, finished, fresh, misfit, same_training, set_aside
 from metarun.signals import StopSignals
 from metarun.train import train, tuned
 from metarun.tree import Params
@@ -43,7 +43,10 @@ def run(experiment: Experiment, record: Record) -> Path:
         def begin() -> tuple[Path, bool]:
             run_dir, lock = claim(experiment, record)
             held.callback(lock.release)
-            done = (run_dir / RESULT).exists()
+            if problem := misfit(run_dir):
+                kept = set_aside(run_dir / RESULT)
+                warnings.warn(f"{problem}; testing again, and keeping that file as {kept.name}", stacklevel=2)
+            done = finished(run_dir)
             if not done:
                 write_json(run_dir / CONFIG, vars(record))
                 _take_over_training(experiment, record, run_dir)
@@ -76,12 +79,17 @@ def _take_over_training(experiment: Experiment, record: Record, run_dir: Path) -
     if experiment.recipe is None or experiment.eval.every > 0 or checkpoint.folder(run_dir).exists():
         return
     other = same_training(run_dir, record)
-    last = other and checkpoint.folder(other) / checkpoint.LAST
-    if other and last and last.exists():
-        print(f"the same meta-training is done: testing the parameters of {other}")
-        write_atomic(run_dir / log.NAME, (other / log.NAME).read_bytes())
-        checkpoint.folder(run_dir).mkdir()
-        write_atomic(checkpoint.folder(run_dir) / checkpoint.LAST, last.read_bytes())
+    if other is None:
+        return
+    last = checkpoint.folder(other) / checkpoint.LAST
+    try:
+        checkpoint.read(last)
+    except (checkpoint.Damaged, UserError):
+        return  # then this run trains by itself
+    print(f"the same meta-training is done: testing the parameters of {other}")
+    write_atomic(run_dir / log.NAME, read_file(other / log.NAME) or b"")
+    checkpoint.folder(run_dir).mkdir()
+    write_atomic(checkpoint.folder(run_dir) / checkpoint.LAST, last.read_bytes())
 
 
 def test(bench: Bench, record: Record, meta: Params, train_dir: Path, out: Path, selected: dict[str, Any]) -> None:

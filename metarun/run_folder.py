@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import itertools
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import filelock
 
+from metarun import report
 from metarun.errors import UserError
 from metarun.experiment import Experiment, Resume
+from metarun.files import read_file
 
 CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
 OUTPUTS = Path("outputs")
@@ -62,12 +66,24 @@ class Record:
     def read(run_dir: Path) -> Record | None:
         """The record of a run folder, None if there is none. Raises ``UserError`` for one that is damaged."""
         path = run_dir / CONFIG
-        if not path.exists():
+        data = read_file(path)
+        if data is None:
             return None
         try:
-            return Record(**json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
+            record = Record(**json.loads(data))
+        except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{path}: damaged ({error})") from None
+        if not record._is_sound():
+            raise UserError(f"{path}: damaged (its names, kinds, values and changed are not what metarun writes)")
+        return record
+
+    def _is_sound(self) -> bool:
+        """Whether the types are right, which JSON does not say."""
+        texts = (self.names, self.kinds)
+        if not all(isinstance(part, dict) for part in (*texts, self.values)) or not isinstance(self.changed, list):
+            return False
+        named = all(isinstance(text, str) for part in texts for text in part.values())
+        return named and all(isinstance(self.values.get(group), dict) for group in self.kinds)
 
 
 def departures(identity: dict[str, Any], published: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -89,6 +105,7 @@ def claim(experiment: Experiment, record: Record) -> tuple[Path, filelock.BaseFi
     """
     if experiment.run_dir is not None:
         run_dir = Path(experiment.run_dir)
+        _fits(run_dir, experiment, record)  # a folder that is refused stays as it was, without a lock
         lock = _lock(run_dir)
         if lock is None:
             raise UserError(f"run_dir={run_dir}: another process is running in this folder")
@@ -112,10 +129,11 @@ def claim(experiment: Experiment, record: Record) -> tuple[Path, filelock.BaseFi
 
 def fresh(wanted: Path) -> Path:
     """A new folder of this name, or with _2, _3, ... behind it where the name is taken."""
+    wanted.parent.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}_{number}")
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir()
             return folder
         except FileExistsError:
             continue
@@ -125,26 +143,58 @@ def fresh(wanted: Path) -> Path:
 def same_training(run_dir: Path, record: Record) -> Path | None:
     """A finished run beside this one that trained with the same settings and was tested otherwise."""
     for other in sorted(run_dir.parent.iterdir()):
-        if other != run_dir and (other / RESULT).exists():
-            before = Record.read(other)
-            if before is not None and before.training() == record.training():
+        with contextlib.suppress(UserError):  # a neighbour that is damaged is none
+            before = Record.read(other) if other != run_dir else None
+            if before is not None and before.training() == record.training() and finished(other):
                 return other
     return None
+
+
+def finished(run_dir: Path) -> bool:
+    """Whether the folder holds a result that is whole and of the folder's own configuration."""
+    return read_file(run_dir / RESULT) is not None and misfit(run_dir) is None
+
+
+def misfit(run_dir: Path) -> str | None:
+    """What is wrong with the result that a folder holds; None where it is right, or there is none."""
+    path = run_dir / RESULT
+    if read_file(path) is None:
+        return None
+    try:
+        result = report.read(path)
+    except UserError as error:
+        return str(error)
+    before = Record.read(run_dir)
+    other = before is not None and result.get("config_hash") != before.hash()
+    return f"{path}: is the result of another configuration" if other else None
+
+
+def set_aside(path: Path) -> Path:
+    """Give a file a name under which nothing looks for it, and return that."""
+    for number in itertools.count(1):
+        kept = path.with_name(f"{path.stem}.unfit{'' if number == 1 else f'_{number}'}{path.suffix}")
+        if not os.path.lexists(kept):
+            return path.rename(kept)
+    raise AssertionError
 
 
 def _unfinished(run_dir: Path, record: Record) -> bool:
     """Whether the folder holds a run of this configuration without a result; a damaged folder holds none."""
     try:
         before = Record.read(run_dir)
+        return before is not None and before.hash() == record.hash() and not finished(run_dir)
     except UserError:
         return False
-    return before is not None and before.hash() == record.hash() and not (run_dir / RESULT).exists()
 
 
 def _fits(run_dir: Path, experiment: Experiment, record: Record) -> None:
     before = Record.read(run_dir)
     if before is None:
-        if any(path.name != LOCK for path in run_dir.iterdir()):
+        try:
+            others = [path.name for path in run_dir.iterdir() if path.name != LOCK] if run_dir.is_dir() else []
+        except OSError as error:
+            raise UserError(f"run_dir={run_dir}: cannot be read ({error.strerror or error})") from None
+        if others:
             raise UserError(f"run_dir={run_dir}: holds files that are no metarun run; choose an empty or new folder")
         return
     if experiment.resume is Resume.never:
