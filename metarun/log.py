@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
-from metarun.files import write_atomic
+from metarun.files import read_file, write_atomic
 
 NAME = "metrics.jsonl"
 
@@ -18,34 +20,51 @@ class MetricsLog:
 
     Each line has ``step`` (meta-iterations done), ``split`` (train or val), ``seconds`` (wall time of training, over
     all of the run's parts) and what was measured: means over the steps since the line before for train.
-    Without ``keep`` nothing is written.
+    Without ``keep`` nothing is written. Raises ``OSError`` that names the file where the disk does not take it.
     """
 
     def __init__(self, run_dir: Path, resume_step: int, keep: bool = True):
-        path = run_dir / NAME
+        self._path = run_dir / NAME
         kept = [line for line in read(run_dir) if line["step"] <= resume_step]
         if keep:
-            write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+            write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._seconds_before = kept[-1]["seconds"] if kept else 0.0
         self._began = time.perf_counter()
-        self._file = open(path if keep else os.devnull, "a", encoding="utf-8")  # noqa: SIM115 (close() closes it)
+        # unbuffered: a line is in the file at once, and none is left to fail when it is closed
+        self._file = open(self._path if keep else os.devnull, "ab", buffering=0)  # noqa: SIM115 (close() closes it)
 
     def write(self, step: int, split: str, measured: dict[str, Any]) -> None:
         seconds = round(self._seconds_before + time.perf_counter() - self._began, 3)
-        self._file.write(json.dumps({"step": step, "split": split, **measured, "seconds": seconds}) + "\n")
-        self._file.flush()
+        line = (json.dumps({"step": step, "split": split, **measured, "seconds": seconds}) + "\n").encode()
+        try:
+            if self._file.write(line) < len(line):  # as much as the disk took
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:  # it names no file
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     def close(self) -> None:
         self._file.close()
 
 
 def read(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log, none if it has none; a line that a kill cut short ends it."""
+    """The lines of a run's log, none if it has none. Warns of lines that are none of metarun's, and leaves them out.
+
+    The last one without its end is what a kill cut short, and no news.
+    """
     path = run_dir / NAME
-    lines: list[dict[str, Any]] = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
+    *texts, cut = (read_file(path) or b"").split(b"\n")
+    parsed = [_parsed(text) for text in texts]
+    if unknown := parsed.count(None):
+        warnings.warn(f"{path}: left out {unknown} of its {len(parsed)} lines, which are not metarun's", stacklevel=2)
+    return [line for line in (*parsed, _parsed(cut)) if line is not None]
+
+
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    """A line as ``MetricsLog`` writes it, None for any other."""
+    try:
+        line = json.loads(text.decode())
+        known = type(line["step"]) is int and line["split"] in ("train", "val") and 0 <= line["seconds"] < float("inf")
+        numbers = all(type(value) in (int, float, type(None)) for key, value in line.items() if key != "split")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    return line if known and numbers else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from torch import Tensor
 
 from metarun.episode import Episode
+from metarun.files import write_atomic
 from metarun.pictures import BAD, GOOD, INK, SOFT, points, predictions, regression
 
 
@@ -34,7 +36,10 @@ def draw_all(
 
 
 def save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    """As PNG. Raises ``OSError`` that names the path where the disk does not take it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    write_atomic(path, buffer.getvalue())
 
 
 def _scale(metric: str) -> tuple[float, str]:

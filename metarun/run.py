@@ -133,7 +133,7 @@ def _report(
     x = bench.experiment
     lines = log.read(train_dir)
     training = [line["seconds"] for line in lines]
-    rates = [line["tasks_per_s"] for line in lines if line["split"] == "train"]
+    rates = [line["tasks_per_s"] for line in lines if line["split"] == "train" and line.get("tasks_per_s")]
     rule = "best validation" if selected["validation"] else "last step"
     protocol = {**bench.protocol(), "selection": f"{rule}, meta-iteration {selected['step']} of {x.steps}"}
     for rate in step_sizes(meta).values():
