@@ -88,7 +88,13 @@ class Peer:
         where = device.resolve()
         torch.set_num_threads(threads)
         self.engine = Engine.choose(
-            device.vectorize, device.tasks_at_once(), Compile[device.compile], where, module, numbers
+            device.vectorize,
+            device.tasks_at_once(),
+            Compile[device.compile],
+            where,
+            module,
+            numbers,
+            run=lambda: module(batches[0].support_x[0]),
         )
         self.meta_gradient = MetaGradient(self.engine, experiment.algo, objective, calls=LONG)
         a = experiment.algo
@@ -103,9 +109,9 @@ class Peer:
             return f"body.{int(part[4:]) - 1}.0.weight" if kind == "weight" else None
         if part.startswith("bn"):
             return f"body.{int(part[2:]) - 1}.1.{kind}"
-        if self.w["kind"] == "conv":
-            return name
-        return f"{ {'fc1': 1, 'fc2': 3, 'head': 5}[part] }.{kind}"
+        if part.startswith("fc"):
+            return f"body.{2 * int(part[2:]) - 1}.{kind}"
+        return name
 
     def _episode(self, batch: Any) -> Episode:
         return Episode(*(torch.from_numpy(a) for a in batch), key=torch.arange(self.w["tasks"]))
