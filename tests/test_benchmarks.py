@@ -1,4 +1,4 @@
-"""The committed scripts of ``benchmarks/`` still run, in small, and the adapter for a comparison computes what it says."""
+"""The committed scripts of ``benchmarks/`` run, in small, and the adapter for a comparison computes what it says."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-WORKLOADS = {
+WORKLOADS: dict[str, dict[str, Any]] = {
     "conv": {"kind": "conv", "image": 16, "channels": 1, "filters": 3, "ways": 3, "shots": 1, "query": 2},
     "mlp": {"kind": "mlp", "hidden": 4, "shots": 4, "query": 3},
 }
@@ -75,7 +75,7 @@ def plain(w: dict[str, Any], p: dict[str, Tensor], x: Tensor) -> Tensor:
 def test_the_peer_takes_the_step_that_the_harness_describes(
     kind: str, algo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    w = {**WORKLOADS[kind], "tasks": 2, "steps": 2, "inner_lr": 0.1}
+    w: dict[str, Any] = {**WORKLOADS[kind], "tasks": 2, "steps": 2, "inner_lr": 0.1}
     common = harness()
     given: dict[str, Tensor] = {}
     batches: list[tuple[Tensor, ...]] = []
