@@ -16,6 +16,7 @@ from typing import NoReturn
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 import metarun
@@ -111,7 +112,7 @@ def train(words: list[str]) -> int:
     words = _hydra_words(flags)
     if flags.multirun:  # Hydra first composes what is the same in all jobs, and recipes differ
         words = [f"{w.replace('=', '=choice(', 1)})" if w.startswith("recipe.") and "," not in w else w for w in words]
-    failed.clear()
+    ended.clear()
     with ExitStack() as until_done:
         if flags.multirun and not current().first:  # Hydra writes a sweep's configuration, once
             words.append(f"hydra.sweep.dir={until_done.enter_context(TemporaryDirectory())}")
@@ -121,27 +122,36 @@ def train(words: list[str]) -> int:
             hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="train")(_job)()
         except SystemExit as stop:  # Hydra has said in a line what it cannot show
             return 2 if flags.cfg and stop.code else int(stop.code or 0)
-    if len(failed) > 1 and current().tells:
-        print("\n".join(f"metarun: error: {one_line(str(error))}" for error in failed[:-1]), file=sys.stderr)
+    failed = [error for error in ended if error is not None]
+    if failed and flags.multirun:
+        whole = UserError(f"{len(failed)} of {len(ended)} jobs failed")
+        whole.status = failed[-1].status if isinstance(failed[-1], UserError) else 1
+        raise whole
     if failed:
         raise failed[-1]
     return 0
 
 
-failed: list[UserError | OSError] = []  # errors of this process's jobs; one failed job does not end a sweep
+ended: list[UserError | OSError | None] = []  # how this process's jobs ended; one failed job does not end a sweep
 
 
 def _job(cfg: DictConfig) -> None:
     """One job of Hydra's."""
     settings = HydraConfig.get()
-    if current().world > 1 and any(isinstance(error, OSError) for error in failed):
+    if current().world > 1 and any(isinstance(error, OSError) for error in ended):
         return  # an error of this rank's own, of which the others know nothing: it is out of step with them
     try:
         run(*config.from_hydra(cfg, settings.runtime.choices))
+        ended.append(None)
     except (UserError, OSError) as error:
         if not settings.launcher._target_.endswith("BasicLauncher"):
             raise  # the job has a process of its own, and Hydra brings its error back
-        failed.append(error)
+        ended.append(error)
+        if settings.mode is RunMode.MULTIRUN and current().tells:  # at once: a sweep goes on for days
+            own = [word for word in settings.overrides.task if word not in sys.argv]
+            folder = getattr(error, "run_dir", cfg.run_dir)
+            where = " ".join([*own, *([f"run_dir={folder}"] if folder else [])])
+            print(f"metarun: error: {where}: {one_line(str(error))}", file=sys.stderr, flush=True)
 
 
 def _flags(words: list[str]) -> argparse.Namespace:

@@ -10,7 +10,9 @@ import difflib
 import enum
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
@@ -57,6 +59,16 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
         self.status = 128 + signal_number
+
+
+@contextmanager
+def in_folder(run_dir: Path) -> Iterator[None]:
+    """Errors that pass carry ``run_dir``, the run folder that they are of."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        vars(error)["run_dir"] = run_dir
+        raise
 
 
 def require(holds: bool, key: str, value: object, allowed: str) -> None:

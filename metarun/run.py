@@ -19,7 +19,7 @@ import metarun
 from metarun import checkpoint, log, plots, report, tree
 from metarun.algorithms.base import step_sizes
 from metarun.datasets.base import Split
-from metarun.errors import ConfigError, UserError
+from metarun.errors import ConfigError, UserError, in_folder
 from metarun.evaluate import Score, evaluate, predictions
 from metarun.experiment import Bench, Experiment, Select
 from metarun.files import read_file, write_atomic, write_json
@@ -54,6 +54,7 @@ def run(experiment: Experiment, record: Record) -> Path:
 
         bench = ranks.together(experiment.build)
         run_dir, done = ranks.on_first(begin)
+        held.enter_context(in_folder(run_dir))
         if done:
             print(f"already done: {run_dir}")
             return run_dir

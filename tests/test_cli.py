@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from metarun import cli, config
-from metarun.errors import UserError
+from metarun.errors import NotFinite, UserError, in_folder
+from metarun.experiment import Experiment
 from tests.conftest import Command
 
 QUICK = [
@@ -288,9 +289,34 @@ def test_a_sweep_gives_each_job_its_folder(metarun: Command, tmp_path: Path) -> 
 def test_one_failed_job_does_not_end_a_sweep(metarun: Command, tmp_path: Path) -> None:
     done = metarun("train", "-m", "way=200,5", *QUICK)  # 200 classes: only the data can tell that it is too many
     assert done.returncode == 2
-    (error,) = [line for line in done.stderr.splitlines() if line.startswith("metarun: ")]
-    assert "way=200" in error
+    error, last = [line for line in done.stderr.splitlines() if line.startswith("metarun: ")]
+    assert error.startswith("metarun: error: way=200: ") and last == "metarun: error: 1 of 2 jobs failed"
     assert len(list((tmp_path / "outputs").glob("*_5w1s_s0/result.json"))) == 1
+
+
+def test_a_failed_job_is_told_at_once_with_its_settings_and_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told: list[str] = []
+
+    def fails(experiment: Experiment, record: object) -> None:
+        told.append(capsys.readouterr().err)  # what the jobs before have left
+        with in_folder(Path(f"outputs/{experiment.seed}")):
+            if experiment.seed != 1:
+                raise NotFinite("the loss is not finite") if experiment.seed < 3 else OSError("full")
+
+    monkeypatch.setattr(cli, "run", fails)
+    assert cli.main(["train", "-m", "seed=0,1,2,3,2", "steps=3"]) == 3
+    last = capsys.readouterr().err.splitlines()
+    lines = [line for text in told for line in text.splitlines()]
+    assert lines == [
+        "metarun: error: seed=0 run_dir=outputs/0: the loss is not finite",
+        "metarun: error: seed=2 run_dir=outputs/2: the loss is not finite",
+        "metarun: error: seed=3 run_dir=outputs/3: full",
+    ]
+    assert told[1] and told[3], "at once"
+    assert last[-1] == "metarun: error: 4 of 5 jobs failed"
 
 
 def test_sinusoid_draws_its_figure(metarun: Command, tmp_path: Path) -> None:
