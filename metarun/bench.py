@@ -37,6 +37,7 @@ def measure(experiment: Experiment, seconds: float, compare: bool) -> dict[str, 
     """
     device = experiment.device.resolve()
     bench = experiment.assemble(Generated(experiment.dataset, device), device)
+    bench.require_room()
     batches = _meta_batches(bench)
     ours = _meta_step(bench)
     reference = _reference_step(bench) if compare else None
@@ -78,6 +79,7 @@ def throughput(experiment: Experiment, seconds: float) -> float:
     """Tasks/s of meta-steps here: the median over so many seconds of them, one at least, after one to warm up."""
     device = experiment.device.resolve()
     bench = experiment.assemble(Generated(experiment.dataset, device), device)
+    bench.require_room()
     step, batches = _meta_step(bench), _meta_batches(bench)
     step(batches[0])
     taken: list[float] = []

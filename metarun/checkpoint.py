@@ -7,6 +7,7 @@ import hashlib
 import io
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,13 +87,14 @@ def save(run_dir: Path, state: TrainState, training: dict[str, Any] | None = Non
     return target / LAST
 
 
-def load(run_dir: Path, owner: Owner | None = None) -> TrainState | None:
+def load(run_dir: Path, owner_of: Callable[[], Owner] | None = None) -> TrainState | None:
     """The newest state that is whole, on the CPU, else None where no checkpoint was written yet.
 
     Warns of a damaged file that it passes over. Raises ``UserError`` where files are there and none is whole, and for
-    one that is not the ``owner``'s.
+    one that is not the owner's, which is asked for only then.
     """
     found = [path for path in (folder(run_dir) / LAST, folder(run_dir) / PREVIOUS) if read_file(path) is not None]
+    owner = owner_of() if found and owner_of else None
     for path in found:
         try:
             content = read(path, owner)

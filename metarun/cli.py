@@ -21,8 +21,9 @@ from omegaconf import DictConfig
 
 import metarun
 from metarun import commands, config
-from metarun.errors import Interrupted, RankLost, UserError, did_you_mean, one_line
+from metarun.errors import Interrupted, OutOfMemory, RankLost, UserError, did_you_mean, one_line
 from metarun.ranks import Ranks, current, joined
+from metarun.room import out_of_memory_in_one_line
 from metarun.run import run
 
 USAGE = """\
@@ -44,7 +45,7 @@ metarun: one bench for gradient-based meta-learning
 
 metarun COMMAND --help says more. --debug (or HYDRA_FULL_ERROR=1) shows the traceback of an error.
 Exit status: 0 done, 1 a file that cannot be written, a wrong gradient or a rank that is gone, 2 input that cannot
-be used, 3 numbers no longer finite, 130/143 stopped by a signal.
+be used or does not fit into memory, 3 numbers no longer finite, 130/143 stopped by a signal.
 """
 
 
@@ -86,7 +87,8 @@ def _command(words: list[str], debug: bool, ranks: Ranks) -> int:
             )
         if ranks.world > 1 and words[0] in ("report", "check", "bench", "reproduce"):
             raise UserError(f"{words[0]}: runs in one process; start it without torchrun")
-        return COMMANDS[words[0]](words[1:])
+        with out_of_memory_in_one_line():
+            return COMMANDS[words[0]](words[1:])
     except Interrupted as stop:
         tell(stop)
         return stop.status
@@ -138,10 +140,11 @@ ended: list[UserError | OSError | None] = []  # how this process's jobs ended; o
 def _job(cfg: DictConfig) -> None:
     """One job of Hydra's."""
     settings = HydraConfig.get()
-    if current().world > 1 and any(isinstance(error, OSError) for error in ended):
+    if current().world > 1 and any(isinstance(error, OSError | OutOfMemory) for error in ended):
         return  # an error of this rank's own, of which the others know nothing: it is out of step with them
     try:
-        run(*config.from_hydra(cfg, settings.runtime.choices))
+        with out_of_memory_in_one_line():
+            run(*config.from_hydra(cfg, settings.runtime.choices))
         ended.append(None)
     except (UserError, OSError) as error:
         if not settings.launcher._target_.endswith("BasicLauncher"):

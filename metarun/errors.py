@@ -1,7 +1,8 @@
 """Errors that a user can act on: one line of text and an exit status, never a traceback.
 
-Exit statuses: 2 for input that cannot be used (configuration, data, run folders), 3 for a run that stopped
-because its numbers are no longer finite, 128 + signal for a run that was asked to stop and saved its state.
+Exit statuses: 2 for input that cannot be used (configuration, data, run folders, what does not fit into memory), 3 for
+a run that stopped because its numbers are no longer finite, 128 + signal for a run that was asked to stop and saved
+its state.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ class ConfigError(UserError):
 
     def __reduce__(self) -> tuple[type, tuple]:  # sweeps send errors between processes
         return ConfigError, (self.key, self.value, self.allowed)
+
+
+class OutOfMemory(UserError):
+    """An allocation failed. Of one rank, the others know nothing of it."""
 
 
 class NotFinite(UserError):

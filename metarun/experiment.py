@@ -15,11 +15,12 @@ from metarun.datasets.base import Dataset, Split, Tasks, default_data_root
 from metarun.device import Device
 from metarun.errors import UserError, require, require_count
 from metarun.losses import Objective
-from metarun.models.base import Model, functional, initialise
+from metarun.models.base import Model, count_parameters, functional, initialise
 from metarun.normalize import Mixing, Norm
-from metarun.outer import MetaOptimizer
+from metarun.outer import MetaOptimizer, OuterOptimizer
 from metarun.ranks import Ranks, current
 from metarun.recipe import Recipe
+from metarun.room import require_room
 from metarun.tree import Params
 from metarun.vectorize import Compile, Engine, MetaGradient
 
@@ -117,7 +118,11 @@ class Experiment:
         tasks.check(Split.test, self.way, self.eval.shot, self.eval.query)
         if tasks.has(Split.val):
             tasks.check(Split.val, self.way, self.eval.shot, self.eval.query)
-        module = initialise(self.model, tasks.input_shape, tasks.outputs(self.way), self.seed).to(device)
+        outputs = tasks.outputs(self.way)
+        numbers = count_parameters(self.model, tasks.input_shape, outputs)
+        copies = 5 if self.algo.outer_optimizer is OuterOptimizer.adam else 3  # and the method's, the gradient, moments
+        require_room(4 * copies * numbers, device, f"model: {copies} copies of {numbers:,} parameters", "model")
+        module = initialise(self.model, tasks.input_shape, outputs, self.seed).to(device)
         support, query, others = self._examples(tasks)
         bench = Bench(
             experiment=self,
@@ -180,6 +185,14 @@ class Bench:
         return MetaOptimizer(
             meta, a.outer_optimizer, a.outer_lr, a.outer_eps, a.outer_schedule, a.clip_value, a.clip_norm
         )
+
+    def require_room(self) -> None:
+        """Raise ``UserError`` where this rank's tasks of a meta-batch, drawn and cut into support and query, do not
+        fit into memory: before minutes are spent on drawing them."""
+        x = self.experiment
+        numbers = 2 * math.ceil(x.meta_batch / self.ranks.world) * x.inputs_of_a_task(self.tasks)
+        keys = "meta_batch, way, shot, query or dataset.size"
+        require_room(4 * numbers, self.device, f"meta_batch={x.meta_batch}: the tasks", keys)
 
     def meta_gradient(self) -> MetaGradient:
         """The function of (meta-parameters, tasks) that a training step calls."""

@@ -53,6 +53,7 @@ def run(experiment: Experiment, record: Record) -> Path:
             return run_dir, done
 
         bench = ranks.together(experiment.build)
+        ranks.together(bench.require_room)
         run_dir, done = ranks.on_first(begin)
         held.enter_context(in_folder(run_dir))
         if done:
@@ -240,7 +241,7 @@ def _trained(run_dir: Path, which: Select, bench: Bench) -> dict[str, Any]:
     try:
         return checkpoint.read(path, owner)
     except checkpoint.Damaged as error:
-        state = checkpoint.load(run_dir, owner)
+        state = checkpoint.load(run_dir, lambda: owner)
         if state is None:
             raise UserError(f"{error}, and there is no other") from None
         warnings.warn(f"{error}; taking the parameters from the last good checkpoint", stacklevel=2)

@@ -39,7 +39,7 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals, training: dict[str, An
     saving, when ``stop`` has received a signal.
     """
     x, ranks = bench.experiment, bench.ranks
-    state = ranks.on_first(lambda: checkpoint.load(run_dir, Owner.of(bench, training)))
+    state = ranks.on_first(lambda: checkpoint.load(run_dir, partial(Owner.of, bench, training)))
     state = state and state.to(bench.device)
     meta = state.meta if state else bench.first_meta()
     optimizer = bench.optimizer(meta)

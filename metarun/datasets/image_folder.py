@@ -19,6 +19,7 @@ from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import UserError, require, require_count
 from metarun.files import cached_arrays
 from metarun.progress import progress_bar
+from metarun.room import require_room
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
 
@@ -130,6 +131,9 @@ def fingerprint(root: Path, classes: Classes) -> str:
 def prepared(classes: Classes, size: int, grey: bool) -> dict[str, np.ndarray]:
     """images uint8 [images, 3 or 1, size, size], class by class; unreadable: class -> file names, as JSON; sha256."""
     files = [(name, path) for name, paths in classes.items() for path in paths]
+    require_room(
+        len(files) * (1 if grey else 3) * size**2, torch.device("cpu"), f"dataset.size={size}: the images", "size"
+    )
     images = np.empty((len(files), 1 if grey else 3, size, size), np.uint8)
     unreadable: dict[str, list[str]] = {}
     done = 0

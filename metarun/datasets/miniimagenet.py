@@ -24,6 +24,7 @@ from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import UserError, require_count
 from metarun.files import cached_arrays
 from metarun.progress import progress_bar
+from metarun.room import require_room
 from metarun.unpickle import arrays
 
 FOLDERS = ("miniimagenet", "mini-imagenet", "miniImagenet")  # under data_root
@@ -141,6 +142,7 @@ def prepared(source: Source, size: int, resize: Filter) -> dict[str, np.ndarray]
     classes = {split: _unpickled(held) if isinstance(held, Path) else held for split, held in source.files.items()}
     every = [named for split in Split for named in classes[split].items()]
     instances = _instances(every)
+    require_room(len(every) * instances * 3 * size**2, torch.device("cpu"), f"dataset.size={size}: the images", "size")
     images = np.empty((len(every), instances, 3, size, size), np.uint8)
     resized = False
     for c, (_, members) in enumerate(progress_bar(every, desc="preparing mini-imagenet", unit="class", leave=True)):

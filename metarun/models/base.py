@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -70,6 +72,13 @@ def initialise(model: Model, input_shape: tuple[int, ...], outputs: int, seed: i
             )
     require_pure(tried, functional(tried), input_shape, outputs)
     return module
+
+
+def count_parameters(model: Model, input_shape: tuple[int, ...], outputs: int) -> int:
+    """How many numbers the network is going to learn, found without memory for them; 0 where it cannot be so built."""
+    with contextlib.suppress(Exception), seeded(0), torch.device("meta"):
+        return sum(p.numel() for p in model.build(input_shape, outputs).parameters())
+    return 0
 
 
 def _build(model: Model, input_shape: tuple[int, ...], outputs: int, seed: int) -> nn.Module:

@@ -1,0 +1,61 @@
+"""Memory: what certainly does not fit is refused before work, and an allocation that failed is one line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from metarun.errors import OutOfMemory, UserError
+
+GB = 1e9
+FAILED = re.compile(  # in the text of torch's errors, which have no type of their own on a CPU
+    r"out of memory|not enough memory|(can't|cannot) allocate memory|alloc_failed|size calculation overflowed", re.I
+)
+ASKED = re.compile(r"allocate ([\d.]+) ?(bytes|[KMGT]iB)", re.I)
+UNITS = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+REMEDY = "a smaller device.chunk, meta_batch, way, shot, query, dataset.size or model takes less, and so does "
+REMEDY += "algo.hypergrad=recompute where algo.inner_steps are many"
+
+
+def machine_memory(device: torch.device) -> float:
+    """Bytes that this process can have at most, on a CPU the container's limit where there is one; infinity where the
+    system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    limits = [float("inf")]
+    with contextlib.suppress(ValueError, OSError, AttributeError):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(ValueError, OSError):
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits)
+
+
+def require_room(needed: float, device: torch.device, what: str, keys: str) -> None:
+    """Raise ``UserError`` where ``what`` (a key, its value, what for) takes more bytes than the machine has; a
+    smaller value of the ``keys`` takes fewer."""
+    there = machine_memory(device)
+    if needed > there:
+        raise UserError(
+            f"{what} would take {needed / GB:,.1f} GB of memory at once, and there are {there / GB:,.1f} GB; "
+            f"a smaller {keys} takes less"
+        )
+
+
+@contextlib.contextmanager
+def out_of_memory_in_one_line() -> Iterator[None]:
+    """Raise torch's, numpy's and Python's errors of an allocation that failed as ``OutOfMemory``."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        if not (isinstance(error, MemoryError) or FAILED.search(text)):
+            raise
+        asked = ASKED.search(text)
+        amount = float(asked[1]) * UNITS[asked[2].lower()] / GB if asked else 0.0
+        more = f" ({amount:,.1f} GB more were asked for)" if amount >= 0.1 else ""
+        raise OutOfMemory(f"out of memory{more}: {REMEDY}") from error
