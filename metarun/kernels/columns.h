@@ -1,7 +1,6 @@
 // Convolutions of any square kernel, stride and padding as matrix products: the patches under a block of output pixels
 // are laid out as the rows of a matrix that stays in cache.
 #pragma once
-#include <cstring>
 #include "native.h"
 
 template <typename real>

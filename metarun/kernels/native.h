@@ -2,8 +2,12 @@
 #pragma once
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <vector>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 #ifdef _OPENMP
 #include <omp.h>
 inline int threads() { return omp_get_max_threads(); }
@@ -26,6 +30,35 @@ struct Vectors {
 };
 
 #define UNROLL _Pragma("GCC unroll 8")
+
+template <typename real>
+struct Sum {  // in double, one for each number of a vector
+    typedef typename Vectors<real>::type vec;
+    static constexpr int W = BYTES / sizeof(double), PARTS = Vectors<real>::N / W;
+    typedef double wide __attribute__((vector_size(BYTES), aligned(8)));
+    typedef real part __attribute__((vector_size(W * sizeof(real)), aligned(sizeof(real))));
+    wide parts[PARTS];
+
+    Sum() { UNROLL for (wide& some : parts) some = wide{}; }
+    explicit Sum(vec v) {
+#ifdef __AVX512F__
+        if constexpr (PARTS == 2) {  // GCC makes eight instructions of these three
+            const __m512d both = (__m512d)v;
+            parts[0] = _mm512_cvtps_pd((__m256)_mm512_castpd512_pd256(both));
+            parts[1] = _mm512_cvtps_pd((__m256)_mm512_extractf64x4_pd(both, 1));
+            return;
+        }
+#endif
+        UNROLL for (int i = 0; i < PARTS; i++) {
+            part some;
+            std::memcpy(&some, (const real*)&v + i * W, sizeof some);
+            parts[i] = __builtin_convertvector(some, wide);
+        }
+    }
+    void add(Sum v) { UNROLL for (int i = 0; i < PARTS; i++) parts[i] += v.parts[i]; }
+    void add(Sum v, Sum w) { UNROLL for (int i = 0; i < PARTS; i++) parts[i] += v.parts[i] * w.parts[i]; }
+    void into(double* total) const { UNROLL for (int i = 0; i < PARTS; i++) *(wide*)(total + i * W) += parts[i]; }
+};
 
 template <typename real>
 struct Buffer {  // scratch memory of one thread

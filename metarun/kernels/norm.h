@@ -4,7 +4,11 @@
 //
 // Normalising is monotone in each channel, so the largest normalised value of a window is the largest y of it (the
 // smallest where gamma < 0): pool first, and normalise a quarter of the values.
+//
+// Sums over pixels are made in double. A channel that is blank, or nearly, is normalised by 1/sqrt(eps), and a sum in
+// float would be off by a thousandth of what it holds.
 #pragma once
+#include <array>
 #include <cmath>
 #include "native.h"
 
@@ -14,7 +18,8 @@ struct Norm {
     typedef decltype(vec{} < vec{}) mask;  // integers of real's width, 0 or -1
     typedef unsigned char byte;
     typedef byte bytes __attribute__((vector_size(Vectors<real>::N), aligned(1)));
-    static constexpr int N = Vectors<real>::N;
+    static constexpr int N = Vectors<real>::N, RUN = 4;
+    typedef ::Sum<real> Sum;
     static constexpr byte DEAD = 4;  // in `chosen`: no entry of the window passes a gradient on
 
     int T, n, H, W, C;
@@ -32,36 +37,50 @@ struct Norm {
     static void store(real* p, vec v) { *(vec*)p = v; }
     static vec keep(mask m, vec v) { return (vec)((mask)v & m); }
 
+    // one(first, last, c): pixels in short runs, for all vectors of channels before the next run. Sums over a run stay
+    // in registers; runs much longer than this make memory slow, as they jump from line to line.
+    template <typename F>
+    void runs(int run, long count, F one) const {
+        for (long first = 0; first < count; first += run)
+            for (int c = 0; c < C; c += N) one(first, std::min(first + run, count), c);
+    }
+
     // Sums over the images of each task of what one(image, out) adds to out [count][C] -> result [T][count][C]
     template <typename F>
-    void sum_images(int count, real* result, F one) const {
-        std::vector<real> partial((size_t)T * n * count * C, 0);
+    void sum_images(int count, double* result, F one) const {
+        std::vector<double> partial((size_t)T * n * count * C, 0);
 #pragma omp parallel for schedule(dynamic)
         for (long image = 0; image < (long)T * n; image++) one(image, partial.data() + image * count * C);
         for (long t = 0; t < T; t++)
             for (long i = 0; i < (long)count * C; i++) {
-                real sum = 0;
+                double sum = 0;
                 for (long image = t * n; image < (t + 1) * n; image++) sum += partial[image * count * C + i];
                 result[t * count * C + i] = sum;
             }
     }
-    static void add(real* to, vec v) { store(to, load(to) + v); }
 
     void forward(real eps, real* z, real* mean_out, real* rstd_out, real* best_out, byte* chosen_out) const {
         // mean and sum of squared deviations of each image, then joined (Chan et al. 1979)
-        std::vector<real> partial((size_t)T * n * 2 * C, 0);
+        std::vector<double> partial((size_t)T * n * 2 * C, 0);
 #pragma omp parallel for schedule(dynamic)
         for (long image = 0; image < (long)T * n; image++) {
             const real *from = y + image * pixels() * C, *g = gamma + image / n * C;
-            real *middle = &partial[image * 2 * C], *squares = middle + C;
-            for (long p = 0; p < pixels(); p++)
-                for (int c = 0; c < C; c += N) add(middle + c, load(from + p * C + c));
-            for (int c = 0; c < C; c += N) store(middle + c, load(middle + c) / (real)pixels());
-            for (long p = 0; p < pixels(); p++)
-                for (int c = 0; c < C; c += N) {
-                    const vec d = load(from + p * C + c) - load(middle + c);
-                    add(squares + c, d * d);
+            double *middle = &partial[image * 2 * C], *squares = middle + C;
+            runs(RUN, pixels(), [&](long first, long last, int c) {
+                Sum sum;
+                for (long p = first; p < last; p++) sum.add(Sum(load(from + p * C + c)));
+                sum.into(middle + c);
+            });
+            std::vector<real> about(C);
+            for (int c = 0; c < C; c++) about[c] = middle[c] /= pixels();
+            runs(RUN, pixels(), [&](long first, long last, int c) {
+                Sum sum;
+                for (long p = first; p < last; p++) {
+                    const Sum d(load(from + p * C + c) - load(&about[c]));
+                    sum.add(d, d);
                 }
+                sum.into(squares + c);
+            });
             for (int i = 0; pool && i < h(); i++)
                 for (int j = 0; j < w(); j++)
                     for (int c = 0; c < C; c += N) {
@@ -128,70 +147,82 @@ struct Norm {
         return (value - load(&k.m[c])) * load(&k.scale[c]) + load(&k.shift[c]) > 0;
     }
 
-    // one(offset, c, y, g) for each vector of an image, g the gradient that arrives there through ReLU and pooling
-    template <typename F>
-    void each_value(const Channels& k, const real* dz, long image, F one) const {
-        const long first = image * pixels() * C;
+    // one(sums, offset, c, y, g) for each vector of an image, g the gradient that arrives there through ReLU and
+    // pooling; sums are added to totals [COUNT][C]
+    template <int COUNT, typename F>
+    void each_value(const Channels& k, const real* dz, long image, double* totals, F one) const {
+        const long start = image * pixels() * C;
+        const auto add_up = [&](const std::array<Sum, COUNT>& sums, int c) {
+            for (int i = 0; i < COUNT; i++) sums[i].into(totals + i * C + c);
+        };
         if (!pool) {
-            for (long p = 0; p < pixels(); p++)
-                for (int c = 0; c < C; c += N) {
-                    const long at = first + p * C + c;
+            runs(COUNT ? RUN : 1, pixels(), [&](long first, long last, int c) {
+                std::array<Sum, COUNT> sums;
+                for (long p = first; p < last; p++) {
+                    const long at = start + p * C + c;
                     const vec value = load(y + at), g = load(dz + at);
-                    one(at, c, value, relu ? keep(alive(k, value, c), g) : g);
+                    one(sums, at, c, value, relu ? keep(alive(k, value, c), g) : g);
                 }
+                add_up(sums, c);
+            });
             return;
         }
         for (int i = 0; i < H; i += 2)
-            for (int j = 0; j < W; j += 2) {
-                const bool whole = i / 2 < h() && j / 2 < w();  // of the windows at odd borders nothing is pooled
-                const long cell = (image * cells() + (long)(i / 2) * w() + j / 2) * C;
-                for (int c = 0; c < C; c += N) {
-                    const vec g = whole ? load(dz + cell + c) : vec{};
-                    const mask which = whole ? __builtin_convertvector(*(const bytes*)(chosen + cell + c), mask) : mask{};
+            runs(COUNT ? RUN : 2, W, [&](long first, long last, int c) {
+                std::array<Sum, COUNT> sums;
+                for (int j = first; j < last; j += 2) {
+                    const bool whole = i / 2 < h() && j / 2 < w();  // of the windows at odd borders nothing is pooled
+                    const long cell = (image * cells() + (long)(i / 2) * w() + j / 2) * C + c;
+                    const vec g = whole ? load(dz + cell) : vec{};
+                    const mask which = whole ? __builtin_convertvector(*(const bytes*)(chosen + cell), mask) : mask{};
                     UNROLL for (int q = 0; q < 4; q++) {
                         if (i + q / 2 >= H || j + q % 2 >= W) continue;
-                        const long at = first + ((long)(i + q / 2) * W + j + q % 2) * C + c;
-                        one(at, c, load(y + at), keep(which == q, g));
+                        const long at = start + ((long)(i + q / 2) * W + j + q % 2) * C + c;
+                        one(sums, at, c, load(y + at), keep(which == q, g));
                     }
                 }
-            }
+                add_up(sums, c);
+            });
     }
 
-    // sum g and sum g x^ over the batch -> sums [T][2][C]
-    void gradient_sums(const real* dz, real* sums) const {
-        sum_images(2, sums, [&](long image, real* out) {
+    // sum g and sum g (y - mean) over the batch -> sums [T][2][C]
+    void gradient_sums(const real* dz, double* sums) const {
+        sum_images(2, sums, [&](long image, double* out) {
             const Channels k(*this, image / n);
-            for (long p = 0; p < cells(); p++)
-                for (int c = 0; c < C; c += N) {
+            runs(RUN, cells(), [&](long first, long last, int c) {
+                Sum of_g, of_gd;
+                for (long p = first; p < last; p++) {
                     const long cell = (image * cells() + p) * C + c;
                     const vec value = load((pool ? best : y) + cell);
                     vec g = load(dz + cell);
                     if (pool) g = keep(__builtin_convertvector(*(const bytes*)(chosen + cell), mask) != DEAD, g);
                     else if (relu) g = keep(alive(k, value, c), g);
-                    add(out + c, g);
-                    add(out + C + c, g * ((value - load(&k.m[c])) * load(&k.r[c])));
+                    const Sum wide(g);
+                    of_g.add(wide);
+                    of_gd.add(wide, Sum(value - load(&k.m[c])));
                 }
+                of_g.into(out + c), of_gd.into(out + C + c);
+            });
         });
     }
 
     // dy = gamma r (g - mean g - x^ mean(g x^)), dgamma = sum g x^, dbeta = sum g
     void backward(const real* dz, real* dy, real* dgamma, real* dbeta) const {
-        std::vector<real> sums((size_t)T * 2 * C);
+        std::vector<double> sums((size_t)T * 2 * C);
         gradient_sums(dz, sums.data());
-        const real count = (real)n * pixels();
+        const double count = (double)n * pixels();
 #pragma omp parallel for schedule(dynamic)
         for (long image = 0; image < (long)T * n; image++) {
             const long t = image / n;
             const Channels k(*this, t);
-            std::vector<real> on_y(C), constant(C);  // dy = scale g + on_y y + constant
+            std::vector<real> middle(C), on_d(C);  // dy = scale (g - middle) + on_d (y - mean)
             for (int c = 0; c < C; c++) {
-                const real g = sums[t * 2 * C + c], gx = sums[(t * 2 + 1) * C + c];
+                const double g = sums[t * 2 * C + c], gx = sums[(t * 2 + 1) * C + c] * k.r[c];
                 if (image % n == 0) dbeta[t * C + c] = g, dgamma[t * C + c] = gx;
-                on_y[c] = -k.scale[c] * k.r[c] * gx / count;
-                constant[c] = -k.scale[c] * g / count - on_y[c] * k.m[c];
+                middle[c] = g / count, on_d[c] = -k.scale[c] * k.r[c] * gx / count;
             }
-            each_value(k, dz, image, [&](long at, int c, vec value, vec g) {
-                store(dy + at, load(&k.scale[c]) * g + (load(&on_y[c]) * value + load(&constant[c])));
+            each_value<0>(k, dz, image, nullptr, [&](auto&, long at, int c, vec value, vec g) {
+                store(dy + at, load(&k.scale[c]) * (g - load(&middle[c])) + load(&on_d[c]) * (value - load(&k.m[c])));
             });
         }
     }
@@ -203,38 +234,36 @@ struct Norm {
     //   in y: r (k - mean k - x^ mean(k x^)) - gamma r^2 q x^
     //   in gamma: n r q
     void second(const real* dz, const real* u, const real* a, const real* b, real* d_dz, real* d_y, real* d_gamma) const {
-        std::vector<real> sums((size_t)T * 2 * C), others((size_t)T * 3 * C);
+        std::vector<double> sums((size_t)T * 2 * C), others((size_t)T * 3 * C);
         gradient_sums(dz, sums.data());
-        sum_images(3, others.data(), [&](long image, real* out) {
+        sum_images(3, others.data(), [&](long image, double* out) {
             const Channels k(*this, image / n);
-            each_value(k, dz, image, [&](long at, int c, vec value, vec g) {
-                const vec v = load(u + at);
-                add(out + c, v);
-                add(out + C + c, v * ((value - load(&k.m[c])) * load(&k.r[c])));
-                add(out + 2 * C + c, v * g);
+            each_value<3>(k, dz, image, out, [&](auto& of, long at, int c, vec value, vec g) {
+                const Sum v(load(u + at));
+                of[0].add(v), of[1].add(v, Sum(value - load(&k.m[c]))), of[2].add(v, Sum(g));
             });
         });
-        const real count = (real)n * pixels();
+        const double count = (double)n * pixels();
 #pragma omp parallel for schedule(dynamic)
         for (long image = 0; image < (long)T * n; image++) {
             const long t = image / n;
             const Channels k(*this, t);
-            std::vector<real> on_g(C), on_u(C), on_x(C), rest(C), u1(C), u2(C);
+            std::vector<real> on_g(C), on_u(C), on_x(C), m1(C), u1(C), u2(C);
             for (int c = 0; c < C; c++) {
-                const real m1 = sums[t * 2 * C + c] / count, m2 = sums[(t * 2 + 1) * C + c] / count;
-                u1[c] = others[t * 3 * C + c] / count, u2[c] = others[(t * 3 + 1) * C + c] / count;
-                const real q = others[(t * 3 + 2) * C + c] / count - m1 * u1[c] - m2 * u2[c];
-                const real kg = a[t * C + c] - k.scale[c] * u2[c], ku = k.scale[c] * m2, r = k.r[c];
-                on_g[c] = r * kg, on_u[c] = -r * ku, rest[c] = -r * (kg * m1 - ku * u1[c]);
-                on_x[c] = -r * (kg * m2 - ku * u2[c]) - k.scale[c] * r * q;
+                const double r = k.r[c], g1 = sums[t * 2 * C + c] / count, g2 = r * sums[(t * 2 + 1) * C + c] / count;
+                const double v1 = others[t * 3 * C + c] / count, v2 = r * others[(t * 3 + 1) * C + c] / count;
+                const double q = others[(t * 3 + 2) * C + c] / count - g1 * v1 - g2 * v2;
+                const double kg = a[t * C + c] - k.scale[c] * v2, ku = k.scale[c] * g2;
+                on_g[c] = r * kg, on_u[c] = -r * ku, m1[c] = g1, u1[c] = v1, u2[c] = v2;
+                on_x[c] = -r * (kg * g2 - ku * v2) - k.scale[c] * r * q;
                 if (image % n == 0) d_gamma[t * C + c] = count * r * q;
             }
             const auto in_dz = [&](int c, vec x, vec v) {
                 return load(&k.scale[c]) * (v - load(&u1[c]) - x * load(&u2[c])) + load(a + t * C + c) * x + load(b + t * C + c);
             };
-            each_value(k, dz, image, [&](long at, int c, vec value, vec g) {
+            each_value<0>(k, dz, image, nullptr, [&](auto&, long at, int c, vec value, vec g) {
                 const vec v = load(u + at), x = (value - load(&k.m[c])) * load(&k.r[c]);
-                store(d_y + at, load(&on_g[c]) * g + load(&on_u[c]) * v + load(&on_x[c]) * x + load(&rest[c]));
+                store(d_y + at, load(&on_g[c]) * (g - load(&m1[c])) + load(&on_u[c]) * (v - load(&u1[c])) + load(&on_x[c]) * x);
                 if (!pool) store(d_dz + at, relu ? keep(alive(k, value, c), in_dz(c, x, v)) : in_dz(c, x, v));
             });
             for (long p = 0; pool && p < cells(); p++)

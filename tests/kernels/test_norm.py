@@ -259,6 +259,32 @@ def test_single_precision(relu: bool, pool: bool, offset: float, tolerance: floa
         close(got.double(), want, tolerance)
 
 
+BLANK: dict[str, Callable[[Tensor], Tensor]] = {
+    "all 1.7": lambda x: torch.full_like(x, 1.7),
+    "all 100.1": lambda x: torch.full_like(x, 100.1),
+    "around 100": lambda x: x + 100,
+    "half 0": lambda x: x * (torch.arange(x.shape[-1]) < x.shape[-1] // 2),
+    "half 1.7": lambda x: torch.where(torch.arange(x.shape[-1]) < x.shape[-1] // 2, 1.7, x / 10 + 1.7),
+    "a black frame": lambda x: torch.nn.functional.pad(torch.full_like(x[..., 2:, 2:], 1.7), (1, 1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("relu, pool", [(False, False), (True, True)])
+@pytest.mark.parametrize("n, side", [(5, 84), (25, 28)])
+@pytest.mark.parametrize("images", BLANK)
+def test_images_with_blank_areas_are_as_exact_as_torchs(images: str, n: int, side: int, relu: bool, pool: bool) -> None:
+    """Value, first and second derivatives in float32: batch norm multiplies what is almost constant by 1/sqrt(eps)."""
+    x, gamma, beta = (t.float() for t in tensors((side, side), n=n, channels=16))
+    settings = 1e-5, relu, pool
+    given = BLANK[images](x), gamma, beta
+    exact = tuple(t.double() for t in given)
+    truth = [*first(written, exact, *settings), *second(written, exact, *settings)]
+    ours, torchs = ([*first(f, given, *settings), *second(f, given, *settings)] for f in (native, by_torch))
+    for got, other, want in zip(ours, torchs, truth, strict=True):
+        error, allowed = ((t.double() - want).norm() for t in (got, other))
+        assert error <= 1.5 * allowed + 1e-7 * want.norm()
+
+
 @every_kind
 def test_a_third_derivative_is_refused(relu: bool, pool: bool) -> None:
     x, gamma, beta = tensors((4, 4))
