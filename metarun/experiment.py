@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from metarun import held_out
 from metarun.algorithms.base import Algorithm
 from metarun.datasets.base import Dataset, Split, Tasks, default_data_root
 from metarun.device import Device
@@ -214,5 +215,6 @@ class Bench:
             "test_steps": x.algo.eval_inner_steps,
             "test_tasks": x.eval.tasks,
             "eval_seed": x.eval.seed,
+            **held_out.stamp(self.tasks),
             **x.algo.stamp(),
         }

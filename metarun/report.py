@@ -147,12 +147,26 @@ def over_seeds(scores: list[tuple[float, float]]) -> tuple[float, float, float]:
 def _runs(results: list[Result]) -> list[list[tuple[Result, dict[str, Any]]]]:
     """The runs of each (configuration, norm) with their scores, one for each seed."""
     merged: dict[str, dict[int, tuple[Result, dict[str, Any]]]] = {}
-    for result in results:
+    for result in _apart(_apart(results, "pool_sha256"), "data_sha256"):
         rest = {key: value for key, value in result["config"].items() if key != "seed"}
         for score in result["scores"]:
-            identity = json.dumps([rest, score["norm"], score["tasks"]], sort_keys=True)
+            identity = json.dumps([rest, result["protocol"]["split"], score["norm"], score["tasks"]], sort_keys=True)
             merged.setdefault(identity, {})[result["seed"]] = result, score
     return [list(by_seed.values()) for by_seed in merged.values()]
+
+
+def _apart(results: list[Result], fact: str) -> list[Result]:
+    """The same; where one configuration met data of different sums, its results say which behind the split's name."""
+    met: dict[str, set[str]] = {}
+    keys = [json.dumps({**result["config"], "seed": None}, sort_keys=True) for result in results]
+    for key, result in zip(keys, results, strict=True):
+        met.setdefault(key, set()).update(filter(None, [result.get("protocol", {}).get(fact)]))
+
+    def told(result: Result) -> Result:
+        protocol = result["protocol"]
+        return {**result, "protocol": {**protocol, "split": f"{protocol['split']}, {fact} {protocol.get(fact)}"}}
+
+    return [told(result) if len(met[key]) > 1 else result for key, result in zip(keys, results, strict=True)]
 
 
 def _no_norm(norm: str) -> bool:

@@ -8,6 +8,7 @@ import subprocess
 import time
 import warnings
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy
 import torch
 
 import metarun
-from metarun import checkpoint, log, plots, report, tree
+from metarun import checkpoint, held_out, log, plots, report, tree
 from metarun.algorithms.base import step_sizes
 from metarun.datasets.base import Split
 from metarun.errors import ConfigError, UserError, in_folder
@@ -54,6 +55,7 @@ def run(experiment: Experiment, record: Record) -> Path:
 
         bench = ranks.together(experiment.build)
         ranks.together(bench.require_room)
+        record = replace(record, data=held_out.facts(bench.tasks))
         run_dir, done = ranks.on_first(begin)
         held.enter_context(in_folder(run_dir))
         if done:
@@ -215,6 +217,7 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
         bench = ranks.together(experiment.build)
         content = ranks.on_first(lambda: _trained(run_dir, which, bench))
         _refuse_other_step_size(content["meta"], run_dir, record)
+        _refuse_seen_classes(run_dir, record, bench, content)
         x = experiment
         name = f"{x.eval.norm.name}_{x.eval.tasks}tasks_{x.algo.eval_inner_steps}steps"
         out = ranks.on_first(lambda: fresh(run_dir / "eval" / name))
@@ -246,6 +249,18 @@ def _trained(run_dir: Path, which: Select, bench: Bench) -> dict[str, Any]:
             raise UserError(f"{error}, and there is no other") from None
         warnings.warn(f"{error}; taking the parameters from the last good checkpoint", stacklevel=2)
         return vars(state.selection) if which is Select.best and state.selection else vars(state)
+
+
+def _refuse_seen_classes(run_dir: Path, asked: Record, bench: Bench, content: dict[str, Any]) -> None:
+    """Raise ``UserError`` where a test class was trained on, or was there to choose these parameters."""
+    before, tested = Record.read(run_dir), held_out.facts(bench.tasks)
+    assert before is not None, "evaluate_run is given a run folder"
+    held_out.refuse_renamed_split(before.data, before.names, before.values, f"run={run_dir}")
+    chosen = "value" in content or len(bench.experiment.algo.candidates(content["meta"])) > 1
+    was, now = (record.values["dataset"] for record in (before, asked))
+    held_out.refuse_trained(before.data, was, tested, now, chosen, f"run={run_dir}")
+    if was == now and (said := held_out.differences(before.data, tested)):
+        warnings.warn(f"run={run_dir}: tested on other data than it was trained on ({said})", stacklevel=2)
 
 
 def _refuse_other_step_size(trained: Params, run_dir: Path, asked: Record) -> None:

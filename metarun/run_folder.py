@@ -14,10 +14,11 @@ from typing import Any
 
 import filelock
 
-from metarun import report
+from metarun import held_out, report
 from metarun.errors import UserError
 from metarun.experiment import Experiment, Resume
 from metarun.files import read_file
+from metarun.held_out import Facts
 
 CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
 OUTPUTS = Path("outputs")
@@ -32,6 +33,7 @@ class Record:
     kinds: dict[str, str]
     values: dict[str, Any]
     changed: list[str] = field(default_factory=list)  # settings that are not its recipe's, where it has one
+    data: Facts | None = None  # what its data are, as ``held_out.facts`` says; older folders keep none
 
     def identity(self) -> dict[str, Any]:
         """Dotted key -> value, for every key that decides what the run computes."""
@@ -74,13 +76,15 @@ class Record:
         except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{path}: damaged ({error})") from None
         if not record._is_sound():
-            raise UserError(f"{path}: damaged (its names, kinds, values and changed are not what metarun writes)")
+            raise UserError(f"{path}: damaged (its names, kinds, values, changed and data are not what metarun writes)")
         return record
 
     def _is_sound(self) -> bool:
         """Whether the types are right, which JSON does not say."""
         texts = (self.names, self.kinds)
         if not all(isinstance(part, dict) for part in (*texts, self.values)) or not isinstance(self.changed, list):
+            return False
+        if not held_out.sound(self.data):
             return False
         named = all(isinstance(text, str) for part in texts for text in part.values())
         return named and all(isinstance(self.values.get(group), dict) for group in self.kinds)
@@ -145,7 +149,8 @@ def same_training(run_dir: Path, record: Record) -> Path | None:
     for other in sorted(run_dir.parent.iterdir()):
         with contextlib.suppress(UserError):  # a neighbour that is damaged is none
             before = Record.read(other) if other != run_dir else None
-            if before is not None and before.training() == record.training() and finished(other):
+            same = before is not None and before.training() == record.training() and finished(other)
+            if before and same and not _other_data(other, before, record):
                 return other
     return None
 
@@ -182,7 +187,8 @@ def _unfinished(run_dir: Path, record: Record) -> bool:
     """Whether the folder holds a run of this configuration without a result; a damaged folder holds none."""
     try:
         before = Record.read(run_dir)
-        return before is not None and before.hash() == record.hash() and not finished(run_dir)
+        same = before is not None and before.hash() == record.hash() and not _other_data(run_dir, before, record)
+        return same and not finished(run_dir)
     except UserError:
         return False
 
@@ -203,6 +209,14 @@ def _fits(run_dir: Path, experiment: Experiment, record: Record) -> None:
     differ = [f"{k}: {old.get(k)} there, {new.get(k)} here" for k in {**old, **new} if old.get(k) != new.get(k)]
     if differ:
         raise UserError(f"run_dir={run_dir}: holds a run with another configuration ({'; '.join(differ)})")
+    if said := _other_data(run_dir, before, record):
+        raise UserError(f"run_dir={run_dir}: holds a run on other data ({said}); choose another folder")
+
+
+def _other_data(run_dir: Path, before: Record, record: Record) -> str:
+    """How the data are no longer those of the folder's run, in words; empty where they are."""
+    held_out.refuse_renamed_split(before.data, before.names, before.values, run_dir)
+    return held_out.differences(before.data, record.data)
 
 
 def _lock(run_dir: Path) -> filelock.BaseFileLock | None:

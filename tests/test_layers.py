@@ -15,7 +15,7 @@ LAYERS: list[set[str]] = [
     {"inner", "memory", "plots"},
     {"hypergrad"},
     {"models", "datasets", "algorithms"},
-    {"vectorize", "normalize"},
+    {"vectorize", "normalize", "held_out"},
     {"device", "recipe"},
     {"experiment"},
     {"owner"},

@@ -50,6 +50,14 @@ class Tasks(abc.ABC):
     def has(self, split: Split) -> bool:
         """Whether the split holds any data at all."""
 
+    def class_names(self, split: Split) -> list[str] | None:
+        """The classes of a split, in order; None where splits do not differ by classes. Turns of a class are it."""
+        return None
+
+    def drawn(self, split: Split, seed: int, indices: range, way: int) -> list[list[str]] | None:
+        """The names of labels 0, 1, ... in each of the tasks with these indices; None where classes have no names."""
+        return None
+
     @abc.abstractmethod
     def check(self, split: Split, way: int, shot: int, query: int) -> None:
         """Raise ``UserError``, with the numbers, where the split cannot supply such tasks."""

@@ -73,7 +73,7 @@ class MiniImageNet(Dataset):
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         source = find(data_root)
-        name = f"miniimagenet-{self.size}-{self.resize.name}-{source.fingerprint()}"
+        name = f"miniimagenet-named-{self.size}-{self.resize.name}-{source.fingerprint()}"
         cached = cached_arrays(name, lambda: prepared(source, self.size, self.resize))
         stamp = json.loads(str(cached["stamp"]))
         if stamp["split"] != COMPLETE:
@@ -88,7 +88,7 @@ class MiniImageNet(Dataset):
             first += count
         images = cached["images"]
         flat, counts = images.reshape(-1, *images.shape[2:]), [images.shape[1]] * len(images)
-        return ClassPool(flat, counts, splits, Rotations.none, device, stamp)
+        return ClassPool(flat, counts, splits, Rotations.none, device, stamp, names=json.loads(str(cached["names"])))
 
 
 def published_split() -> dict[Split, list[str]]:
@@ -138,7 +138,8 @@ def find(data_root: Path) -> Source:
 
 
 def prepared(source: Source, size: int, resize: Filter) -> dict[str, np.ndarray]:
-    """images uint8 [classes, instances, 3, size, size], train then val then test; counts [3]; stamp, as JSON."""
+    """images uint8 [classes, instances, 3, size, size], train then val then test; counts [3]; stamp and names, as
+    JSON."""
     classes = {split: _unpickled(held) if isinstance(held, Path) else held for split, held in source.files.items()}
     every = [named for split in Split for named in classes[split].items()]
     instances = _instances(every)
@@ -166,7 +167,8 @@ def prepared(source: Source, size: int, resize: Filter) -> dict[str, np.ndarray]
         "rotations": Rotations.none.name,
         "pool_sha256": hashlib.sha256(images.data).hexdigest()[:16],
     }
-    return {"images": images, "counts": np.array(counts), "stamp": np.array(json.dumps(stamp))}
+    texts = {"stamp": stamp, "names": [name for name, _ in every]}
+    return {"images": images, "counts": np.array(counts)} | {k: np.array(json.dumps(v)) for k, v in texts.items()}
 
 
 def _instances(every: list[tuple[str, Any]]) -> int:

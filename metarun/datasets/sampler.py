@@ -99,6 +99,25 @@ class ClassPool(Tasks):
     def has(self, split: Split) -> bool:
         return len(self.pools[split].counts) > 0
 
+    def class_names(self, split: Split) -> list[str] | None:
+        return None if self.fixed_labels else self.pools[split].names
+
+    def drawn(self, split: Split, seed: int, indices: range, way: int) -> list[list[str]]:
+        classes, turn = self._classes(split, task_keys(seed, split, indices, self.device), way)
+        names, turned = self.pools[split].names, self.rotations.multiplies(split)
+        told = [[name + (f", turned by {90 * t}" if turned else "") for t in range(4)] for name in names]
+        tasks = zip(classes.tolist(), turn.tolist(), strict=True)
+        return [[told[c][t] for c, t in zip(*task, strict=True)] for task in tasks]
+
+    def _classes(self, split: Split, key: Tensor, way: int) -> tuple[Tensor, Tensor]:
+        """The classes of each task and the quarter turns that tell them from others, both [T, N]."""
+        if self.fixed_labels:
+            chosen = torch.arange(way, device=self.device).expand(len(key), -1)
+        else:
+            chosen = draws.permutation(draws.fold(key, 0), self.classes(split))[:, :way]
+        known = len(self.pools[split].counts)
+        return chosen % known, chosen // known
+
     def check(self, split: Split, way: int, shot: int, query: int) -> None:
         classes = self.classes(split)
         fixed = f"{classes}, all classes of the split, since a class has always the same label"
@@ -137,12 +156,8 @@ class ClassPool(Tasks):
         instances likewise."""
         pool = self.pools[split]
         key = task_keys(seed, split, indices, self.device)  # [T]
-        if self.fixed_labels:
-            chosen = torch.arange(way, device=self.device).expand(len(indices), -1)  # [T, N]
-        else:
-            chosen = draws.permutation(draws.fold(key, 0), self.classes(split))[:, :way]
+        classes, turn = self._classes(split, key, way)
         of_class = draws.fold(draws.fold(key, 1)[:, None], torch.arange(way, device=self.device))  # [T, N]
-        classes, turn = chosen % len(pool.counts), chosen // len(pool.counts)
         instance = draws.subset(of_class, pool.counts[classes], pool.most, shot + query)  # [T, N, K+Q]
         if self.rotations is Rotations.per_task:
             turn = draws.integers(draws.fold(key, 2), way, below=4)  # [T, N]
@@ -168,6 +183,12 @@ class Pooled(Tasks):
 
     def has(self, split: Split) -> bool:
         return self.pool.has(split)
+
+    def class_names(self, split: Split) -> list[str] | None:
+        return self.pool.class_names(split)
+
+    def drawn(self, split: Split, seed: int, indices: range, way: int) -> list[list[str]] | None:
+        return None if split is Split.train else self.pool.drawn(split, seed, indices, way)
 
     def check(self, split: Split, way: int, shot: int, query: int) -> None:
         if split is not Split.train:
