@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from metarun import bench as speed
 from metarun import check as gradients
@@ -11,7 +10,7 @@ from metarun import config, plots, report, verdicts
 from metarun import reproduce as tables
 from metarun.errors import UserError, require
 from metarun.experiment import Select
-from metarun.files import write_atomic, write_json
+from metarun.files import user_path, write_atomic, write_json
 from metarun.progress import progress_bar
 from metarun.run import evaluate_run
 from metarun.run_folder import Record
@@ -48,7 +47,7 @@ def evaluate(words: list[str]) -> int:
     for word in overrides:
         if word.startswith(("shot=", "query=")):
             raise UserError(f"{word}: is how tasks for training are drawn, and that is over; eval.{word} tests with it")
-    run_dir = Path(values["run"])
+    run_dir = user_path(values["run"])
     record = Record.read(run_dir)
     if record is None:
         raise UserError(f"run={run_dir}: is no run folder (no config.json)")
@@ -70,10 +69,10 @@ def table(words: list[str]) -> int:
     values, paths = _settings(words, {"out": ""})
     if not paths:
         raise UserError("report needs at least one path: metarun report outputs/")
-    results = report.find([Path(path) for path in paths])
+    results = report.find([user_path(path) for path in paths])
     rows = report.rows(results)
-    first = Path(paths[0])
-    out = Path(values["out"] or (first if first.is_dir() else first.parent))
+    first = user_path(paths[0])
+    out = user_path(values["out"] or (first if first.is_dir() else first.parent))
     out.mkdir(parents=True, exist_ok=True)
     text = report.markdown(rows)
     write_atomic(out / "table.md", text.encode())
@@ -147,7 +146,7 @@ def bench(words: list[str]) -> int:
     result = speed.measure(experiment, seconds, compare=flags["--compare"] == "reference")
     print(speed.table(result))
     if flags["--json"]:
-        write_json(Path(flags["--json"]), {"command": ["metarun", "bench", *words], **result})
+        write_json(user_path(flags["--json"]), {"command": ["metarun", "bench", *words], **result})
     return 0
 
 
@@ -190,7 +189,7 @@ def reproduce(words: list[str], train: Callable[[list[str]], int]) -> int:
     except ValueError:
         budget = 0.0  # refused in the next line, like any other that cannot be
     require(0 < budget <= 1, "budget", values["budget"], "a number > 0 and <= 1")
-    out = Path(values["out"])
+    out = user_path(values["out"])
     if "--list" in flags:
         print(tables.listing(out, cells, seeds, budget, extra))
         return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from metarun.algorithms.base import Algorithm
 from metarun.datasets.base import Dataset, Split, Tasks, default_data_root
 from metarun.device import Device
 from metarun.errors import UserError, require, require_count
+from metarun.files import user_path
 from metarun.losses import Objective
 from metarun.models.base import Model, count_parameters, functional, initialise
 from metarun.normalize import Mixing, Norm
@@ -109,7 +109,7 @@ class Experiment:
         Raises ``UserError`` where something does not fit, before any work is done.
         """
         device = self.device.resolve()
-        tasks = self.dataset.load(Path(self.data_root) if self.data_root else default_data_root(), device)
+        tasks = self.dataset.load(user_path(self.data_root) if self.data_root else default_data_root(), device)
         return self.assemble(tasks, device)
 
     def assemble(self, tasks: Tasks, device: torch.device) -> Bench:

@@ -16,6 +16,8 @@ import numpy as np
 
 from metarun.errors import UserError
 
+WINDOWS = os.name == "nt"  # where a folder cannot be opened, so not be synced either
+
 
 def write_atomic(path: Path, data: bytes, keep_old: Path | None = None) -> None:
     """Write through a temporary file, fsync and rename: a reader or a crash sees the old file or the new one.
@@ -36,11 +38,17 @@ def write_atomic(path: Path, data: bytes, keep_old: Path | None = None) -> None:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    if not WINDOWS:
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def user_path(text: str | Path) -> Path:
+    """A path as a user writes it: ``~`` is the home folder, where there is one."""
+    return Path(os.path.expanduser(text))
 
 
 def read_file(path: Path) -> bytes | None:
@@ -68,7 +76,7 @@ def write_json(path: Path, value: Any) -> None:
 def cache_dir() -> Path:
     """Folder of prepared data: ``$METARUN_CACHE``, else ``metarun`` in the user's cache folder. May not exist yet."""
     if chosen := os.environ.get("METARUN_CACHE"):
-        return Path(chosen)
+        return user_path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metarun"
 
 

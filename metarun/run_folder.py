@@ -17,7 +17,7 @@ import filelock
 from metarun import held_out, report
 from metarun.errors import UserError
 from metarun.experiment import Experiment, Resume
-from metarun.files import read_file
+from metarun.files import read_file, user_path
 from metarun.held_out import Facts
 
 CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
@@ -108,7 +108,7 @@ def claim(experiment: Experiment, record: Record) -> tuple[Path, filelock.BaseFi
     Raises ``UserError`` for a chosen folder that holds another configuration, other files or a live process.
     """
     if experiment.run_dir is not None:
-        run_dir = Path(experiment.run_dir)
+        run_dir = user_path(experiment.run_dir)
         _fits(run_dir, experiment, record)  # a folder that is refused stays as it was, without a lock
         lock = _lock(run_dir)
         if lock is None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metarun.files import cache_dir, cached_arrays, write_atomic
+from metarun.datasets.base import default_data_root
+from metarun.files import cache_dir, cached_arrays, user_path, write_atomic
 
 
 def test_writes_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,6 +23,32 @@ def test_writes_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(OSError, match="no"):
         write_atomic(path, b"newer")
     assert path.read_bytes() == b"new" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_system_that_opens_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = os.open
+
+    def as_windows(path: Path, *rest: int) -> int:
+        if os.path.isdir(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *rest)
+
+    monkeypatch.setattr(os, "open", as_windows)
+    path = tmp_path / "f"
+    with pytest.raises(PermissionError):
+        write_atomic(path, b"old")
+    monkeypatch.setattr("metarun.files.WINDOWS", True)
+    write_atomic(path, b"new", keep_old=tmp_path / "before")
+    assert path.read_bytes() == b"new" and (tmp_path / "before").read_bytes() == b"old"
+
+
+def test_the_home_folder_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("METARUN_CACHE", "~/c")
+    monkeypatch.setenv("METARUN_DATA", "~/d")
+    assert (cache_dir(), default_data_root()) == (tmp_path / "c", tmp_path / "d")
+    assert user_path("~") == tmp_path and user_path("a/~") == Path("a/~")
+    assert user_path("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
 
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

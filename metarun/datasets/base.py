@@ -16,7 +16,7 @@ from torch import Tensor
 from metarun import draws
 from metarun.episode import Episode, View
 from metarun.errors import UserError
-from metarun.files import cache_dir
+from metarun.files import cache_dir, user_path
 from metarun.losses import Objective
 from metarun.tree import Params
 
@@ -103,7 +103,7 @@ class Dataset(abc.ABC):
 
 def default_data_root() -> Path:
     """Where data sets are looked for and downloaded to: ``$METARUN_DATA``, else the cache folder."""
-    return Path(os.environ.get("METARUN_DATA") or cache_dir() / "data")
+    return user_path(os.environ.get("METARUN_DATA") or cache_dir() / "data")
 
 
 def first_that_works(

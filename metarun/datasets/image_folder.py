@@ -17,7 +17,7 @@ from metarun.datasets.base import Dataset, Split, Tasks, cut
 from metarun.datasets.imagefile import image_files, read
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import UserError, require, require_count
-from metarun.files import cached_arrays
+from metarun.files import cached_arrays, user_path
 from metarun.progress import progress_bar
 from metarun.room import require_room
 
@@ -52,7 +52,7 @@ class ImageFolder(Dataset):
         return 1 if self.grey else 3, self.size, self.size
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
-        root = data_root / Path(self.path).expanduser()
+        root = data_root / user_path(self.path)
         classes = find(root)
         colours = "grey" if self.grey else "colour"
         cached = cached_arrays(
