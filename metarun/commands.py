@@ -193,6 +193,8 @@ def reproduce(words: list[str], train: Callable[[list[str]], int]) -> int:
     if "--list" in flags:
         print(tables.listing(out, cells, seeds, budget, extra))
         return 0
+    if "--report" in flags and not any(tables.finished(out, cell) for cell in tables.cells("all")):
+        raise UserError(f"out={out}: holds no finished run of a recipe; without --report they are run")
     failure: UserError | OSError | None = None
     if not flags:
         for cell in cells:
@@ -202,6 +204,8 @@ def reproduce(words: list[str], train: Callable[[list[str]], int]) -> int:
                 train(tables.sweep(out, missing, of_seeds, budget) + extra)
             except (UserError, OSError) as error:
                 failure = error  # the table shows what could be run
+        if failure and not any(tables.finished(out, cell) for cell in cells):
+            raise failure
     print(verdicts.write(out, cells))
     print(f"written: {out / verdicts.NAME}.md, .csv and .png")
     if failure:

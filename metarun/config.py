@@ -25,22 +25,15 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import metarun
 from metarun.device import Device
 from metarun.errors import ConfigError, UserError, did_you_mean, in_words, meant, require
 from metarun.experiment import Experiment
-from metarun.parts import PARTS, part, part_classes
+from metarun.parts import PARTS, choices, conf_dir, part, part_classes
 from metarun.ranks import current
 from metarun.recipe import Recipe
 from metarun.run_folder import Record, departures
 
 GROUPS = (*PARTS, "device")
-
-
-def conf_dir() -> Path:
-    """``conf/``: inside the package in an installed wheel, beside it in a checkout."""
-    package = Path(metarun.__file__).parent
-    return next(path for path in (package / "conf", package.parent / "conf") if (path / "train.yaml").exists())
 
 
 def register() -> None:
@@ -72,16 +65,14 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
             jobs = [arguments]
         else:
             (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-        checked = [_check_job(job).values for job in jobs]
+        checked = [_check_job(job)[1].values for job in jobs]
     ranks = current().world
     for values in checked:
         require(values["meta_batch"] >= ranks, "meta_batch", values["meta_batch"], f">= {ranks}, the number of ranks")
     run_dirs = [values["run_dir"] for values in checked]
     for run_dir in run_dirs:
-        if run_dir is not None and run_dirs.count(run_dir) > 1:
-            raise ConfigError(
-                "run_dir", run_dir, "left out in a sweep, or different for each job, e.g. run_dir=x/${seed}"
-            )
+        apart = run_dir is None or run_dirs.count(run_dir) == 1
+        require(apart, "run_dir", run_dir, "left out in a sweep, or different for each job, e.g. run_dir=x/${seed}")
 
 
 def _refuse_sweep(overrides: list[Override], hint: str) -> None:
@@ -90,7 +81,7 @@ def _refuse_sweep(overrides: list[Override], hint: str) -> None:
             raise UserError(f"{override.input_line}: several values are a sweep, {hint}")
 
 
-def _check_job(arguments: list[str]) -> Record:
+def _check_job(arguments: list[str]) -> tuple[Experiment, Record]:
     overrides = _parse(arguments)
     groups = [o for o in overrides if o.key_or_group in (*GROUPS, "recipe")]
     for override in groups:
@@ -99,7 +90,7 @@ def _check_job(arguments: list[str]) -> Record:
     for override in overrides:
         if override not in groups and not override.key_or_group.startswith("hydra"):
             set_checked(base, override)
-    return parse(*_split(_compose(arguments)))[1]
+    return parse(*_split(_compose(arguments)))
 
 
 def _parse(arguments: list[str]) -> list[Override]:
@@ -111,12 +102,6 @@ def _parse(arguments: list[str]) -> list[Override]:
         except OverrideParseException:
             raise UserError(f"{argument}: cannot be read; write key=value, and quote special characters") from None
     return overrides
-
-
-def choices(group: str) -> list[str]:
-    """Options of a group: its YAML files; those of ``recipe`` lie in a folder for each data set."""
-    folder = conf_dir() / group
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
 
 
 def _check_choice(override: Override) -> None:
@@ -205,8 +190,17 @@ def compose(overrides: list[str]) -> tuple[Experiment, Record]:
     """
     with _hydra(None):
         _refuse_sweep(_parse(overrides), "which compose, made for one job, does not run")
-        _check_job(overrides)
-        return _beside_its_recipe(*parse(*_split(_compose(overrides))))
+        return _beside_its_recipe(*_check_job(overrides))
+
+
+def recipe(name: str, budget: float = 1.0, seed: int = 0) -> tuple[Experiment, Record]:
+    """A recipe as it stands: what ``compose`` gives, in a quarter of the time, since nothing is to be checked."""
+    with _hydra(None):
+        return _recipe(name, budget, seed)
+
+
+def _recipe(name: str, budget: float, seed: int) -> tuple[Experiment, Record]:
+    return parse(*_split(_compose([f"recipe={name}", f"recipe.budget={budget}", f"seed={seed}"])))
 
 
 def from_hydra(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Record]:
@@ -219,9 +213,8 @@ def _beside_its_recipe(experiment: Experiment, record: Record) -> tuple[Experime
     recipe = experiment.recipe
     if recipe is None or recipe.name not in choices("recipe"):
         return experiment, record
-    words = [f"recipe={recipe.name}", f"recipe.budget={recipe.budget}", f"seed={experiment.seed}"]
-    published = parse(*_split(_compose(words)))[1].identity()
-    changed = departures(record.identity(), published)
+    _, published = _recipe(recipe.name, recipe.budget, experiment.seed)
+    changed = departures(record.identity(), published.identity())
     return experiment, replace(record, changed=[f"{key}={value}" for key, (value, _) in changed.items()])
 
 
@@ -242,9 +235,8 @@ def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
     try:
         cfg = typing.cast(DictConfig, OmegaConf.merge(cfg, record.values))
     except OmegaConfBaseException as error:
-        raise UserError(
-            f"this run's configuration does not fit this version of metarun: {error}".splitlines()[0]
-        ) from None
+        text = f"this run's configuration does not fit this version of metarun: {error}"
+        raise UserError(text.splitlines()[0]) from None
     with _hydra(None):
         for override in _parse(arguments):
             if override.key_or_group == "device":

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from pathlib import Path
 
+import metarun
 from metarun.algorithms.base import Algorithm
 from metarun.datasets.base import Dataset
 from metarun.errors import UserError
@@ -14,6 +16,18 @@ from metarun.models.base import Model
 PARTS: dict[str, type] = {"dataset": Dataset, "model": Model, "algo": Algorithm}  # configuration group -> base class
 PACKAGES = {"dataset": "datasets", "model": "models", "algo": "algorithms"}
 SHARED = ("base", "sampler", "generated", "imagefile")  # files that hold no part
+
+
+def conf_dir() -> Path:
+    """``conf/``: inside the package in an installed wheel, beside it in a checkout."""
+    package = Path(metarun.__file__).parent
+    return next(path for path in (package / "conf", package.parent / "conf") if (path / "train.yaml").exists())
+
+
+def choices(group: str) -> list[str]:
+    """Options of a group: its YAML files; those of ``recipe`` lie in a folder for each data set."""
+    folder = conf_dir() / group
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
 
 
 def part_classes(group: str) -> dict[str, type]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import warnings
 from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from metarun import bench, config, log, report, run_folder
 from metarun.errors import UserError, did_you_mean
-from metarun.files import write_json
+from metarun.experiment import Experiment
+from metarun.files import cache_dir, write_json
 from metarun.progress import progress_bar
-from metarun.run_folder import RESULT, departures
+from metarun.run_folder import RESULT, Record, departures
 
 RESULTS, SPEEDS = "results", "speeds.json"
 
@@ -79,9 +83,16 @@ def results(out: Path, cell: str) -> list[report.Result]:
     return found
 
 
+def published(cell: str, budget: float = 1.0, seed: int = 0) -> tuple[Experiment, Record]:
+    """A recipe as it stands, composed once: a seventh of a second each."""
+    return _composed(cell, budget, seed)
+
+
+_composed = functools.cache(config.recipe)
+
+
 def _fits(file: Path, result: report.Result, cell: str) -> None:
-    words = [f"recipe={cell}", f"recipe.budget={result['recipe']['budget']}", f"seed={result['seed']}"]
-    _, record = config.compose(words)
+    _, record = published(cell, result["recipe"]["budget"], result["seed"])
     for key, (has, wanted) in departures(result["config"], record.identity()).items():
         raise UserError(f"{file}: does not fit its recipe: {key} is {has} there, {wanted} in {cell}")
 
@@ -95,21 +106,39 @@ def state(out: Path, cell: str, seed: int, budget: float) -> str:
     return f"at step {lines[-1]['step']}" if lines else "not run"
 
 
+def _measured(path: Path) -> dict[str, float]:
+    """What was kept of measurements; nothing where it cannot be read, since they can be made again."""
+    try:
+        known = json.loads(path.read_text())
+        return {key: float(speed) for key, speed in known.items() if float(speed) > 0}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _keep(path: Path, known: dict[str, float]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, known)
+    except OSError as error:
+        warnings.warn(f"{path}: not kept ({error})", stacklevel=2)
+
+
 def listing(out: Path, chosen: list[str], seeds: list[int], budget: float, words: list[str]) -> str:
     """The cells with their states and how long their meta-training takes here, from a short measurement of each.
 
-    Measurements are kept in ``out/speeds.json``. Cells with the same meta-training are measured once.
+    Measurements are kept in the user's cache folder. Cells with the same meta-training are measured once.
     """
-    path = out / SPEEDS
-    known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    path = cache_dir() / SPEEDS
+    known = _measured(path)
+    device = config.compose(words)[0].device
     lines = [f"{'cell':40}{'meta-training':>16}  " + "  ".join(f"seed {seed}" for seed in seeds)]
     for cell in progress_bar(chosen, desc="measuring", unit="cell"):
-        x, record = config.compose([f"recipe={cell}", f"recipe.budget={budget:g}", *words])
-        key = f"{record.hash(training_only=True)} on {bench.device_name(x.device.resolve())}"
+        x, record = published(cell, budget)
+        x = replace(x, device=device)
+        key = f"{record.hash(training_only=True)} with {asdict(device)} on {bench.device_name(device.resolve())}"
         if key not in known:
             known[key] = bench.throughput(x, seconds=1.0)
-            out.mkdir(parents=True, exist_ok=True)
-            write_json(path, known)
+            _keep(path, known)
         seconds = x.steps * x.meta_batch / known[key]
         unit, name = next((u, n) for u, n in ((3600, "h"), (60, "min"), (1, "s")) if seconds >= u or u == 1)
         length = f"{seconds / unit:.1f} {name}"

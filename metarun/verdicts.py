@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import csv
-import functools
 import io
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from metarun import config, plots, report
+from metarun import plots, report
 from metarun.experiment import Experiment
 from metarun.files import write_atomic
 from metarun.progress import progress_bar
 from metarun.recipe import Reference, Verdict
-from metarun.reproduce import RESULTS, cells, finished, results
+from metarun.reproduce import RESULTS, cells, finished, published, results
 
 NAME = "RESULTS"
 
@@ -46,14 +45,9 @@ class Row:
     confirmed: bool
 
 
-@functools.cache  # composing takes half a second, and a table asks for each cell twice
-def _published_protocol(cell: str) -> Experiment:
-    return config.compose([f"recipe={cell}"])[0]
-
-
 def rows(out: Path, cell: str) -> list[Row]:
     """A row for each published number of a cell: the runs with the largest budget, merged over their seeds."""
-    experiment = _published_protocol(cell)
+    experiment, _ = published(cell)
     assert experiment.recipe is not None
     done = results(out, cell)
     budget = max((result["recipe"]["budget"] for result in done), default=math.nan)
@@ -181,7 +175,7 @@ def _sources(chosen: list[str]) -> str:
     """Where each published number comes from, what its ± means, and the band that also counts."""
     lines = ["## Published numbers\n"]
     for cell in chosen:
-        recipe = _published_protocol(cell).recipe
+        recipe = published(cell)[0].recipe
         for r in recipe.reference if recipe else []:
             norm = f"{r.norm.name}, " if r.norm else ""
             said = f"± {r.interval:g} is {r.interval_of}" if r.interval else "no interval published"

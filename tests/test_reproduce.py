@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig
 
 from metarun import cli, config, report, reproduce, verdicts
 from metarun.errors import UserError
@@ -200,5 +201,62 @@ def test_bad_input_gets_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(["reproduce", *words]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert said in line
+    line, *more = capsys.readouterr().err.splitlines()
+    assert said in line and more in ([], ["metarun: error: 1 of 1 jobs failed"])
+
+
+def test_a_recipe_composes_to_what_train_would_run() -> None:
+    assert config.recipe(CELL) == config.compose([f"recipe={CELL}"])
+    assert config.recipe(CELL, 0.1, 3) == config.compose([f"recipe={CELL}", "recipe.budget=0.1", "seed=3"])
+
+
+def test_a_report_composes_each_cell_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, result())
+    composed: list[list[str]] = []
+    compose = config._compose
+
+    def counted(words: list[str]) -> DictConfig:
+        composed.append(words)
+        return compose(words)
+
+    monkeypatch.setattr(config, "_compose", counted)
+    reproduce._composed.cache_clear()
+    verdicts.write(tmp_path, [CELL, "sinusoid/maml_10s"])
+    verdicts.write(tmp_path, [CELL, "sinusoid/maml_10s"])
+    assert len(composed) == len({tuple(words) for words in composed}) == 2
+
+
+def test_a_report_of_nothing_makes_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(config, "_compose", None)  # nothing is composed for it
+    for words in (["--report"], ["--report", "out=typo"], ["sinusoid", "--report", "out=typo"]):
+        assert cli.main(["reproduce", *words]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "holds no finished run of a recipe" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_list_writes_to_the_users_cache_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("METARUN_CACHE", str(tmp_path / "cache"))
+    measured: list[float] = []
+
+    def throughput(experiment: object, seconds: float) -> float:
+        measured.append(seconds)
+        return 25.0
+
+    monkeypatch.setattr(reproduce.bench, "throughput", throughput)
+    out = tmp_path / "out"
+    for damaged in ("", '{"a": "b"}', "[]", "{"):
+        if damaged:
+            (tmp_path / "cache/speeds.json").write_text(damaged)
+        text = reproduce.listing(out, [CELL, "sinusoid/maml_10s"], [0], 1.0, ["device=cpu"])
+        assert text.splitlines()[1].split() == [CELL, "19.4", "h", "not", "run"]  # 70,000 x 25 tasks at 25 a second
+    assert len(measured) == 4, "two cells of one meta-training are measured once"
+    reproduce.listing(out, [CELL], [0], 1.0, ["device=cpu"])
+    assert len(measured) == 4, "and what is kept is not measured again"
+    reproduce.listing(out, [CELL], [0], 1.0, ["device=cpu", "device.vectorize=loop"])
+    assert len(measured) == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
