@@ -33,6 +33,7 @@ class Selection:
     value: float  # mean metric over the validation tasks
     ci95: float
     meta: Params
+    diverged: int = 0  # how many of these tasks did; older files do not say
 
 
 @dataclass
@@ -81,8 +82,7 @@ def save(run_dir: Path, state: TrainState, training: dict[str, Any] | None = Non
     whose = {"training": training} if training else {}
     data = _encode({**content, **whose})
     if chosen is not None:
-        best = _encode({"step": chosen.step, "meta": chosen.meta, "value": chosen.value, "ci95": chosen.ci95, **whose})
-        write_atomic(target / BEST, best)
+        write_atomic(target / BEST, _encode({**vars(chosen), **whose}))
     write_atomic(target / LAST, data, keep_old=target / PREVIOUS)
     return target / LAST
 

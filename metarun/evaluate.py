@@ -11,7 +11,7 @@ from torch import Tensor
 from metarun.datasets.base import Split
 from metarun.episode import Episode
 from metarun.experiment import Bench
-from metarun.losses import mean_and_interval
+from metarun.losses import Figure
 from metarun.normalize import Norm, predict
 from metarun.progress import progress_bar
 from metarun.tree import Params
@@ -22,25 +22,30 @@ AT_ONCE = 32  # tasks that are drawn together
 
 @dataclass(frozen=True)
 class Score:
-    """Loss and metric, each [tasks, len(steps)], after these numbers of inner steps."""
+    """Loss and metric, each [tasks, len(steps)], after these numbers of inner steps.
+
+    A task diverged where one of the two is not finite; its metric then counts as ``worst``.
+    """
 
     norm: Norm
     steps: list[int]
     metric: Tensor
     loss: Tensor
+    worst: float
 
-    def final(self) -> tuple[float, float]:
-        """Mean metric after the last inner step, and its 95 % interval over tasks."""
-        return mean_and_interval(self.metric[:, -1])
+    @property
+    def figures(self) -> list[Figure]:
+        """The metric over tasks, for each number of inner steps."""
+        diverged = ~(self.metric.isfinite() & self.loss.isfinite())
+        return [Figure.of(self.metric[:, i], diverged[:, i], self.worst) for i in range(len(self.steps))]
 
     def by_steps(self) -> list[dict[str, float]]:
         """One row for each number of inner steps."""
-        rows = []
-        for i, steps in enumerate(self.steps):
-            mean, half = mean_and_interval(self.metric[:, i])
-            loss = self.loss[:, i].to(torch.float64).mean().item()
-            rows.append({"steps": steps, "mean": mean, "ci95": half, "loss": loss})
-        return rows
+        losses = [of_tasks.to(torch.float64).mean().item() for of_tasks in self.loss.unbind(1)]
+        return [
+            {"steps": steps, "mean": figure.mean, "ci95": figure.ci95, "diverged": figure.diverged, "loss": loss}
+            for steps, figure, loss in zip(self.steps, self.figures, losses, strict=True)
+        ]
 
 
 class Evaluator:
@@ -85,7 +90,8 @@ class Evaluator:
                     results.append(part)
                     bar.update(len(part[0]))
         metric, loss = concatenate(self.bench.ranks.gather([(metric.cpu(), loss.cpu()) for metric, loss in results]))
-        return [Score(n, list(self.measured), metric[:, i], loss[:, i]) for i, n in enumerate(self.norms)]
+        steps, worst = list(self.measured), self.bench.objective.worst
+        return [Score(n, steps, metric[:, i], loss[:, i], worst) for i, n in enumerate(self.norms)]
 
 
 def evaluate(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
-from metarun.files import read_file, write_atomic
+from metarun.files import finite, read_file, write_atomic
 
 NAME = "metrics.jsonl"
 
@@ -19,7 +20,8 @@ class MetricsLog:
     """Appends lines. On resume, drops those after the checkpoint's step: the run is about to write them again.
 
     Each line has ``step`` (meta-iterations done), ``split`` (train or val), ``seconds`` (wall time of training, over
-    all of the run's parts) and what was measured: means over the steps since the line before for train.
+    all of the run's parts) and what was measured: means over the steps since the line before for train. A number that
+    is not finite is null there, and nan for who reads it here.
     Without ``keep`` nothing is written. Raises ``OSError`` that names the file where the disk does not take it.
     """
 
@@ -27,7 +29,7 @@ class MetricsLog:
         self._path = run_dir / NAME
         kept = [line for line in read(run_dir) if line["step"] <= resume_step]
         if keep:
-            write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+            write_atomic(self._path, "".join(map(_text, kept)).encode())
         self._seconds_before = kept[-1]["seconds"] if kept else 0.0
         self._began = time.perf_counter()
         # unbuffered: a line is in the file at once, and none is left to fail when it is closed
@@ -35,7 +37,7 @@ class MetricsLog:
 
     def write(self, step: int, split: str, measured: dict[str, Any]) -> None:
         seconds = round(self._seconds_before + time.perf_counter() - self._began, 3)
-        line = (json.dumps({"step": step, "split": split, **measured, "seconds": seconds}) + "\n").encode()
+        line = _text({"step": step, "split": split, **measured, "seconds": seconds}).encode()
         try:
             if self._file.write(line) < len(line):  # as much as the disk took
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -44,6 +46,10 @@ class MetricsLog:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _text(line: dict[str, Any]) -> str:
+    return json.dumps(finite(line), allow_nan=False) + "\n"
 
 
 def read(run_dir: Path) -> list[dict[str, Any]]:
@@ -67,4 +73,6 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
         numbers = all(type(value) in (int, float, type(None)) for key, value in line.items() if key != "split")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-    return line if known and numbers else None
+    if not (known and numbers):
+        return None
+    return {key: math.nan if value is None else value for key, value in line.items()}

@@ -44,21 +44,36 @@ def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().mean()
 
 
+def _unless_diverged(metric: Tensor, outputs: Tensor, loss: Tensor) -> Tensor:
+    """The metric, or nan where outputs or loss are not finite: the task diverged, and argmax would call nan class 0."""
+    return torch.where(outputs.isfinite().all() & loss.isfinite(), metric, torch.nan)
+
+
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of examples whose largest logit is the label's, 0..1; logits [B, N], labels [B]."""
-    return (logits.argmax(-1) == labels).to(logits.dtype).mean()
+    """Share of examples whose largest logit is the label's, 0..1; logits [B, N], labels [B]. nan: diverged."""
+    share = (logits.argmax(-1) == labels).to(logits.dtype).mean()
+    return _unless_diverged(share, logits, cross_entropy(logits, labels))
 
 
 def binary_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of examples whose logit is positive where the label is 1 and not where it is 0; [B, 1] and [B]."""
-    return ((logits[:, 0] > 0) == (labels == 1)).to(logits.dtype).mean()
+    """Share of examples whose logit is positive where the label is 1 and not where it is 0; [B, 1] and [B].
+    nan: diverged."""
+    share = ((logits[:, 0] > 0) == (labels == 1)).to(logits.dtype).mean()
+    return _unless_diverged(share, logits, binary_cross_entropy(logits, labels))
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean of squared differences as a metric; both [B, 1]. nan: diverged."""
+    loss = mean_squared_error(outputs, targets)
+    return _unless_diverged(loss, outputs, loss)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
     """A model and its loss as pure functions of parameters: all that an algorithm knows of the task at hand.
 
-    forward: (params, x [B, ...]) -> outputs [B, outputs]; loss, metric: (outputs, y) -> scalar.
+    forward: (params, x [B, ...]) -> outputs [B, outputs]; loss, metric: (outputs, y) -> scalar. The metric of a task
+    that diverged, one with outputs or a loss that are not finite, is nan.
     ``way`` is N for classification and 1 for regression, ``outputs`` the width of a network's last layer for one task.
     """
 
@@ -77,10 +92,15 @@ class Objective:
         return self.way * loss if reduction is Reduction.sum_over_shot else loss
 
     def goodness(self, value: float) -> float:
-        """What orders values of the metric, the better one larger and what is no number (a task diverged) last."""
-        if math.isnan(value):
+        """What orders values of the metric, the better one larger and what is not finite last."""
+        if not math.isfinite(value):
             return -math.inf
         return value if self.larger_is_better else -value
+
+    @property
+    def worst(self) -> float:
+        """The metric that stands for a task that diverged."""
+        return 0.0 if self.larger_is_better else math.inf
 
     def query_loss(self, params: Params, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss and {"loss", metric} on examples that the inner loop did not see."""
@@ -120,13 +140,34 @@ def regression(forward: Callable[[Params, Tensor], Tensor]) -> Objective:
     return Objective(
         forward=forward,
         loss=mean_squared_error,
-        metric=mean_squared_error,
+        metric=squared_error,
         metric_name="mse",
         larger_is_better=False,
         way=1,
         outputs=1,
         fixed_labels=True,
     )
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What is said of a metric over tasks."""
+
+    mean: float  # tasks that diverged count with the worst value there is
+    ci95: float  # half-width of the 95 % interval over tasks; nan where it is unknown
+    tasks: int
+    diverged: int  # how many of the tasks
+
+    @property
+    def known(self) -> bool:
+        """Whether it says anything."""
+        return math.isfinite(self.mean) and self.diverged < self.tasks
+
+    @staticmethod
+    def of(values: Tensor, diverged: Tensor, worst: float) -> Figure:
+        """For the values of tasks, of which some diverged; both [T]."""
+        mean, half = mean_and_interval(torch.where(diverged, worst, values.to(torch.float64)))
+        return Figure(mean, half, len(values), int(diverged.sum()))
 
 
 def mean_and_interval(values: Tensor) -> tuple[float, float]:

@@ -48,7 +48,8 @@ class Owner:
 
     def _problems(self, content: Any) -> Iterator[str]:
         kinds = ({"step", "meta", "optimizer", "selection"}, {"step", "meta", "value", "ci95"})  # last.pt and best.pt
-        if not isinstance(content, dict) or set(content) - {"training"} not in kinds:
+        newer = {"training", "diverged"}  # entries that older files lack
+        if not isinstance(content, dict) or set(content) - newer not in kinds:
             yield "its entries are not those of a checkpoint"
         yield from self._settings(content.get("training", {}))  # files of before do not say
         yield from self._parameters("meta-parameters", content["meta"])
@@ -58,7 +59,7 @@ class Owner:
         chosen = content.get("selection", content)
         if chosen is None:
             return
-        if set(chosen) - {"training"} != kinds[1] or not all(type(chosen[n]) is float for n in ("value", "ci95")):
+        if set(chosen) - newer != kinds[1] or not all(type(chosen[n]) is float for n in ("value", "ci95")):
             yield "its selection is none"
         yield from self._parameters("selected meta-parameters", chosen["meta"])
         yield from _step(chosen["step"], content["step"])

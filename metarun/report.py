@@ -1,4 +1,4 @@
-"""Reports: one run's ``report.md``, and one table of any number of runs."""
+"""Results: their files, sealed against edits, and one table of any number of them."""
 
 from __future__ import annotations
 
@@ -11,94 +11,54 @@ from pathlib import Path
 from typing import Any
 
 from metarun.errors import UserError
-from metarun.files import read_file, write_atomic
+from metarun.files import finite, read_file
 
-NAME = "report.md"
-CAPTIONS = {
-    "curves.png": "Training and validation against meta-iterations",
-    "steps.png": "Meta-test against inner steps",
-    "step_sizes.png": "Meta-learned step sizes",
-    "episodes.png": "Test tasks: support, and queries framed green where right, red where wrong",
-    "points.png": "Test tasks before and after adapting: support points as triangles, queries ringed green where "
-    "right, red where wrong, and the line where the output changes sign",
-    "sinusoid.png": "Test tasks: true function, support points, and the fit before and after adapting",
-}
 Result = dict[str, Any]
 
 
 def amount(metric: str, mean: float, half: float | None = None) -> str:
     """``98.70 ± 0.40 %`` or ``0.3812 ± 0.0300``; without ± where no interval is known."""
+    if not math.isfinite(mean):
+        return "not finite"
     percent = metric == "accuracy"
-    numbers = [f"{100 * n:.2f}" if percent else f"{n:.4f}" for n in (mean, half) if n is not None]
-    return " ± ".join(numbers) + (" %" if percent else "")
+    numbers = [mean] if half is None or math.isnan(half) else [mean, half]
+    return " ± ".join(f"{100 * n:.2f}" if percent else f"{n:.4f}" for n in numbers) + (" %" if percent else "")
 
 
-def summary(result: Result) -> str:
-    """One line for each norm: the test figure with its protocol."""
-    protocol = result["protocol"]
-    return "\n".join(
-        f"meta-test {result['metric']}: {amount(result['metric'], score['mean'], score['ci95'])}  "
-        f"({protocol['task']}, {score['tasks']} tasks, 95 % interval over tasks, norm {score['norm']}, "
-        f"{protocol['test_steps']} inner steps, split {protocol['split']})"
-        for score in result["scores"]
-    )
+def figure(metric: str, entry: dict[str, Any]) -> str:
+    """The amount of a score, a row of it or a validation, and how many of the tasks behind it diverged, if any."""
+    diverged, tasks = entry.get("diverged", 0), entry.get("tasks")
+    of = f" of {tasks}" if tasks else ""
+    return amount(metric, entry["mean"], entry["ci95"]) + (f" ({diverged}{of} tasks diverged)" if diverged else "")
 
 
-def write(out: Path, result: Result) -> None:
-    """``report.md`` of one run, with the plots that lie beside it."""
-    names, metric = result["names"], result["metric"]
-    lines = [f"# {names['algo']} on {names['dataset']}, {result['protocol']['task']}, seed {result['seed']}", ""]
-    lines += [f"| norm | meta-test {metric} | tasks |", "|---|---|---|"]
-    for score in result["scores"]:
-        lines.append(f"| {score['norm']} | {amount(metric, score['mean'], score['ci95'])} | {score['tasks']} |")
-    lines += ["", "± is the 95 % interval over test tasks, 1.96 s / sqrt(n).", ""]
-    validation = result["selected"]["validation"]
-    if validation:
-        lines += [f"Selected on validation: {amount(metric, validation['mean'], validation['ci95'])}.", ""]
-    for picture, caption in CAPTIONS.items():
-        if (out / picture).exists():
-            lines += [f"![{caption}]({picture})", "", f"{caption}.", ""]
-    norms = [score["norm"] for score in result["scores"]]
-    lines += ["## By inner steps", "", f"| steps | {' | '.join(norms)} |", "|---" * (len(norms) + 1) + "|"]
-    for rows in zip(*(score["by_steps"] for score in result["scores"]), strict=True):
-        cells = " | ".join(amount(metric, row["mean"], row["ci95"]) for row in rows)
-        lines.append(f"| {rows[0]['steps']} | {cells} |")
-    facts = {
-        **result["protocol"],
-        "config": result["config_hash"],
-        "code": f"{result['code']['version']} {result['code']['commit'] or ''}".strip(),
-        **result["libraries"],
-        "device": result["device"],
-        "training": f"{result['train_seconds']:.0f} s"
-        + (f", {result['tasks_per_s']:.0f} tasks/s" if result["tasks_per_s"] else ""),
-        "testing": f"{result['test_seconds']:.0f} s",
-    }
-    lines += [
-        "",
-        "## Protocol",
-        "",
-        "| | |",
-        "|---|---|",
-        *(f"| {key} | {value} |" for key, value in facts.items()),
-        "",
-    ]
-    settings = [f"{key} = {value}" for key, value in result["config"].items()]
-    lines += ["## Configuration", "", "```", *settings, "```", ""]
-    write_atomic(out / NAME, "\n".join(lines).encode())
+def has_figure(score: dict[str, Any]) -> bool:
+    """Whether a score says anything: not where its mean is not finite, nor where all tasks diverged."""
+    return math.isfinite(score["mean"]) and score.get("diverged", 0) < score["tasks"]
 
 
 def sealed(result: Result) -> Result:
-    """The result with a SHA-256 over its content, so that an edited file gives itself away."""
-    content = {key: value for key, value in result.items() if key != "sha256"}
-    return {**content, "sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
+    """The result with a SHA-256 over its content as it is written, so that an edited file gives itself away."""
+    return {**result, "sha256": _digest(finite(result))}
+
+
+def _digest(content: Result) -> str:
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def read(file: Path) -> Result:
-    """One ``result.json``. Raises ``UserError`` for a file that is damaged or was changed after it was written."""
+    """One ``result.json``, with nan where it has null for a number that is not finite.
+
+    Raises ``UserError`` for a file that is damaged or was changed after it was written.
+    """
     try:
         result = json.loads(read_file(file) or b"")
+        whole = result["sha256"] == _digest(result)
+        for score in result["scores"]:
+            for entry in (score, *score["by_steps"]):
+                entry.update({key: math.nan for key in ("mean", "ci95", "loss") if entry.get(key, 0) is None})
         rows([result])
-        whole = result["sha256"] == sealed(result)["sha256"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{file}: damaged, or not written by metarun") from None
     if not whole:
@@ -130,6 +90,7 @@ COLUMNS = (
     "mean",
     "ci95_tasks",
     "sd_seeds",
+    "diverged",
 )
 
 
@@ -150,7 +111,8 @@ def _runs(results: list[Result]) -> list[list[tuple[Result, dict[str, Any]]]]:
     for result in _apart(_apart(results, "pool_sha256"), "data_sha256"):
         rest = {key: value for key, value in result["config"].items() if key != "seed"}
         for score in result["scores"]:
-            identity = json.dumps([rest, result["protocol"]["split"], score["norm"], score["tasks"]], sort_keys=True)
+            tested = [result["protocol"]["split"], score["norm"], score["tasks"], _unfinished(result)]
+            identity = json.dumps([rest, *tested], sort_keys=True)
             merged.setdefault(identity, {})[result["seed"]] = result, score
     return [list(by_seed.values()) for by_seed in merged.values()]
 
@@ -169,6 +131,13 @@ def _apart(results: list[Result], fact: str) -> list[Result]:
     return [told(result) if len(met[key]) > 1 else result for key, result in zip(keys, results, strict=True)]
 
 
+def _unfinished(result: Result) -> str:
+    """Words for parameters of a run that was tested before its training was done, else none."""
+    asked, selected = result["config"].get("steps", 0), result.get("selected", {"validation": True})
+    done = result.get("trained", asked if selected["validation"] else selected["step"])  # older files say less
+    return f" (unfinished: {done} of {asked} meta-iterations)" if done < asked else ""
+
+
 def _no_norm(norm: str) -> bool:
     """Whether a score is of a network without batch norm."""
     return norm.startswith("none")
@@ -178,14 +147,15 @@ def rows(results: list[Result]) -> list[dict[str, Any]]:
     """One row for each (configuration, norm), the best first; runs that differ only in seed are merged.
 
     mean: over seeds. ci95_tasks: 95 % interval over tasks of one run (root mean square over the seeds). sd_seeds:
-    standard deviation of the runs' means between seeds, nan for one seed.
+    standard deviation of the runs' means between seeds, nan for one seed. diverged: test tasks, over all seeds; they
+    count with the worst value there is.
     """
     table = []
     for runs in _runs(results):
         result, score = runs[0]
         mean, interval, spread = over_seeds([(s["mean"], s["ci95"]) for _, s in runs])
         values = (
-            result["names"]["algo"],
+            result["names"]["algo"] + _unfinished(result),
             result["names"]["dataset"],
             result["protocol"]["task"],
             result["protocol"]["split"],
@@ -197,6 +167,7 @@ def rows(results: list[Result]) -> list[dict[str, Any]]:
             mean,
             interval,
             spread,
+            sum(s.get("diverged", 0) for _, s in runs),
         )
         table.append(dict(zip(COLUMNS, values, strict=True)))
 
@@ -211,7 +182,7 @@ def by_steps(results: list[Result]) -> list[dict[str, Any]]:
     """One line of a plot for each (configuration, norm): metric against inner steps, mean over seeds.
 
     panel: what lines must share to be compared, the tasks and, where there is batch norm, its statistics. label: the
-    method, with the settings that tell it from others of its name. steps, mean, ci95: lists.
+    method, with the settings that tell it from others of its name. steps, mean, ci95, diverged: lists.
     """
     lines = []
     for runs in _runs(results):
@@ -225,12 +196,16 @@ def by_steps(results: list[Result]) -> list[dict[str, Any]]:
             {
                 "tasks": f"{task}, {result['protocol']['split']}, {score['tasks']} tasks",
                 "norm": score["norm"],
-                "algo": result["names"]["algo"],
+                "algo": result["names"]["algo"] + _unfinished(result),
                 "config": {key: value for key, value in result["config"].items() if key != "seed"},
                 "metric": result["metric"],
                 "steps": [row["steps"] for row in score["by_steps"]],
                 "mean": [mean for mean, _, _ in points],
                 "ci95": [half for _, half, _ in points],
+                "diverged": [
+                    sum(row.get("diverged", 0) for row in rows)
+                    for rows in zip(*(s["by_steps"] for _, s in runs), strict=True)
+                ],
             }
         )
     for line in lines:
@@ -247,7 +222,9 @@ def by_steps(results: list[Result]) -> list[dict[str, Any]]:
 
 def markdown(table: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table; accuracies in percent."""
-    titles = (*COLUMNS[:7], "result ± interval over tasks", "seeds", "sd between seeds")
+    some_diverged = any(row["diverged"] for row in table)
+    titles = [*COLUMNS[:7], "result ± interval over tasks", "seeds", "sd between seeds"]
+    titles += ["diverged"] if some_diverged else []
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in table:
         percent = row["metric"] == "accuracy"
@@ -263,6 +240,8 @@ def markdown(table: list[dict[str, Any]]) -> str:
             row["seeds"],
             spread,
         ]
+        if some_diverged:
+            cells.append(f"{row['diverged']} of {row['seeds'] * row['tasks']}")
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return "\n".join([*lines, "", "± is the 95 % interval over test tasks, 1.96 s / sqrt(n), of one run.", ""])
 

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import math
-import platform
-import subprocess
-import time
 import warnings
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import numpy
-import torch
-
-import metarun
-from metarun import checkpoint, held_out, log, plots, report, tree
+from metarun import checkpoint, held_out, log, page, report, result, tree
 from metarun.algorithms.base import step_sizes
+from metarun.checkpoint import TrainState
 from metarun.datasets.base import Split
 from metarun.errors import ConfigError, UserError, in_folder
-from metarun.evaluate import Score, evaluate, predictions
 from metarun.experiment import Bench, Experiment, Select
 from metarun.files import read_file, write_atomic, write_json
-from metarun.normalize import Mixing
 from metarun.owner import Owner
 from metarun.ranks import current
-from metarun.run_folder import CONFIG, RESULT, Record, claim, finished, fresh, misfit, same_training, set_aside
+from metarun.result import Tested
+from metarun.run_folder import (
+    CONFIG,
+    RESULT,
+    Record,
+    claim,
+    complete,
+    finished,
+    fresh,
+    misfit,
+    same_training,
+    set_aside,
+)
 from metarun.signals import StopSignals
 from metarun.train import train, tuned
 from metarun.tree import Params
@@ -36,30 +38,35 @@ from metarun.tree import Params
 def run(experiment: Experiment, record: Record) -> Path:
     """Train (or go on, or find it done), test, and report; returns the run folder.
 
-    Raises ``UserError`` for input that cannot be used, ``NotFinite``, and ``Interrupted`` once the state is saved.
+    Raises ``UserError`` for input that cannot be used, ``NotFinite`` (of training at once, of testing when all is
+    written), and ``Interrupted`` once the state is saved.
     """
     ranks = current()
     with StopSignals(insist=ranks.world == 1) as stop, ExitStack() as held:  # torchrun kills what does not stop
 
-        def begin() -> tuple[Path, bool]:
+        def begin() -> tuple[Path, report.Result | None]:
             run_dir, lock = claim(experiment, record)
             held.callback(lock.release)
             if problem := misfit(run_dir):
                 kept = set_aside(run_dir / RESULT)
                 warnings.warn(f"{problem}; testing again, and keeping that file as {kept.name}", stacklevel=2)
-            done = finished(run_dir)
-            if not done:
+            if not finished(run_dir):
                 write_json(run_dir / CONFIG, vars(record))
                 _take_over_training(experiment, record, run_dir)
-            return run_dir, done
+                return run_dir, None
+            found = report.read(run_dir / RESULT)
+            if not complete(run_dir) and not checkpoint.folder(run_dir).exists():
+                page.write(run_dir, found)  # nothing is left to draw with
+            return run_dir, found
 
         bench = ranks.together(experiment.build)
         ranks.together(bench.require_room)
         record = replace(record, data=held_out.facts(bench.tasks))
-        run_dir, done = ranks.on_first(begin)
+        run_dir, found = ranks.on_first(begin)
         held.enter_context(in_folder(run_dir))
-        if done:
+        if found and ranks.on_first(lambda: complete(run_dir)):
             print(f"already done: {run_dir}")
+            result.require_figures(found)
             return run_dir
         several = f", {ranks.world} ranks" if ranks.world > 1 else ""
         print(f"run folder: {run_dir} ({bench.device.type}, {bench.engine.describe()}{several})", flush=True)
@@ -68,11 +75,25 @@ def run(experiment: Experiment, record: Record) -> Path:
         stop.wait = True
         state = train(bench, run_dir, stop, record.training())
         stop.wait = False
-        chosen = state.selection if experiment.eval.select is Select.best else None
-        meta, step = (chosen.meta, chosen.step) if chosen else (tuned(bench, state.meta), state.step)
-        validation = {"mean": chosen.value, "ci95": chosen.ci95} if chosen else None
-        test(bench, record, meta, run_dir, run_dir, {"step": step, "validation": validation})
+        tested = _chosen(bench, state)
+        found = found or result.test(bench, record, tested, run_dir, run_dir)
+        ranks.on_first(lambda: result.illustrate(bench, found, tested.meta, run_dir, run_dir))
+        result.require_figures(found)
     return run_dir
+
+
+def _chosen(bench: Bench, state: TrainState) -> Tested:
+    """The parameters of a finished training that are tested."""
+    select = bench.experiment.eval.select
+    if select is Select.best and (best := state.selection):
+        return Tested.selected(best.meta, vars(best))
+    rule = "last step"
+    if select is Select.best and bench.experiment.eval.every > 0 and bench.tasks.has(Split.val):
+        rule = "last step (no validation has a figure)"
+        warnings.warn(
+            "tasks diverge in every validation: nothing is selected, the last parameters are tested", stacklevel=3
+        )
+    return Tested(tuned(bench, state.meta), state.step, rule, None)
 
 
 def _take_over_training(experiment: Experiment, record: Record, run_dir: Path) -> None:
@@ -96,121 +117,11 @@ def _take_over_training(experiment: Experiment, record: Record, run_dir: Path) -
     write_atomic(checkpoint.folder(run_dir) / checkpoint.LAST, last.read_bytes())
 
 
-def test(bench: Bench, record: Record, meta: Params, train_dir: Path, out: Path, selected: dict[str, Any]) -> None:
-    """Measure meta-parameters on the meta-test tasks; write result.json, report.md and plots into ``out``.
-
-    ``selected`` says which parameters they are: {"step", "validation"}. All ranks measure, the first one writes.
-    """
-    x, ranks = bench.experiment, bench.ranks
-    began = time.perf_counter()
-    scores = evaluate(
-        bench,
-        meta,
-        Split.test,
-        x.eval.tasks,
-        x.eval.norm,
-        last_only=not x.eval.every_step,
-        progress="meta-test" if ranks.first else "",
-    )
-    seconds = time.perf_counter() - began
-    if not all(math.isfinite(score.final()[0]) for score in scores):
-        trained, asked = x.algo.inner_steps, x.algo.eval_inner_steps
-        warnings.warn(
-            f"meta-test: tasks diverge within {asked} inner steps (training took {trained}); "
-            "fewer (algo.eval_inner_steps) or a smaller algo.inner_lr may help",
-            stacklevel=2,
-        )
-    ranks.on_first(lambda: _report(bench, record, meta, train_dir, out, selected, scores, seconds))
-
-
-def _report(
-    bench: Bench,
-    record: Record,
-    meta: Params,
-    train_dir: Path,
-    out: Path,
-    selected: dict[str, Any],
-    scores: list[Score],
-    seconds: float,
-) -> None:
-    """Write what ``test`` measured in so many seconds."""
-    x = bench.experiment
-    lines = log.read(train_dir)
-    training = [line["seconds"] for line in lines]
-    rates = [line["tasks_per_s"] for line in lines if line["split"] == "train" and line.get("tasks_per_s")]
-    rule = "best validation" if selected["validation"] else "last step"
-    protocol = {**bench.protocol(), "selection": f"{rule}, meta-iteration {selected['step']} of {x.steps}"}
-    for rate in step_sizes(meta).values():
-        if rate.ndim == 0:
-            protocol["step_size"] = f"{rate.item():g}"
-    if x.recipe:
-        changed = f", changed: {', '.join(record.changed)}" if record.changed else ""
-        protocol = {"recipe": f"{x.recipe.name}, budget {x.recipe.budget:g}{changed}", **protocol}
-    result = {
-        "names": record.names,
-        "recipe": x.recipe and {"name": x.recipe.name, "budget": x.recipe.budget, "changed": record.changed},
-        "seed": x.seed,
-        "metric": bench.objective.metric_name,
-        "protocol": protocol,
-        "scores": [_score_entry(bench, score) for score in scores],
-        "selected": selected,
-        "config_hash": record.hash(),
-        "config": record.identity(),
-        "code": _code_version(),
-        "libraries": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": numpy.__version__,
-            "matplotlib": matplotlib.__version__,
-        },
-        "device": torch.cuda.get_device_name()
-        if bench.device.type == "cuda"
-        else f"cpu, {torch.get_num_threads()} threads",
-        "ranks": bench.ranks.world,
-        "train_seconds": training[-1] if training else 0.0,
-        "test_seconds": round(seconds, 3),
-        "tasks_per_s": sorted(rates)[len(rates) // 2] if rates else None,
-    }
-    norm = scores[0].norm
-    episodes = bench.tasks.sample(Split.test, x.eval.seed, range(3), x.way, x.eval.shot, x.eval.query)
-    if bench.objective.metric_name == "mse":  # a dense query set draws the whole curve; the support points stay
-        episodes = bench.tasks.sample(Split.test, x.eval.seed, range(3), x.way, x.eval.shot, 300)
-    outputs = predictions(bench, meta, episodes, norm)
-    plots.draw_all(out, result, lines, episodes, outputs)
-    if learned := {name: rate.cpu().numpy() for name, rate in step_sizes(meta).items() if rate.ndim > 0}:
-        plots.save(plots.step_sizes(learned), out / "step_sizes.png")
-    report.write(out, result)
-    write_json(out / RESULT, report.sealed(result))  # last: a folder with a result is a finished run
-    print(report.summary(result))
-    print(f"report: {out / report.NAME}")
-
-
-def _score_entry(bench: Bench, score: Score) -> dict[str, Any]:
-    mean, half = score.final()
-    norm = "none (no batch norm)" if bench.mixing is Mixing.none else score.norm.name
-    return {"norm": norm, "tasks": len(score.metric), "mean": mean, "ci95": half, "by_steps": score.by_steps()}
-
-
-def _code_version() -> dict[str, str | None]:
-    """Version, and the commit where the package runs from a git checkout (+ marks uncommitted changes)."""
-    here = Path(metarun.__file__).parent
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    commit = git("rev-parse", "HEAD") if git("ls-files", "--error-unmatch", "__init__.py") else None
-    changed = commit and git("status", "--porcelain", "--", str(here))
-    return {"version": metarun.__version__, "commit": f"{commit}{'+' if changed else ''}" if commit else None}
-
-
 def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: Select) -> Path:
     """Measure a run's checkpoint again under another protocol; writes a new folder in ``run_dir/eval``.
 
-    Training files are only read. Raises ``UserError`` where there is no checkpoint to read.
+    Training files are only read. Raises ``UserError`` where there is no checkpoint to read, and ``NotFinite`` when all
+    is written where a figure cannot be given.
     """
     ranks = current()
     with StopSignals():
@@ -222,10 +133,13 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
         name = f"{x.eval.norm.name}_{x.eval.tasks}tasks_{x.algo.eval_inner_steps}steps"
         out = ranks.on_first(lambda: fresh(run_dir / "eval" / name))
         meta = tree.combine(lambda p: p.to(bench.device), content["meta"])
-        if "value" not in content:
-            meta = tuned(bench, meta)
-        validation = {"mean": content["value"], "ci95": content["ci95"]} if "value" in content else None
-        test(bench, record, meta, run_dir, out, {"step": content["step"], "validation": validation})
+        if "value" in content:
+            tested = Tested.selected(meta, content)
+        else:
+            tested = Tested(tuned(bench, meta), content["step"], "last step", None)
+        found = result.test(bench, record, tested, run_dir, out)
+        ranks.on_first(lambda: result.illustrate(bench, found, tested.meta, run_dir, out))
+        result.require_figures(found)
     return out
 
 

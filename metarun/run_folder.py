@@ -14,7 +14,7 @@ from typing import Any
 
 import filelock
 
-from metarun import held_out, report
+from metarun import held_out, page, report
 from metarun.errors import UserError
 from metarun.experiment import Experiment, Resume
 from metarun.files import read_file, user_path
@@ -160,6 +160,11 @@ def finished(run_dir: Path) -> bool:
     return read_file(run_dir / RESULT) is not None and misfit(run_dir) is None
 
 
+def complete(run_dir: Path) -> bool:
+    """Whether the run of a folder has nothing left to do: there is a result, and the report, which is written last."""
+    return finished(run_dir) and read_file(run_dir / page.NAME) is not None
+
+
 def misfit(run_dir: Path) -> str | None:
     """What is wrong with the result that a folder holds; None where it is right, or there is none."""
     path = run_dir / RESULT
@@ -184,11 +189,11 @@ def set_aside(path: Path) -> Path:
 
 
 def _unfinished(run_dir: Path, record: Record) -> bool:
-    """Whether the folder holds a run of this configuration without a result; a damaged folder holds none."""
+    """Whether the folder holds a run of this configuration that is not complete; a damaged folder holds none."""
     try:
         before = Record.read(run_dir)
         same = before is not None and before.hash() == record.hash() and not _other_data(run_dir, before, record)
-        return same and not finished(run_dir)
+        return same and not complete(run_dir)
     except UserError:
         return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -21,6 +22,7 @@ from metarun.evaluate import Evaluator
 from metarun.experiment import Bench
 from metarun.hypergrad import Metrics
 from metarun.log import MetricsLog
+from metarun.losses import Figure
 from metarun.normalize import Norm
 from metarun.owner import Owner
 from metarun.progress import progress_bar
@@ -74,16 +76,17 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals, training: dict[str, An
                 bar.set_postfix(shown, refresh=False)
             if score and (step % x.eval.every == 0 or step == x.steps):
                 began = time.perf_counter()
-                candidate, value, interval = validate(bench, meta, score)
+                candidate, figure = validate(bench, meta, score)
                 window.since += time.perf_counter() - began
-                log.write(
-                    step, "val", {bench.objective.metric_name: value, "ci95": interval, "tasks": x.eval.val_tasks}
-                )
-                shown[f"val {bench.objective.metric_name}"] = f"{value:.3g} ± {interval:.2g}"
+                rest = {"ci95": figure.ci95, "tasks": figure.tasks, "diverged": figure.diverged}
+                log.write(step, "val", {bench.objective.metric_name: figure.mean, **rest})
+                some = f" ({figure.diverged} of {figure.tasks} tasks diverged)" if figure.diverged else ""
+                shown[f"val {bench.objective.metric_name}"] = f"{figure.mean:.3g} ± {figure.ci95:.2g}{some}"
                 bar.set_postfix(shown)
                 goodness = bench.objective.goodness
-                if selection is None or goodness(value) > goodness(selection.value):
-                    selection = Selection(step, value, interval, tree.combine(torch.clone, candidate))
+                if figure.known and (selection is None or goodness(figure.mean) > goodness(selection.value)):
+                    kept = tree.combine(torch.clone, candidate)
+                    selection = Selection(step, figure.mean, figure.ci95, kept, figure.diverged)
             if saving:
                 window.require_finite(step, meta)
                 now = TrainState(step, meta, optimizer.torch.state_dict(), selection)
@@ -122,21 +125,27 @@ def validator(bench: Bench, times: int) -> Evaluator:
     return Evaluator(bench, settings.val_tasks, norm, last_only=True, times=times)
 
 
-def validate(bench: Bench, meta: Params, score: Evaluator) -> tuple[Params, float, float]:
-    """The best of the method's candidates on the validation tasks; its mean metric and the 95 % interval of that."""
+def validate(bench: Bench, meta: Params, score: Evaluator) -> tuple[Params, Figure]:
+    """The best of the method's candidates on the validation tasks, and its figure: a known one if any is."""
     measured = []
     for candidate in bench.experiment.algo.candidates(meta):
         (of_candidate,) = score(candidate, Split.val)
-        measured.append((candidate, *of_candidate.final()))
-    return max(measured, key=lambda row: bench.objective.goodness(row[1]))
+        measured.append((candidate, of_candidate.figures[-1]))
+    return max(measured, key=lambda row: (row[1].known, bench.objective.goodness(row[1].mean)))
 
 
 def tuned(bench: Bench, meta: Params) -> Params:
-    """The meta-parameters with what their method tunes on validation, where it tunes and there are such tasks."""
+    """The meta-parameters with what their method tunes on validation, where it tunes and there are such tasks.
+
+    As they were, with a warning, where no candidate has a figure.
+    """
     several = len(bench.experiment.algo.candidates(meta)) > 1
     if not (several and bench.tasks.has(Split.val)):
         return meta
-    return validate(bench, meta, validator(bench, times=1))[0]
+    candidate, figure = validate(bench, meta, validator(bench, times=1))
+    if not figure.known:
+        warnings.warn("tuning on validation: tasks diverge with every candidate; nothing is tuned", stacklevel=2)
+    return candidate if figure.known else meta
 
 
 class Window:

@@ -36,6 +36,7 @@ class Row:
     mean: float
     ci95: float  # over tasks of one run (root mean square over the seeds)
     sd_seeds: float
+    diverged: int  # test tasks, over all seeds
     published: float
     published_ci: float
     published_ci_of: str
@@ -84,6 +85,7 @@ def _row(cell: str, x: Experiment, runs: list[report.Result], budget: float, ref
         mean=mean,
         ci95=interval,
         sd_seeds=spread,
+        diverged=sum(score["diverged"] for score in scores),
         published=value,
         published_ci=(reference and reference.interval) or math.nan,
         published_ci_of=reference.interval_of if reference else "",
@@ -95,10 +97,10 @@ def _row(cell: str, x: Experiment, runs: list[report.Result], budget: float, ref
 
 
 def _score(result: report.Result, norm: str, steps: int) -> dict[str, Any]:
-    """{"norm", "mean", "ci95"} of a result after so many inner steps, with batch norm as asked."""
+    """{"norm", "mean", "ci95", "diverged"} of a result after so many inner steps, with batch norm as asked."""
     score = next(score for score in result["scores"] if norm in ("", score["norm"]))
     at = next(row for row in score["by_steps"] if row["steps"] == steps)
-    return {"norm": score["norm"], "mean": at["mean"], "ci95": at["ci95"]}
+    return {"norm": score["norm"], "mean": at["mean"], "ci95": at["ci95"], "diverged": at.get("diverged", 0)}
 
 
 def write(out: Path, asked: list[str]) -> str:
@@ -143,7 +145,7 @@ def markdown(table: list[Row]) -> str:
     lines = [f"| {TITLES} | verdict |", "|---" * (TITLES.count("|") + 2) + "|"]
     for row in table:
         percent = row.metric == "accuracy"
-        ours = report.amount(row.metric, row.mean, row.ci95) if row.seeds else ""
+        ours = report.figure(row.metric, {**asdict(row), "tasks": row.seeds * row.tasks}) if row.seeds else ""
         published = "" if math.isnan(row.published) else _published(row)
         apart = 100 * row.difference if percent else row.difference
         spread = "" if math.isnan(row.sd_seeds) else f" (sd {report.amount(row.metric, row.sd_seeds)})"

@@ -55,7 +55,8 @@ def test_scores_by_hand() -> None:
             assert score.metric[t, s].item() == pytest.approx(b.objective.metric(outputs, query_y).item())
     row = score.by_steps()[3]
     assert row["steps"] == 3 and row["mean"] == pytest.approx(score.metric[:, 3].double().mean().item())
-    assert score.final() == (row["mean"], row["ci95"])
+    (*_, last) = score.figures
+    assert (last.mean, last.ci95, last.tasks, last.diverged) == (row["mean"], row["ci95"], 10, 0)
 
 
 def test_tasks_are_paired_whatever_runs_and_however_it_is_batched() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from metarun.datasets.base import default_data_root
-from metarun.files import cache_dir, cached_arrays, user_path, write_atomic
+from metarun.files import cache_dir, cached_arrays, user_path, write_atomic, write_json
 
 
 def test_writes_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,6 +50,17 @@ def test_the_home_folder_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (cache_dir(), default_data_root()) == (tmp_path / "c", tmp_path / "d")
     assert user_path("~") == tmp_path and user_path("a/~") == Path("a/~")
     assert user_path("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
+
+
+def test_json_has_null_for_what_is_not_finite(tmp_path: Path) -> None:
+    """Bare NaN is no JSON, though Python writes and reads it."""
+    write_json(tmp_path / "f", {"a": [1.5, float("nan"), (float("-inf"), np.float64("inf"))], "b": "NaN", "c": True})
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    read = json.loads((tmp_path / "f").read_text(), parse_constant=refuse)
+    assert read == {"a": [1.5, None, [None, None]], "b": "NaN", "c": True}
 
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

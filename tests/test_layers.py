@@ -12,7 +12,7 @@ LAYERS: list[set[str]] = [
     {"errors", ""},  # "": metarun itself
     {"files", "tree", "episode", "draws", "vision", "progress", "capture", "unpickle", "room"},
     {"signals", "losses", "log", "report", "pictures", "outer", "ranks", "purity", "kernels"},
-    {"inner", "memory", "plots"},
+    {"inner", "memory", "plots", "page"},
     {"hypergrad"},
     {"models", "datasets", "algorithms"},
     {"vectorize", "normalize", "held_out"},
@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"experiment"},
     {"owner"},
     {"checkpoint", "evaluate", "run_folder"},
-    {"train"},
+    {"train", "result"},
     {"run"},
     {"parts"},
     {"config"},

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from pathlib import Path
 
@@ -18,6 +19,17 @@ def test_lines_come_back(tmp_path: Path) -> None:
     assert [line["loss"] for line in log.read(tmp_path)] == [0.5]  # before it is closed, too
     metrics.close()
     assert log.read(tmp_path / "nowhere") == []
+
+
+def test_what_is_not_finite_is_null_in_the_file_and_nan_here(tmp_path: Path) -> None:
+    """Also in the lines that a resumed run takes over."""
+    for _ in range(2):
+        metrics = MetricsLog(tmp_path, 5)
+        metrics.write(5, "val", {"mse": math.inf, "ci95": math.nan, "tasks": 4})
+        metrics.close()
+        for line in (tmp_path / log.NAME).read_text().splitlines():
+            assert '"mse": null, "ci95": null, "tasks": 4' in line
+    assert len(log.read(tmp_path)) == 2 and math.isnan(log.read(tmp_path)[0]["mse"])
 
 
 def test_resume_forgets_what_will_be_written_again(tmp_path: Path) -> None:
@@ -62,7 +74,7 @@ ODD = {  # lines that are none of metarun's
 
 @pytest.mark.parametrize("odd", ODD)
 def test_a_line_that_is_none_is_left_out_and_the_others_stay(tmp_path: Path, odd: str) -> None:
-    first, last = {"step": 10, "split": "train", "loss": None, "seconds": 1.5}, {**GOOD, "step": 30}
+    first, last = {"step": 10, "split": "train", "loss": 0.5, "seconds": 1.5}, {**GOOD, "step": 30}
     whole = [json.dumps(first).encode(), ODD[odd], json.dumps(GOOD).encode(), json.dumps(last).encode(), b""]
     (tmp_path / log.NAME).write_bytes(b"\n".join(whole))
     with pytest.warns(UserWarning, match=r"metrics\.jsonl: left out 1 of its 4 lines"):

@@ -40,6 +40,38 @@ def test_regression_reductions_agree() -> None:
         assert objective.inner_loss(params, x, torch.zeros(10, 1), reduction).item() == 4.0
 
 
+OBJECTIVES = {
+    "classification": (losses.classification(lambda params, x: x, 3), 3, torch.tensor([0, 1, 2, 0])),
+    "binary": (losses.binary(lambda params, x: x), 1, torch.tensor([0, 1, 1, 0])),
+    "regression": (losses.regression(lambda params, x: x), 1, torch.zeros(4, 1)),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("damage", [math.nan, math.inf, -math.inf, 3e38])  # the last: finite, but its loss is not
+def test_a_task_with_outputs_or_loss_that_are_not_finite_has_no_metric(name: str, damage: float) -> None:
+    """argmax of nan is label 0, which would count as chance. In each of a batch of tasks, as evaluation measures."""
+    objective, width, labels = OBJECTIVES[name]
+    outputs = torch.zeros(3, 4, width)
+    outputs[1, 2] = damage if damage != 3e38 else torch.tensor([damage, -damage, -damage])[:width]
+    metric = torch.func.vmap(objective.metric, in_dims=(0, None))(outputs, labels)
+    assert metric.isnan().tolist() == [False, name != "binary" or damage != 3e38, False]
+    _, metrics = objective.query_loss({}, outputs[1], labels)
+    assert metrics[objective.metric_name].isnan() == metric[1].isnan()
+
+
+def test_tasks_that_diverged_count_with_the_worst_value() -> None:
+    values, diverged = torch.tensor([0.8, math.nan, 0.4, 0.2]), torch.tensor([False, True, False, True])
+    figure = losses.Figure.of(values, diverged, worst=0.0)
+    assert figure.mean == pytest.approx(0.3) and (figure.tasks, figure.diverged, figure.known) == (4, 2, True)
+    assert figure.ci95 == pytest.approx(losses.mean_and_interval(torch.tensor([0.8, 0.0, 0.4, 0.0]))[1])
+    assert not losses.Figure.of(values, torch.ones(4, dtype=torch.bool), worst=0.0).known
+    error = losses.Figure.of(values, diverged, OBJECTIVES["regression"][0].worst)
+    assert error.mean == math.inf and not error.known
+    goodness = OBJECTIVES["regression"][0].goodness
+    assert goodness(math.inf) == goodness(math.nan) == -math.inf < goodness(1e30)
+
+
 def test_interval_over_tasks() -> None:
     values = torch.tensor([1.0, 0.0, 1.0, 1.0])
     mean, half = losses.mean_and_interval(values)

@@ -10,7 +10,15 @@ from metarun import plots
 
 def line(metric: str, mean: list[float], half: float) -> dict[str, Any]:
     steps = list(range(len(mean)))
-    return {"panel": "p", "metric": metric, "steps": steps, "mean": mean, "ci95": [half] * len(mean), "label": "l"}
+    return {
+        "panel": "p",
+        "metric": metric,
+        "steps": steps,
+        "mean": mean,
+        "ci95": [half] * len(mean),
+        "label": "l",
+        "diverged": [0] * len(mean),
+    }
 
 
 @pytest.mark.parametrize("mean, half", [([0.43], 0.005), ([0.2, 0.95, 0.96], 0.01), ([0.0, 1.0], 0.0), ([0.99], 0.05)])

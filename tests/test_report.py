@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from metarun import report
 from metarun.errors import UserError
+from metarun.files import write_json
 
 
 def result(seed: int = 0, mean: float = 0.9, ci95: float = 0.01, **config) -> report.Result:
@@ -80,6 +82,46 @@ def test_damaged_and_missing_results_are_named(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(json.dumps(edited))
     with pytest.raises(UserError, match=r"result\.json: was changed after metarun wrote it"):
         report.find([tmp_path])
+
+
+def diverged(**changes) -> report.Result:
+    content = result()
+    content["scores"][0] |= {"diverged": 12, "by_steps": [{"steps": 0, "mean": 0.5, "ci95": 0.1, "diverged": 3}]}
+    content["scores"][0] |= changes
+    return report.sealed(content)
+
+
+def test_a_column_says_how_many_tasks_diverged(tmp_path: Path) -> None:
+    rows = report.rows([diverged(), report.sealed({**diverged(), "seed": 1}), result(way=20)])
+    assert sorted(row["diverged"] for row in rows) == [0, 24]
+    text = report.markdown(rows)
+    assert "| sd between seeds | diverged |" in text and "| 24 of 1200 |" in text and "| 0 of 600 |" in text
+    assert "diverged" not in report.markdown(report.rows([result()]))
+    assert ",24\n" in report.comma_separated(rows)
+    assert report.by_steps([diverged()])[0]["diverged"] == [3]
+    assert report.figure("accuracy", diverged()["scores"][0]) == "90.00 ± 1.00 % (12 of 600 tasks diverged)"
+    assert report.figure("mse", {"mean": math.inf, "ci95": math.nan, "diverged": 3}) == "not finite (3 tasks diverged)"
+
+
+def test_null_is_read_as_nan_and_older_files_with_bare_nan_still_fit(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    write_json(file, diverged(mean=math.inf, ci95=math.nan))
+    assert '"mean": null' in file.read_text()
+    assert math.isnan(report.read(file)["scores"][0]["mean"])
+    old = {key: value for key, value in result(mean=math.nan).items() if key != "sha256"}
+    old["scores"][0]["mean"] = math.nan  # as json.dumps writes it
+    old["sha256"] = hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()
+    file.write_text(json.dumps(old))
+    assert "NaN" in file.read_text() and math.isnan(report.rows(report.find([tmp_path]))[0]["mean"])
+
+
+def test_what_was_tested_before_its_training_was_done_says_so_and_is_merged_with_nothing() -> None:
+    early = report.sealed({**result(1, steps=100), "trained": 40, "selected": {"step": 40, "validation": None}})
+    rows = report.rows([early, result(0, steps=100)])
+    names = "maml (unfinished: 40 of 100 meta-iterations)", "maml"
+    assert {row["algo"] for row in rows} == set(names) and all(row["seeds"] == 1 for row in rows)
+    older = {key: value for key, value in early.items() if key != "trained"}
+    assert report.rows([report.sealed(older)])[0]["algo"] == names[0]
 
 
 def test_amounts_carry_their_unit() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import filelock
 import pytest
 
-from metarun import cli, config, report, run_folder
+from metarun import cli, config, page, report, run_folder
 from metarun.errors import UserError
 from metarun.files import write_json
 from metarun.run_folder import CONFIG, LOCK, RESULT, Record, claim, finished, fresh, misfit, same_training
@@ -68,6 +68,7 @@ def test_finished_and_damaged_runs_are_left_alone(tmp_path: Path, monkeypatch: p
             (run_dir / CONFIG).write_text("{")
         else:
             write_json(run_dir / RESULT, sealed_for(record))
+            (run_dir / page.NAME).write_text("")
         lock.release()
     run_dir, lock = claim(experiment, record)
     lock.release()

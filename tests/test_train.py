@@ -14,6 +14,7 @@ from metarun.datasets.sampler import ClassPool
 from metarun.errors import Interrupted, NotFinite
 from metarun.evaluate import Evaluator
 from metarun.experiment import Bench
+from metarun.losses import Figure
 from metarun.signals import StopSignals
 from metarun.tree import Params
 from metarun.vectorize import Engine, MetaGradient, Vectorize
@@ -55,9 +56,9 @@ def test_it_learns(algo: str, tmp_path: Path) -> None:
 def test_the_best_validation_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values, seen = iter([0.3, 0.9, 0.5, 0.9]), []
 
-    def validate(b: Bench, meta: Params, score: Evaluator) -> tuple[Params, float, float]:
+    def validate(b: Bench, meta: Params, score: Evaluator) -> tuple[Params, Figure]:
         seen.append({name: value.clone() for name, value in meta.items()})
-        return meta, next(values), 0.01
+        return meta, Figure(next(values), 0.01, 4, 0)
 
     monkeypatch.setattr(loop, "validate", validate)
     state = run(bench("steps=8", "eval.every=2"), tmp_path)
@@ -70,14 +71,14 @@ def test_the_best_validation_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_smaller_error_is_the_better_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([0.3, 0.1, 0.5])
-    monkeypatch.setattr(loop, "validate", lambda b, meta, score: (meta, next(values), 0.01))
+    monkeypatch.setattr(loop, "validate", lambda b, meta, score: (meta, Figure(next(values), 0.01, 4, 0)))
     state = run(config.compose(["dataset=sinusoid", "steps=3", "eval.every=1"])[0].build(), tmp_path)
     assert state.selection is not None and state.selection.step == 2
 
 
 def test_what_is_no_number_is_never_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nan, values = float("nan"), iter([float("nan"), 0.3, float("nan"), 0.4])
-    monkeypatch.setattr(loop, "validate", lambda b, meta, score: (meta, next(values), 0.01))
+    monkeypatch.setattr(loop, "validate", lambda b, meta, score: (meta, Figure(next(values), 0.01, 4, 0)))
     b = config.compose(["dataset=sinusoid", "steps=4", "eval.every=1"])[0].build()
     state = run(b, tmp_path)
     assert state.selection is not None and (state.selection.step, state.selection.value) == (2, 0.3)
@@ -125,11 +126,11 @@ def test_drawing_ahead_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_signal_during_validation_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, during: int) -> None:
     stop, calls = StopSignals(), []
 
-    def validate(b: Bench, meta: Params, score: Evaluator) -> tuple[Params, float, float]:
+    def validate(b: Bench, meta: Params, score: Evaluator) -> tuple[Params, Figure]:
         calls.append(1)
         if len(calls) == during:
             stop.received = signal.SIGTERM
-        return meta, 0.5, 0.01
+        return meta, Figure(0.5, 0.01, 4, 0)
 
     monkeypatch.setattr(loop, "validate", validate)
     with pytest.raises(Interrupted, match=r"stopped at step (\d+) of 9, saved") as caught:
@@ -146,7 +147,8 @@ def test_the_log_says_what_happened(tmp_path: Path) -> None:
         ("train", 2), ("val", 2), ("train", 4), ("val", 4), ("train", 5), ("val", 5),
     ]  # fmt: skip
     assert {"loss", "accuracy", "grad_norm", "tasks_per_s", "lr", "seconds"} <= set(lines[0])
-    assert {"accuracy", "ci95", "tasks"} <= set(lines[1]) and lines[1]["tasks"] == 4
+    assert {"accuracy", "ci95", "tasks", "diverged"} <= set(lines[1])
+    assert (lines[1]["tasks"], lines[1]["diverged"]) == (4, 0)
 
 
 def test_a_bad_number_names_step_tasks_and_the_last_good_checkpoint(

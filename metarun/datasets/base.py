@@ -96,6 +96,11 @@ class Dataset(abc.ABC):
     def input_shape(self) -> tuple[int, ...]:
         """Of one example; known without the data."""
 
+    @property
+    def ink(self) -> bool:
+        """Whether grey images say how much ink there is, so that 1 is to be seen as black; else 1 is white."""
+        return False
+
     @abc.abstractmethod
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         """Find or make the data. Raises ``UserError`` where that fails, saying what was tried and what would do."""

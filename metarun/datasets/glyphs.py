@@ -41,6 +41,10 @@ class Glyphs(Dataset):
     def input_shape(self) -> tuple[int, ...]:
         return 1, SIDE, SIDE
 
+    @property
+    def ink(self) -> bool:
+        return True
+
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         made_with = f"{matplotlib.__version__}-{features.version('freetype2')}-{LOOK_ALIKE}-{POINT_SIZE}"
         cached = cached_arrays(

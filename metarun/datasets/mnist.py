@@ -45,6 +45,10 @@ class MNIST(Dataset):
     def input_shape(self) -> tuple[int, ...]:
         return 1, self.size, self.size
 
+    @property
+    def ink(self) -> bool:
+        return True
+
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         images, digits = prepared(data_root, self.size)
         if self.split is NamedSplit.digits:

@@ -73,6 +73,10 @@ class Omniglot(Dataset):
     def input_shape(self) -> tuple[int, ...]:
         return 1, self.size, self.size
 
+    @property
+    def ink(self) -> bool:
+        return self.invert
+
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         images = prepared(data_root, self.size, self.resize)
         if self.invert:
