@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,14 +19,22 @@ ON_IMAGES = [name for name in config.choices("algo") if name not in ("mann", "or
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepared data and compiled kernels go to a folder that ends with the tests; sub-processes inherit it.
+
+    Not by a fixture: test modules ask for the kernels as they are collected.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="metarun-tests-")
+    config.add_cleanup(folder.cleanup)
+    os.environ["METARUN_CACHE"] = folder.name
+
+
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepared data goes to a folder that ends with the tests; sub-processes inherit it."""
-    folder = tmp_path_factory.mktemp("cache")
-    os.environ["METARUN_CACHE"] = str(folder)
+def own_cache() -> Path:
+    """The folder that ``pytest_configure`` chose; and one thread."""
     torch.set_num_threads(1)  # tiny problems, and two threads on a busy machine are slower than one
     os.environ["OMP_NUM_THREADS"] = "1"
-    return folder
+    return Path(os.environ["METARUN_CACHE"])
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,8 @@
-"""Compile the native kernels once, keep them in the cache folder, load them."""
+"""Compile the native kernels once, keep them in the cache folder, load them.
+
+They are code that this process runs, so they lie in a folder of this user alone, the name of their file ends in the
+checksum of what it holds, and what is loaded is the file that was checked.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,10 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +24,7 @@ import torch
 from torch import Tensor
 
 from metarun.errors import UserError
-from metarun.files import cache_dir, write_atomic
+from metarun.files import cache_dir
 
 HERE = Path(__file__).parent
 FLAGS = ["-O3", "-ffp-contract=fast", "-std=c++17", "-fPIC"]
@@ -30,10 +36,14 @@ class NotBuilt(UserError):
 
 
 class Library:
-    """The compiled kernels. ``width``: float32 numbers in a vector of this machine."""
+    """The compiled kernels. ``width``: float32 numbers in a vector of this machine.
 
-    def __init__(self, path: Path):
-        self._functions = ctypes.CDLL(str(path))
+    file: a descriptor of the library, which stays open: the loader takes a second ``/proc/self/fd/N`` for the first.
+    """
+
+    def __init__(self, path: Path, file: int):
+        self.path, opened = path, f"/proc/self/fd/{file}"
+        self._functions = ctypes.CDLL(opened if os.path.exists(opened) else str(path))
         self.width = int(self._functions.vector_width())
 
     def divides(self, channels: int, dtype: torch.dtype) -> bool:
@@ -63,16 +73,52 @@ def library() -> Library:
     machine = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
     parts = [*(path.read_bytes() for path in sources), *(word.encode() for word in (*compiler, *FLAGS, machine))]
     parts.append(_processor())
-    target = cache_dir().absolute() / f"native-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}.so"
+    start = f"native-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}-"
+    cache = cache_dir().absolute()
     try:
-        if not target.exists():
-            _compile(compiler, [*FLAGS, machine], target)
+        folder = _private(cache)
+        found = [opened for path in sorted(folder.glob(f"{start}*.so")) if (opened := _opened(path, start))]
+        if not found:
+            made = _compile(compiler, [*FLAGS, machine], folder, start)
+            found = [opened for opened in [_opened(made, start)] if opened]
     except OSError as error:
-        raise NotBuilt(f"the compiled kernels cannot be kept in {target.parent}: {error.strerror}") from None
+        raise NotBuilt(f"the compiled kernels cannot be kept in {cache}: {error.strerror}") from None
     try:
-        return Library(target)
-    except (OSError, AttributeError) as error:
+        return Library(*found[0])
+    except (OSError, AttributeError, IndexError) as error:
         raise NotBuilt(f"the compiled kernels do not load: {error}") from None
+
+
+def _private(cache: Path) -> Path:
+    """This user's own folder in the cache, which may be shared."""
+    folder = cache / f"native-{os.getuid()}" if hasattr(os, "getuid") else cache / "native"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = cache.stat()
+    if hasattr(os, "getuid") and status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+        raise NotBuilt(f"everybody can write to {cache}: 'chmod o-w' it, or set METARUN_CACHE to another folder")
+    _refuse_others(folder, folder.stat())
+    return folder
+
+
+def _refuse_others(path: Path, status: os.stat_result) -> None:
+    """Compiled code that another user could have written is not run."""
+    if not hasattr(os, "getuid"):
+        return
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise NotBuilt(f"other users can write {path}: remove it, or set METARUN_CACHE to a folder of your own")
+
+
+def _opened(path: Path, start: str) -> tuple[Path, int] | None:
+    """The library and a descriptor of it; None, and it is gone, where it does not hold what its name says."""
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    _refuse_others(path, os.fstat(file))
+    with open(file, "rb", closefd=False) as reader:
+        if path.name == f"{start}{hashlib.sha256(reader.read()).hexdigest()}.so":
+            return path, file
+    os.close(file)
+    warnings.warn(f"{path}: damaged; compiling the kernels again", stacklevel=2)
+    path.unlink(missing_ok=True)
+    return None
 
 
 def _compiler() -> list[str]:
@@ -94,15 +140,14 @@ def _processor() -> bytes:
     return next((line for line in lines if line.startswith((b"flags", b"Features"))), b"")
 
 
-def _compile(compiler: list[str], flags: list[str], target: Path) -> None:
+def _compile(compiler: list[str], flags: list[str], folder: Path, start: str) -> Path:
     """With OpenMP where the compiler has it and torch the same one; else for one thread.
 
     Linked without OpenMP's library, so that torch's, already loaded, serves both: two pools of threads would wait for
     each other by spinning.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        made, linked = Path(folder) / "native.o", Path(folder) / "native.so"
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        made, linked = Path(scratch) / "native.o", Path(scratch) / "native.so"
         link = ["-shared", *(["-undefined", "dynamic_lookup"] if platform.system() == "Darwin" else [])]
         for openmp in (["-fopenmp"], []):
             done = _run([*compiler, *flags, *openmp, "-c", str(HERE / "native.cpp"), "-o", str(made)])
@@ -115,8 +160,10 @@ def _compile(compiler: list[str], flags: list[str], target: Path) -> None:
                 except OSError as error:
                     problem = str(error)
                 else:
-                    write_atomic(target, linked.read_bytes())
-                    return
+                    target = folder / f"{start}{hashlib.sha256(linked.read_bytes()).hexdigest()}.so"
+                    linked.chmod(0o600)
+                    os.replace(linked, target)
+                    return target
         raise NotBuilt(f"{compiler[0]} fails: {problem}")
 
 

@@ -27,7 +27,7 @@ Script = Callable[..., Path]
 @pytest.fixture(scope="module")
 def compiled() -> Path:
     """The kernels as the rest of the tests use them."""
-    return Path(library()._functions._name)
+    return library().path
 
 
 @pytest.fixture(autouse=True)
@@ -88,8 +88,8 @@ def test_compiled_once(fresh: Path, tmp_path: Path, compiler: Script) -> None:
     assert library() is library()
     loads()
     assert runs(tmp_path) == first
-    (made,) = fresh.glob("*.so")
-    assert not any(path.is_dir() for path in fresh.iterdir())
+    (made,) = fresh.rglob("*.so")
+    assert not any(path.is_dir() for path in made.parent.iterdir())
     made.unlink()
     loads()
     assert len(runs(tmp_path)) == 2 * len(first)
@@ -176,7 +176,7 @@ def test_a_compiler_that_fails(failure: str, compiler: Script, fresh: Path) -> N
     said = reason()
     assert str(script) in said
     assert said.endswith("no such thing") == (failure == "an error")
-    assert list(fresh.iterdir()) == []
+    assert [path for path in fresh.rglob("*") if path.is_file()] == []
 
 
 def test_a_compiler_that_is_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,29 +260,108 @@ def test_a_cache_relative_to_where_one_is(
     loads()
 
 
+def flipped(whole: bytes) -> bytes:
+    middle = len(whole) // 2
+    return whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+
+
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda whole: b"",
     "its first bytes": lambda whole: whole[:100],
+    "its first half": lambda whole: whole[: len(whole) // 2],  # the header is whole: loading it kills the process
+    "all but its last byte": lambda whole: whole[:-1],
+    "one byte more": lambda whole: whole + b"\0",
+    "one bit": flipped,
     "zeros": lambda whole: bytes(len(whole)),
     "text": lambda whole: b"not a library\n" * 100,
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_library_is_made_again_or_given_up(damage: str, compiler: Script, fresh: Path) -> None:
+def test_a_damaged_library_is_made_again(damage: str, compiler: Script, fresh: Path, tmp_path: Path) -> None:
     compiler()
     loads()
-    (made,) = fresh.glob("*.so")
-    content = DAMAGES[damage](made.read_bytes())
+    each = len(runs(tmp_path))
+    (made,) = fresh.rglob("*.so")
+    whole = made.read_bytes()
     made.unlink()  # it is mapped into this process: not to be written over
-    made.write_bytes(content)
-    library.cache_clear()
-    try:
-        library()
-    except NotBuilt as error:
-        assert len(str(error).splitlines()) == 1
-    else:
+    made.write_bytes(DAMAGES[damage](whole))
+    made.chmod(0o600)
+    with pytest.warns(UserWarning, match="damaged; compiling the kernels again"):
         loads()
+    (again,) = fresh.rglob("*.so")
+    assert again.read_bytes() == whole and len(runs(tmp_path)) == 2 * each
+
+
+def test_only_the_user_can_read_or_write_what_is_made(compiler: Script, fresh: Path) -> None:
+    compiler()
+    before = os.umask(0o002)
+    try:
+        loads()
+    finally:
+        os.umask(before)
+    (made,) = fresh.rglob("*.so")
+    assert made.stat().st_mode & 0o777 == 0o600 and made.parent.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o020, 0o002, 0o022])
+@pytest.mark.parametrize("what", ["library", "folder"])
+def test_what_others_can_write_is_refused(what: str, mode: int, compiler: Script, fresh: Path) -> None:
+    compiler()
+    loads()
+    (made,) = fresh.rglob("*.so")
+    path = made if what == "library" else made.parent
+    path.chmod(path.stat().st_mode | mode)
+    library.cache_clear()
+    assert reason().startswith(f"other users can write {path}: ")
+    path.chmod(path.stat().st_mode & ~mode)
+    loads()
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("what", ["library", "folder"])
+def test_what_belongs_to_others_is_refused(what: str, compiler: Script, fresh: Path) -> None:
+    compiler()
+    loads()
+    (made,) = fresh.rglob("*.so")
+    path = made if what == "library" else made.parent
+    os.chown(path, 12345, -1)
+    library.cache_clear()
+    assert reason().startswith(f"other users can write {path}: ")
+
+
+@pytest.mark.parametrize(("mode", "well"), [(0o777, False), (0o1777, True), (0o775, True)])
+def test_a_shared_cache(mode: int, well: bool, compiler: Script, fresh: Path) -> None:
+    """In one that everybody can write to, another user could put a folder in the place of this user's; not if it is
+    sticky, as /tmp is. A group may: many systems give each user a group of his own."""
+    compiler()
+    fresh.mkdir()
+    fresh.chmod(mode)
+    if well:
+        loads()
+    else:
+        assert reason().startswith(f"everybody can write to {fresh}: ")
+    fresh.chmod(0o755)
+    loads()
+
+
+def test_what_is_loaded_is_what_was_checked(
+    tmp_path: Path, compiler: Script, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that takes its place afterwards is not looked at."""
+    source, planted = tmp_path / "other.cpp", tmp_path / "other.so"
+    source.write_text('extern "C" int vector_width() { return 123; }')
+    subprocess.run(["c++", "-shared", "-fPIC", source, "-o", planted], check=True)
+    checked = build._opened
+
+    def then_swapped(path: Path, start: str) -> object:
+        found = checked(path, start)
+        os.replace(planted, path)
+        return found
+
+    compiler()
+    monkeypatch.setattr(build, "_opened", then_swapped)
+    assert library().width != 123
 
 
 def test_a_library_of_something_else_is_given_up(tmp_path: Path, compiler: Script) -> None:
@@ -311,4 +390,4 @@ def test_two_processes_compile_at_once(tmp_path: Path, compiler: Script, fresh: 
     both = [subprocess.Popen([sys.executable, "-c", LOAD], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate(timeout=100)[0] for process in both]
     assert all(line.startswith("width") for line in said)
-    assert len(runs(tmp_path)) == 4 and len(list(fresh.glob("*.so"))) == 1
+    assert len(runs(tmp_path)) == 4 and len(list(fresh.rglob("*.so"))) == 1
