@@ -7,11 +7,13 @@ import hashlib
 import io
 import json
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from metarun.errors import UserError
 from metarun.files import finite, read_file
+from metarun.telling import labels, telling, title, written
 
 Result = dict[str, Any]
 
@@ -109,7 +111,7 @@ def _runs(results: list[Result]) -> list[list[tuple[Result, dict[str, Any]]]]:
     """The runs of each (configuration, norm) with their scores, one for each seed."""
     merged: dict[str, dict[int, tuple[Result, dict[str, Any]]]] = {}
     for result in _apart(_apart(results, "pool_sha256"), "data_sha256"):
-        rest = {key: value for key, value in result["config"].items() if key != "seed"}
+        rest = _settings(result)
         for score in result["scores"]:
             tested = [result["protocol"]["split"], score["norm"], score["tasks"], _unfinished(result)]
             identity = json.dumps([rest, *tested], sort_keys=True)
@@ -138,6 +140,16 @@ def _unfinished(result: Result) -> str:
     return f" (unfinished: {done} of {asked} meta-iterations)" if done < asked else ""
 
 
+def _settings(result: Result) -> dict[str, Any]:
+    """The configuration less what runs are merged over."""
+    return {key: value for key, value in result["config"].items() if key != "seed"}
+
+
+def _more(table: list[dict[str, Any]]) -> list[str]:
+    """The columns that a table has behind the usual ones."""
+    return [name for name in table[0] if name not in COLUMNS] if table else []
+
+
 def _no_norm(norm: str) -> bool:
     """Whether a score is of a network without batch norm."""
     return norm.startswith("none")
@@ -146,11 +158,14 @@ def _no_norm(norm: str) -> bool:
 def rows(results: list[Result]) -> list[dict[str, Any]]:
     """One row for each (configuration, norm), the best first; runs that differ only in seed are merged.
 
+    Behind ``COLUMNS`` come the settings that tell the rows apart, under their keys.
+
     mean: over seeds. ci95_tasks: 95 % interval over tasks of one run (root mean square over the seeds). sd_seeds:
     standard deviation of the runs' means between seeds, nan for one seed. diverged: test tasks, over all seeds; they
     count with the worst value there is.
     """
-    table = []
+    table: list[dict[str, Any]] = []
+    configs = []
     for runs in _runs(results):
         result, score = runs[0]
         mean, interval, spread = over_seeds([(s["mean"], s["ci95"]) for _, s in runs])
@@ -170,6 +185,11 @@ def rows(results: list[Result]) -> list[dict[str, Any]]:
             sum(s.get("diverged", 0) for _, s in runs),
         )
         table.append(dict(zip(COLUMNS, values, strict=True)))
+        configs.append(_settings(result))
+    for key in telling(configs, table):
+        name = f"setting {key}" if title(key) in COLUMNS else title(key)
+        for row, settings in zip(table, configs, strict=True):
+            row[name] = written(settings[key]) if key in settings else ""
 
     def order(row: dict[str, Any]) -> tuple[Any, ...]:
         cost = -row["mean"] if row["metric"] == "accuracy" else row["mean"]
@@ -182,7 +202,7 @@ def by_steps(results: list[Result]) -> list[dict[str, Any]]:
     """One line of a plot for each (configuration, norm): metric against inner steps, mean over seeds.
 
     panel: what lines must share to be compared, the tasks and, where there is batch norm, its statistics. label: the
-    method, with the settings that tell it from others of its name. steps, mean, ci95, diverged: lists.
+    method, with all settings that tell it from others of its name. steps, mean, ci95, diverged: lists.
     """
     lines = []
     for runs in _runs(results):
@@ -197,7 +217,7 @@ def by_steps(results: list[Result]) -> list[dict[str, Any]]:
                 "tasks": f"{task}, {result['protocol']['split']}, {score['tasks']} tasks",
                 "norm": score["norm"],
                 "algo": result["names"]["algo"] + _unfinished(result),
-                "config": {key: value for key, value in result["config"].items() if key != "seed"},
+                "config": _settings(result),
                 "metric": result["metric"],
                 "steps": [row["steps"] for row in score["by_steps"]],
                 "mean": [mean for mean, _, _ in points],
@@ -213,10 +233,11 @@ def by_steps(results: list[Result]) -> list[dict[str, Any]]:
         beside = [o["norm"] for o in lines if o["tasks"] == line["tasks"] and not _no_norm(o["norm"])]
         norm = beside[0] if beside and _no_norm(line["norm"]) else line["norm"]
         line["panel"] = f"{line['tasks']}, norm {norm}"
-    for line in lines:
-        same = [other["config"] for other in lines if (other["panel"], other["algo"]) == (line["panel"], line["algo"])]
-        telling = [key for key in line["config"] if any(o.get(key) != line["config"][key] for o in same)]
-        line["label"] = " ".join([line["algo"], *(f"{key}={line['config'][key]}" for key in telling[:2])])
+    for of in dict.fromkeys((line["panel"], line["algo"]) for line in lines):
+        same = [line for line in lines if (line["panel"], line["algo"]) == of]
+        for line, label in zip(same, labels([line["config"] for line in same]), strict=True):
+            words = f"{line['algo']} {label}".strip()
+            line["label"] = textwrap.fill(words, 60, break_long_words=False, break_on_hyphens=False)
     return lines
 
 
@@ -225,6 +246,7 @@ def markdown(table: list[dict[str, Any]]) -> str:
     some_diverged = any(row["diverged"] for row in table)
     titles = [*COLUMNS[:7], "result ± interval over tasks", "seeds", "sd between seeds"]
     titles += ["diverged"] if some_diverged else []
+    titles += _more(table)
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in table:
         percent = row["metric"] == "accuracy"
@@ -242,6 +264,7 @@ def markdown(table: list[dict[str, Any]]) -> str:
         ]
         if some_diverged:
             cells.append(f"{row['diverged']} of {row['seeds'] * row['tasks']}")
+        cells += [row[name] for name in _more(table)]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return "\n".join([*lines, "", "± is the 95 % interval over test tasks, 1.96 s / sqrt(n), of one run.", ""])
 
@@ -249,7 +272,7 @@ def markdown(table: list[dict[str, Any]]) -> str:
 def comma_separated(table: list[dict[str, Any]]) -> str:
     """The rows as CSV, numbers unrounded."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(buffer, [*COLUMNS, *_more(table)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(table)
     return buffer.getvalue()

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ def test_other_differences_are_other_rows() -> None:
     rows = report.rows([result(), result(way=20), result(1)])
     assert sorted(row["seeds"] for row in rows) == [1, 2]
     (single,) = (row for row in rows if row["seeds"] == 1)
-    assert math.isnan(single["sd_seeds"]) and report.markdown([single]).splitlines()[2].endswith("| 1 |  |")
+    assert math.isnan(single["sd_seeds"]) and report.markdown([single]).splitlines()[2].endswith("| 1 |  | 20 |")
 
 
 def test_the_best_comes_first_and_what_diverged_last() -> None:
@@ -97,7 +98,7 @@ def test_a_column_says_how_many_tasks_diverged(tmp_path: Path) -> None:
     text = report.markdown(rows)
     assert "| sd between seeds | diverged |" in text and "| 24 of 1200 |" in text and "| 0 of 600 |" in text
     assert "diverged" not in report.markdown(report.rows([result()]))
-    assert ",24\n" in report.comma_separated(rows)
+    assert ",24,5\n" in report.comma_separated(rows)
     assert report.by_steps([diverged()])[0]["diverged"] == [3]
     assert report.figure("accuracy", diverged()["scores"][0]) == "90.00 ± 1.00 % (12 of 600 tasks diverged)"
     assert report.figure("mse", {"mean": math.inf, "ci95": math.nan, "diverged": 3}) == "not finite (3 tasks diverged)"
@@ -127,3 +128,64 @@ def test_what_was_tested_before_its_training_was_done_says_so_and_is_merged_with
 def test_amounts_carry_their_unit() -> None:
     assert report.amount("accuracy", 0.987, 0.004) == "98.70 ± 0.40 %"
     assert report.amount("mse", 0.3812, 0.0301) == "0.3812 ± 0.0301"
+
+
+DIFFERENCES: list[dict[str, Any]] = [
+    {"algo.inner_lr": 0.1},
+    {"dataset.split": "lake"},
+    {"model.filters": 32},
+    {"device.threads": "2"},
+    {"eval.norm": "all"},
+    {"steps": 7},
+    {"model (option)": "mlp"},
+    {"algo.inner_lr": 0.1, "model.filters": 32},
+    {"algo.inner_lr": 0.1, "model.filters": 32, "way": 20, "algo.frozen": ["body.*"], "device.kind": "cpu"},
+]
+SETTINGS: dict[str, Any] = {
+    "algo.inner_lr": 0.4,
+    "dataset.split": "maml",
+    "model.filters": 64,
+    "device.threads": "auto",
+    "device.kind": "auto",
+    "eval.norm": "transductive",
+    "steps": 5,
+    "model (option)": "conv4",
+    "algo.frozen": [],
+    "shot": 1,
+    "eval.shot": 1,
+}
+
+
+@pytest.mark.parametrize("changed", DIFFERENCES, ids=lambda changed: "+".join(changed))
+def test_rows_that_differ_show_in_what(changed: dict[str, Any]) -> None:
+    found = [result(mean=0.9, **SETTINGS), result(mean=0.8, **{**SETTINGS, **changed})]
+    first, second = report.rows(found)
+    names = {key: {"steps": "setting steps", "model (option)": "model"}.get(key, key) for key in changed}
+    assert list(first)[len(report.COLUMNS) :] == [
+        names[key] for key in {**found[0]["config"], **changed} if key in names
+    ]
+    for key, value in changed.items():
+        assert second[names[key]] == (value if isinstance(value, str) else json.dumps(value)) != first[names[key]]
+    text, table = report.comma_separated([first, second]), report.markdown([first, second])
+    header = text.splitlines()[0].split(",")
+    assert header == list(first)
+    assert all(f"| {name} |" in table.splitlines()[0] for name in names.values())
+    labels = [line["label"] for line in report.by_steps(found)]
+    for key, value in changed.items():
+        word = f"{key.removesuffix(' (option)')}={value if isinstance(value, str) else json.dumps(value)}"
+        assert word in labels[1].split() and word not in labels[0].split()
+
+
+def test_a_shot_that_the_evaluation_follows_is_one_column() -> None:
+    found = [result(**SETTINGS), result(**{**SETTINGS, "shot": 5, "eval.shot": 5})]
+    assert [list(row)[len(report.COLUMNS) :] for row in report.rows(found)] == [["shot"]] * 2
+    assert [line["label"] for line in report.by_steps(found)] == ["maml shot=1", "maml shot=5"]
+
+
+def test_a_setting_that_one_method_has_is_no_column() -> None:
+    other = {**SETTINGS, "algo (option)": "protonet"}
+    del other["algo.inner_lr"]
+    content = result(**other)
+    content["names"]["algo"] = "protonet"
+    rows = report.rows([result(**{**SETTINGS, "algo (option)": "maml"}), report.sealed(content)])
+    assert [len(row) for row in rows] == [len(report.COLUMNS)] * 2
