@@ -148,15 +148,14 @@ class Experiment:
         return bench
 
     def _examples(self, tasks: Tasks) -> tuple[Tensor, ...]:
-        """Examples for looking at what a network does, no two alike: as many as the support set and the query set of
-        an evaluation, two of each at least, and as many further ones."""
+        """Training examples for looking at what a network does: as many as the support set and the query set of an
+        evaluation, two of each at least, and as many further ones."""
         classes = self.way if self.dataset.has_way else 1
         support, query = (max(2, classes * per_class) for per_class in (self.eval.shot, self.eval.query))
         count = math.ceil(2 * (support + query) / (classes * sum(self.training_shots())))
         drawn = tasks.sample(Split.train, self.seed, range(count), self.way, *self.training_shots())
         x = torch.cat([drawn.support_x, drawn.query_x], 1).flatten(0, 1)[: 2 * (support + query)]
-        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
-        return (x + 0.1 * noise).split([support, query, support + query])
+        return x.split([support, query, support + query])
 
 
 @dataclass(kw_only=True)

@@ -6,7 +6,9 @@ it: batch norm is whatever calls torch's, or ``norm_relu_pool``, from any module
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.overrides import TorchFunctionMode
 
-from metarun.errors import ConfigError, UserError, first_line
+from metarun.errors import ConfigError
 from metarun.kernels.norm import norm_relu_pool
 from metarun.tree import Params
 
@@ -69,20 +71,20 @@ class Mixing(enum.Enum):
     def of(module: nn.Module, support: Tensor, query: Tensor, others: Tensor) -> Mixing:
         """Found by running the network; ``others``: as many further examples as the two sets together.
 
-        In float64, where it can, and with parameters moved off special values: a scale of 0 would hide what is behind.
+        In float64, and with parameters and examples moved at random: a scale of 0 would hide what is behind, and equal
+        examples cannot be told apart. Where that fails, as they are; where all fails, or the outputs are not finite,
+        nothing is known: other.
         """
-        last: Exception | None = None
-        for dtype, moved in itertools.product((torch.float64, torch.float32), (True, False)):
-            try:
-                found = _mixing(_frozen(module, dtype, moved), *(x.to(dtype) for x in (support, query, others)))
-            except Exception as error:  # not written for this precision, or it fails as it is
-                last = error
-            else:
+        for dtype, share in itertools.product((torch.float64, torch.float32), (0.1, 0.0)):
+            moved = functools.partial(_moved, share=share, dtype=dtype, generator=torch.Generator().manual_seed(0))
+            state = {name: b.to(dtype) if b.is_floating_point() else b for name, b in module.named_buffers()}
+            state |= {name: moved(p) for name, p in module.named_parameters()}
+            forward = functools.partial(functional_call, module, state)
+            with contextlib.suppress(Exception), torch.no_grad():  # preflight.py reports failures
+                found = _mixing(forward, moved(support), moved(query), moved(others))
                 if found is not None:
                     return found
-        if last is None:
-            return Mixing.other  # its numbers are not finite, so nothing is known
-        raise UserError(f"model: the network fails on examples of shape {tuple(support.shape[1:])}: {first_line(last)}")
+        return Mixing.other
 
 
 def predict(forward: Forward, params: Params, support_x: Tensor, query_x: Tensor, norm: Norm) -> Tensor:
@@ -152,19 +154,10 @@ class StatisticsOfFirst(TorchFunctionMode):
         return x if shift is None else x + shift.reshape(shape)
 
 
-def _frozen(module: nn.Module, dtype: torch.dtype, moved: bool) -> Callable[[Tensor], Tensor]:
-    """The network with parameters and buffers of a precision."""
-    generator = torch.Generator().manual_seed(0)
-    state = {name: b.to(dtype) if b.is_floating_point() else b for name, b in module.named_buffers()}
-    for name, p in module.named_parameters():
-        by = 1 + 0.1 * torch.randn((2, *p.shape), generator=generator).to(p) * moved
-        state[name] = (p.detach() * by[0] + 0.1 * (by[1] - 1)).to(dtype)
-
-    def forward(x: Tensor) -> Tensor:
-        with torch.no_grad():
-            return functional_call(module, state, (x,))
-
-    return forward
+def _moved(x: Tensor, share: float, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """In a precision, each number moved at random by about this share of itself, and a little where it is 0."""
+    by = share * torch.randn((2, *x.shape), generator=generator, dtype=dtype).to(x.device)
+    return x.detach().to(dtype) * (1 + by[0]) + share * by[1]
 
 
 def _mixing(forward: Callable[[Tensor], Tensor], support: Tensor, query: Tensor, others: Tensor) -> Mixing | None:

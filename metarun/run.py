@@ -16,6 +16,7 @@ from metarun.errors import ConfigError, UserError, in_folder
 from metarun.experiment import Bench, Experiment, Select
 from metarun.files import read_file, write_atomic, write_json
 from metarun.owner import Owner
+from metarun.preflight import preflight
 from metarun.ranks import current
 from metarun.result import Tested
 from metarun.run_folder import (
@@ -61,6 +62,7 @@ def run(experiment: Experiment, record: Record) -> Path:
 
         bench = ranks.together(experiment.build)
         ranks.together(bench.require_room)
+        ranks.on_first(lambda: preflight(bench))
         record = replace(record, data=held_out.facts(bench.tasks))
         run_dir, found = ranks.on_first(begin)
         held.enter_context(in_folder(run_dir))
@@ -129,6 +131,7 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
         content = ranks.on_first(lambda: _trained(run_dir, which, bench))
         _refuse_other_step_size(content["meta"], run_dir, record)
         _refuse_seen_classes(run_dir, record, bench, content)
+        ranks.on_first(lambda: preflight(bench, training=False))
         x = experiment
         name = f"{x.eval.norm.name}_{x.eval.tasks}tasks_{x.algo.eval_inner_steps}steps"
         out = ranks.on_first(lambda: fresh(run_dir / "eval" / name))

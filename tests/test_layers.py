@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"experiment"},
     {"owner"},
     {"checkpoint", "evaluate", "run_folder"},
-    {"train", "result"},
+    {"train", "result", "preflight"},
     {"run"},
     {"parts"},
     {"config"},

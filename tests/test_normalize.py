@@ -14,7 +14,7 @@ from torch.func import vmap
 
 from metarun import config
 from metarun.datasets.base import Split
-from metarun.errors import ConfigError, UserError
+from metarun.errors import ConfigError
 from metarun.evaluate import evaluate
 from metarun.experiment import Bench
 from metarun.kernels.build import library
@@ -256,11 +256,10 @@ def test_networks_that_take_one_precision_are_looked_at_in_it() -> None:
     assert Mixing.of(Single(), *data()) is Mixing.statistics
     assert Mixing.of(Single(by_hand), *data()) is Mixing.other
     assert Mixing.of(Single(ALONE["group norm"]), *data()) is Mixing.none
-    with pytest.raises(UserError, match=r"^model: the network fails on examples of shape \(1, 5, 5\): mat1 and mat2"):
-        Mixing.of(nn.Sequential(nn.Flatten(), nn.Linear(3, 5)), *data())
 
 
-def test_numbers_that_are_not_finite_tell_nothing() -> None:
+def test_what_fails_or_is_not_finite_tells_nothing() -> None:
+    assert Mixing.of(nn.Sequential(nn.Flatten(), nn.Linear(3, 5)), *data()) is Mixing.other
     assert Mixing.of(Net(lambda net, x: x / 0), *data()) is Mixing.other
 
 
