@@ -1,11 +1,13 @@
 """Record what a function of tensors computes once, then run the recording: the same operations without the Python.
 
 A captured function is a straight list of torch operations for fixed shapes. Nested transforms (vmap of grad of grad)
-cost more Python time than the arithmetic of small networks; the recording pays that once.
+cost more Python time than the arithmetic of small networks; the recording pays that once. What Python did is frozen in
+it: a global, a counter, a mode. So ``Replay`` holds the recording against its function now and then.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -48,12 +50,20 @@ class Captured:
                 node.target = _aten.reshape.default
         graph.recompile()
         self.operations = len(graph.graph.nodes)
-        self._run: Callable[..., Any] = graph
+        self._graph: Callable[..., Any] = graph
+        self.machine_code: Callable[..., Any] | None = None
 
     def __call__(self, *arguments: Any) -> Any:
+        return self._run(self.machine_code or self._graph, arguments)
+
+    def recorded(self, *arguments: Any) -> Any:
+        """What the recording itself gives, where there is machine code for it."""
+        return self._run(self._graph, arguments)
+
+    def _run(self, code: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         with torch.no_grad():
             leaves = self._laid_out(pytree.tree_leaves(arguments))
-            return pytree.tree_unflatten(list(self._run(*leaves)), self._outputs)
+            return pytree.tree_unflatten(list(code(*leaves)), self._outputs)
 
     def _laid_out(self, leaves: list[Tensor]) -> list[Tensor]:
         """With the strides that were recorded: no copy where a tensor has them."""
@@ -73,13 +83,94 @@ class Captured:
             from torch import _inductor  # takes a second to import
 
             with torch.no_grad():
-                compiled: Any = _inductor.compile(self._run, leaves, options={"cpp_wrapper": on_cpu})  # type: ignore[arg-type]
+                compiled: Any = _inductor.compile(self._graph, leaves, options={"cpp_wrapper": on_cpu})  # type: ignore[arg-type]
                 compiled(*leaves)
         except Exception as error:  # whatever the compiler does, the recording is as right
             reason = str(error).strip().splitlines() or [type(error).__name__]
             warnings.warn(f"device.compile: not compiled, only slower for it ({reason[0]})", stacklevel=2)
         else:
-            self._run = compiled
+            self.machine_code = compiled
+
+
+class Replay:
+    """A recording in the place of its function, as long as they agree.
+
+    They are compared at the 2nd, 4th, 8th, ... call. Where results have come to depend on something else than the
+    arguments, the function runs from then on, and its result is that call's. Where they agree the result is the
+    recording's, so that it does not matter at which calls they are compared: a run that is resumed counts from 1 again.
+    """
+
+    def __init__(self, fn: Callable[..., Any], captured: Captured):
+        self.fn, self.calls = fn, 0
+        self.captured: Captured | None = captured
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.calls += 1
+        if self.captured is None:
+            return self.fn(*arguments)
+        if self.calls == 1 or self.calls & (self.calls - 1):  # no power of two
+            return self.captured(*arguments)
+        return self._compared(self.captured, arguments)
+
+    def _compared(self, captured: Captured, arguments: tuple[Any, ...]) -> Any:
+        want, recorded = self.fn(*arguments), captured.recorded(*arguments)
+        off = distance(recorded, want)
+        if off > ROUNDING and off > 10 * distance(captured.recorded(*arguments), recorded):  # how much a device varies
+            warnings.warn(
+                f"device.compile: a recording gave other results at call {self.calls} than what it was made from: they "
+                "depend on Python state that it froze (a global, a counter, random numbers). It runs unrecorded from "
+                "here on; device.compile=false does so from the start",
+                stacklevel=2,
+            )
+            self.captured = None
+            return want
+        if captured.machine_code is None:
+            return recorded
+        got = captured(*arguments)
+        if distance(got, recorded) > MACHINE_CODE:
+            warnings.warn(
+                f"device.compile: TorchInductor's machine code gave wrong results at call {self.calls}; "
+                "the recording runs without it from here on",
+                stacklevel=2,
+            )
+            captured.machine_code = None
+            return recorded
+        return got
+
+
+# Units in the last place. A recording repeats its function's operations: all methods and networks here agree to the
+# bit on a CPU, or within 7 units where memory lies otherwise; a GPU may add in any order, and loops make more of it.
+# Machine code rounds otherwise (8 units seen), may tip a prediction over, and is far off where it is wrong.
+ROUNDING, MACHINE_CODE = 2**10, 2**21  # in float32 0.0001 and 0.25
+SMALL = 1e-3  # share of all results under which one of them may be rounding and nothing else
+
+
+def distance(got: Any, want: Any) -> float:
+    """The largest relative error of a tensor in a nest, in units of its type's last place; NaN equals NaN."""
+    (left, kind), (right, other) = pytree.tree_flatten(got), pytree.tree_flatten(want)
+    if kind != other or not all(map(_alike, left, right)):
+        return math.inf
+    pairs = [(a.detach(), b.detach()) for a, b in zip(left, right, strict=True) if _is_number(b)]
+    sizes = [b.double().nan_to_num(0, 0, 0).norm().item() for _, b in pairs]
+    worst = 0.0
+    for (a, b), size in zip(pairs, sizes, strict=True):
+        equal = (a == b) | (a.isnan() & b.isnan())
+        error = (a.double() - b.double()).masked_fill(equal, 0).norm().item()
+        if error != 0:
+            scale = (size + SMALL * math.hypot(*sizes)) * torch.finfo(b.dtype).eps
+            worst = max(worst, error / scale if math.isfinite(error) and scale > 0 else math.inf)
+    return worst
+
+
+def _is_number(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two leaves can be compared as numbers; what is none must be equal."""
+    if _is_number(b):
+        return isinstance(a, Tensor) and a.dtype == b.dtype and a.shape == b.shape
+    return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a == b
 
 
 _aten = torch.ops.aten

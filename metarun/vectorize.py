@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from metarun import tree
 from metarun.algorithms.base import Algorithm
-from metarun.capture import Captured
+from metarun.capture import Captured, Replay
 from metarun.episode import Episode
 from metarun.errors import first_line
 from metarun.hypergrad import Metrics
@@ -177,7 +177,7 @@ class OverTasks:
         long_run = self.calls >= COMPILE_PAYS and captured.operations <= COMPILED_OPERATIONS
         if not self.engine.native and (wish is Compile.true or long_run):
             captured.compile(meta, part)
-        return captured
+        return Replay(plain, captured)
 
 
 class MetaGradient:

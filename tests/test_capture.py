@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +16,7 @@ from torch.func import grad, vmap
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from metarun.capture import Captured
+from metarun.capture import MACHINE_CODE, ROUNDING, Captured, Replay, distance
 from metarun.episode import Episode
 from metarun.vectorize import CAPTURE_PAYS, Compile, Engine, OverTasks, Vectorize
 
@@ -366,6 +368,146 @@ def test_what_compiles_but_does_not_run_stays_a_recording(monkeypatch: pytest.Mo
     with pytest.warns(UserWarning, match="cannot load"):
         captured.compile(drawn(3))
     same(captured(drawn(3, seed=1)), drawn(3, seed=1) * 2 + 1)
+
+
+def replayed(fn: Callable[..., Any], *examples: Any) -> Replay:
+    return Replay(fn, Captured(fn, *examples))
+
+
+def test_a_replay_is_compared_at_powers_of_two() -> None:
+    ran: list[int] = []
+
+    def fn(x: Tensor) -> Tensor:
+        ran.append(call)
+        return x.sin() / 0  # infinities and NaN are results like others
+
+    call = 0
+    replay = replayed(fn, drawn(3))
+    ran.clear()
+    for call in range(1, 70):
+        same(replay(drawn(3, seed=call)).nan_to_num(), fn(drawn(3, seed=call)).nan_to_num())
+    assert [call for call in range(1, 70) if ran.count(call) == 2] == [2, 4, 8, 16, 32, 64]
+
+
+class Frozen(nn.Module):
+    """A network whose outputs depend on more than its arguments, in ways that a recording does not see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.zeros((), dtype=torch.float64))
+        self.scale, self.calls, self.random, self.steps = 1.0, 0, random.Random(0), 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * self.scale + self.get_buffer("shift")
+        for _ in range(self.steps):
+            y = y.sin()
+        return y if self.training else -y
+
+
+def put_buffer(module: Frozen) -> None:
+    module.shift = torch.ones((), dtype=torch.float64)
+
+
+STATE: dict[str, Callable[[Frozen], Any]] = {
+    "a number": lambda module: setattr(module, "scale", 1.001),
+    "a mode": lambda module: module.eval(),
+    "a buffer put in place": put_buffer,
+    "the length of a loop": lambda module: setattr(module, "steps", 4),
+    "another shape": lambda module: setattr(module, "scale", torch.ones(2, 3, dtype=torch.float64)),
+}
+
+
+@pytest.mark.parametrize("change", STATE)
+@pytest.mark.parametrize("at, found", [(2, 2), (3, 4), (4, 4), (9, 16)])
+def test_frozen_state_is_found_at_the_next_comparison(change: str, at: int, found: int) -> None:
+    module, x = Frozen(), drawn(3)
+    replay = replayed(module, x)
+    for call in range(1, 20):
+        if call == at:
+            STATE[change](module)
+        if call == found:
+            with pytest.warns(UserWarning, match=rf"^device.compile: .*at call {found} .*device.compile=false") as said:
+                got = replay(x)
+            assert len(said) == 1
+        else:
+            got = replay(x)  # a second warning would be an error
+        if call < at or call >= found:
+            same(got, module(x))
+    module.train().scale = 7.0
+    same(replay(x), module(x))  # for good
+
+
+def test_a_buffer_written_in_place_is_no_frozen_state() -> None:
+    module, x = Frozen(), drawn(3)
+    replay = replayed(module, x)
+    for call in range(1, 5):
+        module.get_buffer("shift").fill_(call)
+        same(replay(x), module(x))
+
+
+def count(module: Frozen, x: Tensor) -> Tensor:
+    module.calls += 1
+    return x * module.calls
+
+
+IMPURE: dict[str, Callable[[Frozen, Tensor], Tensor]] = {
+    "a counter": count,
+    "random numbers": lambda module, x: x * module.random.random(),
+}
+
+
+@pytest.mark.parametrize("what", IMPURE)
+def test_what_changes_with_every_call_is_found_at_once(what: str) -> None:
+    module, x = Frozen(), drawn(3)
+    replay = replayed(lambda x: IMPURE[what](module, x), x)
+    replay(x)
+    with pytest.warns(UserWarning, match="at call 2 "):
+        second = replay(x)
+    assert not torch.equal(second, replay(x))
+
+
+def test_results_that_vary_by_themselves_are_no_frozen_state() -> None:
+    """As a GPU's sums do; here random numbers that the recording draws anew."""
+    replay = replayed(lambda x: x + torch.rand(3), drawn(3))
+    for _ in range(8):
+        replay(drawn(3))
+
+
+@pytest.mark.parametrize("off, kept", [(1e-6, True), (1.0, False), (math.nan, False)])
+def test_machine_code_that_is_wrong_is_not_used(off: float, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiled(graph: Any, *_: Any, **__: Any) -> Callable[..., Any]:
+        return lambda *leaves: [leaf * (1 + off) for leaf in graph(*leaves)]
+
+    monkeypatch.setattr("torch._inductor.compile", compiled)
+
+    def fn(x: Tensor) -> Tensor:
+        return x.float().exp()
+
+    replay = replayed(fn, drawn(3))
+    assert replay.captured is not None
+    replay.captured.compile(drawn(3))
+    for call in range(1, 9):
+        if call == 2 and not kept:
+            with pytest.warns(UserWarning, match="^device.compile: TorchInductor's machine code .* at call 2; the rec"):
+                same(replay(drawn(3)), fn(drawn(3)))
+        else:
+            assert torch.equal(replay(drawn(3)), fn(drawn(3))) is (not kept and call > 2)
+
+
+def test_distance() -> None:
+    x = torch.tensor([3.0, 4.0])
+    eps = torch.finfo(x.dtype).eps
+    assert distance({"a": x, "b": (1, None)}, {"a": x.clone(), "b": (1, None)}) == 0
+    assert distance(x * (1 + 8 * eps), x) == pytest.approx(8, rel=0.01)
+    assert distance(x.double() * (1 + 1e-9), x.double()) == pytest.approx(1e-9 / 2.22e-16, rel=0.01)
+    nan, inf = torch.tensor([math.nan, 1.0]), torch.tensor([math.inf, 1.0])
+    assert distance(nan, nan) == distance(inf, inf) == distance(-inf, -inf) == 0
+    for a, b in ((nan, x), (x, nan), (inf, -inf), (nan, inf), (x, x[:1]), (x, x.double()), (x, None), (x, [x])):
+        assert distance(a, b) == math.inf
+    assert distance(torch.tensor(3), torch.tensor(4)) == distance(3, 4) == distance(x, x * 0) == math.inf
+    noise = torch.tensor([1e-9])  # the gradient of a bias before batch norm is rounding, of which nothing need agree
+    assert distance([x, 2 * noise], [x, noise]) < ROUNDING < distance([2 * noise], [noise])
+    assert ROUNDING < MACHINE_CODE < 1 / eps
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from metarun.algorithms.base import Algorithm
 from metarun.algorithms.imaml import IMAML, Descent
 from metarun.algorithms.maml import MAML, Derivative
 from metarun.algorithms.reptile import Reptile
+from metarun.capture import ROUNDING, distance
 from metarun.check import Problem
 from metarun.episode import Episode
 from metarun.inner import InnerOptimizer
@@ -129,8 +130,8 @@ def test_a_recording_is_what_was_recorded(name: str, network: str, path: str) ->
     for at in (meta, tree.scale(1.1, meta)):
         got, metrics = recorded(at, problem.episodes)
         want, plain_metrics = plain(at, problem.episodes)
-        assert check.relative_error(got, want) < 1e-9
-        torch.testing.assert_close(metrics["loss"], plain_metrics["loss"], rtol=1e-14, atol=0)
+        off = distance((got, metrics), (want, plain_metrics))
+        assert off < ROUNDING / 50  # a sum in another order here and there; ``Replay`` takes no more for rounding
 
 
 @every_problem

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,21 @@ def test_what_cannot_be_recorded_runs_as_it_is() -> None:
         (first,) = over_tasks({"w": torch.tensor(1.0)}, episodes(2))
     (second,) = over_tasks({"w": torch.tensor(-1.0)}, episodes(2))
     assert first.tolist() == [2.0, 10.0] and second.tolist() == [3.0, 15.0]
+
+
+def test_frozen_python_state_ends_at_the_next_comparison() -> None:
+    """What ``task_fn`` depends on changes at call 3; the recorded results are the others' again from call 4 on."""
+    scale = 1.0
+
+    def scaled(meta: dict[str, torch.Tensor], task: Episode) -> torch.Tensor:
+        return meta["w"] * scale * task.support_x.sum()
+
+    recorded = OverTasks(Engine(Vectorize.vmap, None, Compile.auto), scaled, CAPTURE_PAYS)
+    plain = OverTasks(Engine(Vectorize.vmap), scaled)
+    meta, agree = {"w": torch.tensor(2.0)}, []
+    for call in range(1, 10):
+        scale = 1.0 if call < 3 else float(call)
+        with pytest.warns(UserWarning, match="device.compile: .*at call 4") if call == 4 else nullcontext():
+            (got,) = recorded(meta, episodes(2))
+        agree.append(torch.equal(got, next(plain(meta, episodes(2)))))
+    assert agree == [True, True, False] + 6 * [True]
