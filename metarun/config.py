@@ -167,6 +167,7 @@ def parse(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Record]:
     ``chosen``: the option of each group. Raises ``UserError`` for missing values and values out of range.
     """
     try:
+        OmegaConf.merge(cfg, OmegaConf.to_container(cfg, resolve=True))  # of the right types, interpolated values too
         for group in (*GROUPS, "eval", *(["recipe"] if cfg.recipe else [])):
             try:
                 OmegaConf.to_object(cfg[group])  # alone first, so that an error can name its group
@@ -174,8 +175,7 @@ def parse(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Record]:
                 raise error.under(group) from None
         experiment = typing.cast(Experiment, OmegaConf.to_object(cfg))
     except MissingMandatoryValue as error:
-        key = error.full_key or str(error).splitlines()[0]
-        raise UserError(f"{key}: has no value, and needs one") from None
+        raise UserError(f"{error.full_key or str(error).splitlines()[0]}: has no value, and needs one") from None
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from None
     values = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)

@@ -87,7 +87,11 @@ class Record:
         if not held_out.sound(self.data):
             return False
         named = all(isinstance(text, str) for part in texts for text in part.values())
-        return named and all(isinstance(self.values.get(group), dict) for group in self.kinds)
+        return (
+            named
+            and self.names.keys() == self.kinds.keys()
+            and all(isinstance(self.values.get(group), dict) for group in self.kinds)
+        )
 
 
 def departures(identity: dict[str, Any], published: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -112,6 +112,8 @@ WRONG = {  # command -> words that its one line must have
     "train foo": "foo key=value",
     "train algo.inner_lr=[1": "algo.inner_lr=[1 key=value",
     "train seed=${foo}": "seed foo",
+    "train algo.frozen=${seed}": "algo.frozen list",
+    "train algo.hypergrad=${seed}": "algo.hypergrad store recompute",
     "train --foo": "--foo",
     "train --config-dir nowhere": "--config-dir nowhere folder",
     "train --cfg nothing": "nothing job",

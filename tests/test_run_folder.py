@@ -163,7 +163,8 @@ SOUND = {"names": {"algo": "maml"}, "kinds": {"algo": "maml"}, "values": {"algo"
 @pytest.mark.parametrize(
     "damage",
     [{"names": []}, {"names": {"algo": 3}}, {"kinds": None}, {"values": []}, {"values": {}}, {"values": {"algo": "x"}},
-     {"changed": "x"}, {"more": 1}, {"kinds": {"algo": "maml", "model": "mlp"}}],
+     {"changed": "x"}, {"more": 1}, {"names": {}}, {"names": {"algo": "maml", "model": "mlp"}},
+     {"kinds": {"algo": "maml", "model": "mlp"}}],
 )  # fmt: skip
 def test_a_configuration_that_is_none_is_said_in_one_line(tmp_path: Path, damage: dict[str, Any]) -> None:
     write_json(tmp_path / CONFIG, SOUND)
