@@ -18,19 +18,19 @@ from torch._ops import OpOverload
 from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
+from metarun.errors import UserError
+
+TORCH = ">=2.11,<2.15"  # as in pyproject.toml: whose make_fx takes what is given to it here
+
 
 class Captured:
     """``fn`` for arguments shaped like ``examples``: any nest of tensors in, any nest out.
 
     Raises whatever ``fn`` raises, and torch's errors for what cannot be recorded: control flow that depends on
-    the values of tensors.
+    the values of tensors. ``UserError`` where this torch has another interface than recording needs.
     """
 
     def __init__(self, fn: Callable[..., Any], *examples: Any):
-        # half a second to import, and not every command records
-        from torch._functorch.compile_utils import fx_graph_cse
-        from torch.fx.experimental.proxy_tensor import make_fx
-
         leaves, self._inputs = pytree.tree_flatten(examples)
         # dense strides, where an example repeats memory or leaves gaps
         self._strides = [torch.empty_like(leaf).stride() for leaf in leaves]
@@ -39,8 +39,8 @@ class Captured:
             out, self._outputs = pytree.tree_flatten(fn(*pytree.tree_unflatten(list(tensors), self._inputs)))
             return out
 
-        made = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True, _disable_torch_fn_metadata_mode=True)
-        graph = made(*self._laid_out(leaves))
+        recorder, fx_graph_cse = _recorder(flat)
+        graph = recorder(*self._laid_out(leaves))
         if not any(_writes(node) for node in graph.graph.nodes):
             graph.graph = fx_graph_cse(graph.graph)  # what is computed twice from the same values
             _skip_round_trips(graph.graph)
@@ -171,6 +171,24 @@ def _alike(a: Any, b: Any) -> bool:
     if _is_number(b):
         return isinstance(a, Tensor) and a.dtype == b.dtype and a.shape == b.shape
     return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a == b
+
+
+def _recorder(fn: Callable[..., Any]) -> tuple[Callable[..., Any], Callable[[Graph], Graph]]:
+    """(tensors -> a recording of ``fn``, graph -> the same without what is computed twice): torch's own, not public.
+
+    ``fn`` does not run yet, so an error is torch's and says nothing of what was to be recorded.
+    """
+    try:  # half a second to import, and not every command records
+        from torch._functorch.compile_utils import fx_graph_cse
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        settings: dict[str, Any] = {"_allow_non_fake_inputs": True, "_disable_torch_fn_metadata_mode": True}
+        return make_fx(fn, tracing_mode="fake", **settings), fx_graph_cse
+    except (TypeError, ImportError, AttributeError) as error:
+        raise UserError(
+            f"torch {torch.__version__}: metarun records with torch{TORCH}, and this one differs ({error}); install "
+            "one of those, or set device.compile=false (slower)"
+        ) from None
 
 
 _aten = torch.ops.aten

@@ -20,7 +20,7 @@ from metarun import tree
 from metarun.algorithms.base import Algorithm
 from metarun.capture import Captured, Replay
 from metarun.episode import Episode
-from metarun.errors import first_line
+from metarun.errors import UserError, first_line
 from metarun.hypergrad import Metrics
 from metarun.kernels.build import Library, NotBuilt, library
 from metarun.kernels.layout import PlainLayout
@@ -171,6 +171,8 @@ class OverTasks:
             return plain
         try:
             captured = Captured(plain, meta, part)
+        except UserError:
+            raise
         except Exception as error:  # e.g. a network whose control flow looks at values; it runs as it is
             warnings.warn(f"device.compile: cannot be recorded, only slower for it ({first_line(error)})", stacklevel=2)
             return plain

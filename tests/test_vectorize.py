@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental import proxy_tensor
 
-from metarun import config
+from metarun import capture, config
 from metarun.episode import Episode
+from metarun.errors import UserError
 from metarun.kernels import build
 from metarun.vectorize import (
     CAPTURE_PAYS,
@@ -117,6 +120,26 @@ def test_a_long_inner_loop_is_recorded_only_when_asked(compile: Compile, recorde
     algorithm = config.compose(["algo=fomaml", f"algo.inner_steps={RECORDED_STEPS + 1}"])[0].algo
     gradient = MetaGradient(Engine(Vectorize.vmap, None, compile), algorithm, None, COMPILE_PAYS)  # type: ignore[arg-type]
     assert (gradient._prepare(algorithm).calls > 0) is recorded
+
+
+def test_a_torch_that_records_otherwise_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def older(fn: Callable[..., Any], tracing_mode: str) -> None:
+        raise AssertionError("not called")
+
+    monkeypatch.setattr(proxy_tensor, "make_fx", older)
+    over_tasks = OverTasks(Engine(Vectorize.vmap, None, Compile.auto), lambda meta, task: meta["w"], CAPTURE_PAYS)
+    said = r"^torch \d.*this one differs \(.*unexpected keyword.*device\.compile=false"
+    with pytest.raises(UserError, match=said) as raised:
+        list(over_tasks({"w": torch.tensor(1.0)}, episodes(2)))
+    assert "\n" not in str(raised.value) and f"torch{capture.TORCH}" in str(raised.value)
+    monkeypatch.delattr(proxy_tensor, "make_fx")
+    with pytest.raises(UserError, match="this one differs"):
+        list(over_tasks({"w": torch.tensor(1.0)}, episodes(2)))
+
+
+def test_the_torch_that_is_named_is_the_one_that_is_installed() -> None:
+    text = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    assert f'"torch{capture.TORCH}",' in text
 
 
 def test_what_cannot_be_recorded_runs_as_it_is() -> None:
