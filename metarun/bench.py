@@ -55,8 +55,7 @@ def measure(experiment: Experiment, seconds: float, compare: bool) -> dict[str, 
             pair = (_seconds(ours, batch, device), _seconds(reference, batch, device) if reference else None)
             pairs.append(pair)
             used += pair[0] + (pair[1] or 0.0)
-            bar.n = min(round(used), round(seconds))
-            bar.refresh()
+            bar.update(min(round(used), round(seconds)) - bar.n)
     result = {
         "engine": bench.engine.describe(),
         "device": device_name(device),

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from metarun import bench as speed
+from metarun import config
 from metarun.progress import EVERY, progress_bar
 
 
@@ -81,3 +83,9 @@ def test_a_terminal_has_a_bar(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> 
             clock.now += 1
             bar.update()
     assert "\rmeta-train: 100%" in screen.getvalue()
+
+
+def test_a_short_bench_writes_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    experiment, _ = config.compose(["dataset=sinusoid", "model.hidden=[4]", "meta_batch=2", "device.compile=false"])
+    speed.measure(experiment, 0.05, compare=False)
+    assert capsys.readouterr().err == ""
