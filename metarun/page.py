@@ -13,7 +13,7 @@ CAPTIONS = {
     "curves.png": "Training and validation against meta-iterations",
     "steps.png": "Meta-test against inner steps",
     "step_sizes.png": "Meta-learned step sizes",
-    "episodes.png": "Test tasks: support, and queries framed green where right, red where wrong",
+    "episodes.png": "Test tasks: support, and queries framed green where right, red with the label given where wrong",
     "points.png": "Test tasks before and after adapting: support points as triangles, queries ringed green where "
     "right, red where wrong, and the borders between the classes as far as the queries tell",
     "sinusoid.png": "Test tasks: true function, support points, and the fit before and after adapting",

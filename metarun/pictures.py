@@ -73,8 +73,9 @@ def images(episodes: Episode, outputs: Tensor, ink: bool = False, names: Names |
                 _image(axes, episodes.query_x[t, at], low, high, ink, GOOD if right else BAD, 2.5)
                 if not right:
                     wrong = "none" if guess[t, at] < 0 else str(int(guess[t, at]))
-                    axes.text(0.96, 0.04, wrong, color=BAD, fontsize=8, ha="right", transform=axes.transAxes)
-            called = f"{label} {_short(names[t][label])}" if names else str(label)
+                    said = axes.text(0.94, 0.06, wrong, color=BAD, fontsize=8, ha="right", transform=axes.transAxes)
+                    said.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8})
+            called = _short(f"{label} {names[t][label]}") if names else str(label)
             size = 8 if len(called) < 7 else 5
             grid[row, t * wide].set_ylabel(called, fontsize=size, rotation=0, va="center", ha="right", parse_math=False)
         grid[0, t * wide].set_title("support", fontsize=7)
@@ -94,8 +95,8 @@ def _image(axes: Axes, x: Tensor, low: float, high: float, ink: bool, frame: str
 def _short(name: str) -> str:
     """A name in at most three lines that fit between two tasks."""
     printable = "".join(c if c.isprintable() and not 0xD800 <= ord(c) < 0xE000 else "?" for c in name)
-    lines = textwrap.wrap(printable, 13)
-    return "\n".join([*lines[:2], lines[2] if len(lines) == 3 else f"{lines[2][:12]}…"] if len(lines) > 2 else lines)
+    lines = textwrap.wrap(printable, 11)
+    return "\n".join([*lines[:2], lines[2] if len(lines) == 3 else f"{lines[2][:10]}…"] if len(lines) > 2 else lines)
 
 
 def points(episodes: Episode, outputs: Tensor) -> Figure:
