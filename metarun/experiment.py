@@ -103,28 +103,29 @@ class Experiment:
         examples = sum(self.training_shots()) * (self.way if self.dataset.has_way else 1)
         return examples * math.prod(tasks.input_shape)
 
-    def build(self) -> Bench:
-        """Load the data, build the network and check that every split can supply its tasks.
+    def build(self, testing: bool = False) -> Bench:
+        """Load the data, build the network and check that the splits that are used can supply their tasks.
+
+        testing: trained parameters are there, so meta-training tasks are not needed.
 
         Raises ``UserError`` where something does not fit, before any work is done.
         """
         device = self.device.resolve()
         tasks = self.dataset.load(user_path(self.data_root) if self.data_root else default_data_root(), device)
-        return self.assemble(tasks, device)
+        return self.assemble(tasks, device, testing)
 
-    def assemble(self, tasks: Tasks, device: torch.device) -> Bench:
+    def assemble(self, tasks: Tasks, device: torch.device, testing: bool = False) -> Bench:
         """``build`` on tasks that are there already."""
         tasks = tasks.seen(self.algo.view)
-        tasks.check(Split.train, self.way, *self.training_shots())
+        if not testing:
+            tasks.check(Split.train, self.way, *self.training_shots())
         tasks.check(Split.test, self.way, self.eval.shot, self.eval.query)
-        if tasks.has(Split.val):
-            tasks.check(Split.val, self.way, self.eval.shot, self.eval.query)
         outputs = tasks.outputs(self.way)
         numbers = count_parameters(self.model, tasks.input_shape, outputs)
         copies = 5 if self.algo.outer_optimizer is OuterOptimizer.adam else 3  # and the method's, the gradient, moments
         require_room(4 * copies * numbers, device, f"model: {copies} copies of {numbers:,} parameters", "model")
         module = initialise(self.model, tasks.input_shape, outputs, self.seed).to(device)
-        support, query, others = self._examples(tasks)
+        support, query, others = self._examples(tasks, Split.test if testing else Split.train)
         bench = Bench(
             experiment=self,
             device=device,
@@ -143,17 +144,20 @@ class Experiment:
             mixing=Mixing.of(module, support, query, others),
             ranks=current(),
         )
-        bench.first_meta()  # a method may refuse a network
+        tunes = len(self.algo.candidates(bench.first_meta())) > 1  # on validation; a method may also refuse a network
+        if tasks.has(Split.val) and (tunes or (self.eval.every > 0 and not testing)):
+            tasks.check(Split.val, self.way, self.eval.shot, self.eval.query)
         self.eval.norm.members(bench.mixing)
         return bench
 
-    def _examples(self, tasks: Tasks) -> tuple[Tensor, ...]:
-        """Training examples for looking at what a network does: as many as the support set and the query set of an
-        evaluation, two of each at least, and as many further ones."""
+    def _examples(self, tasks: Tasks, split: Split) -> tuple[Tensor, ...]:
+        """Examples for looking at what a network does: as many as the support set and the query set of an evaluation,
+        two of each at least, and as many further ones."""
         classes = self.way if self.dataset.has_way else 1
         support, query = (max(2, classes * per_class) for per_class in (self.eval.shot, self.eval.query))
-        count = math.ceil(2 * (support + query) / (classes * sum(self.training_shots())))
-        drawn = tasks.sample(Split.train, self.seed, range(count), self.way, *self.training_shots())
+        shots = self.training_shots() if split is Split.train else (self.eval.shot, self.eval.query)
+        count = math.ceil(2 * (support + query) / (classes * sum(shots)))
+        drawn = tasks.sample(split, self.seed, range(count), self.way, *shots)
         x = torch.cat([drawn.support_x, drawn.query_x], 1).flatten(0, 1)[: 2 * (support + query)]
         return x.split([support, query, support + query])
 

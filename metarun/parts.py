@@ -15,7 +15,7 @@ from metarun.models.base import Model
 
 PARTS: dict[str, type] = {"dataset": Dataset, "model": Model, "algo": Algorithm}  # configuration group -> base class
 PACKAGES = {"dataset": "datasets", "model": "models", "algo": "algorithms"}
-SHARED = ("base", "sampler", "generated", "imagefile")  # files that hold no part
+SHARED = ("base", "sampler", "generated", "imagefile", "class_folders")  # files that hold no part
 
 
 def conf_dir() -> Path:

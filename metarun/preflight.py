@@ -25,20 +25,24 @@ CURVE = 300  # points that draw a regression task
 def preflight(bench: Bench, training: bool = True) -> None:
     """Run a meta-gradient, unless there is no ``training``, and an evaluation as they will be run, each on two tasks.
 
-    The tasks are made of meta-training examples; none of validation or test is drawn. Raises ``UserError`` where
-    something cannot be computed.
+    The tasks are made of meta-training examples, none of validation or test is drawn; without training of test
+    examples, as there may be no others. Raises ``UserError`` where something cannot be computed.
     """
-    bench = dataclasses.replace(bench, tasks=Rehearsal(bench), ranks=Ranks())
+    bench = dataclasses.replace(bench, tasks=Rehearsal(bench, training), ranks=Ranks())
     if training:
         _try(bench, _train, "training")
     _try(bench, _evaluate, "evaluation")
 
 
 class Rehearsal(Tasks):
-    """An experiment's training tasks, and evaluation tasks of the real ones' shape, made of training tasks' inputs."""
+    """An experiment's training tasks, and evaluation tasks of the real ones' shape, made of training tasks' inputs, or
+    of test tasks' where nothing is trained."""
 
-    def __init__(self, bench: Bench):
-        self.experiment, self.tasks = bench.experiment, bench.tasks
+    def __init__(self, bench: Bench, training: bool = True):
+        x = self.experiment = bench.experiment
+        self.tasks = bench.tasks
+        self.source = Split.train if training else Split.test
+        self.shots = x.training_shots() if training else (x.eval.shot, x.eval.query)
         self.input_shape, self.stamp = bench.tasks.input_shape, bench.tasks.stamp
 
     def has(self, split: Split) -> bool:
@@ -57,7 +61,7 @@ class Rehearsal(Tasks):
         if split is Split.train:
             return self.tasks.sample(split, seed, indices, way, shot, query)
         x, classes = self.experiment, way if self.experiment.dataset.has_way else 1
-        drawn = self.tasks.sample(Split.train, x.seed, indices, way, *x.training_shots())
+        drawn = self.tasks.sample(self.source, x.seed, indices, way, *self.shots)
 
         def examples(per_class: int) -> tuple[Tensor, Tensor]:
             again = torch.arange(per_class, device=drawn.key.device) % (drawn.support_x.shape[1] // classes)

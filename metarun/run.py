@@ -127,7 +127,7 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
     """
     ranks = current()
     with StopSignals():
-        bench = ranks.together(experiment.build)
+        bench = ranks.together(lambda: experiment.build(testing=True))
         content = ranks.on_first(lambda: _trained(run_dir, which, bench))
         _refuse_other_step_size(content["meta"], run_dir, record)
         _refuse_seen_classes(run_dir, record, bench, content)

@@ -23,6 +23,8 @@ from metarun.held_out import Facts
 CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
 OUTPUTS = Path("outputs")
 PLACE = ("run_dir", "data_root", "resume", "recipe.reference")  # keys that do not say what is computed
+# settings that are younger than some run folders, by the data set's module, and what those did
+LATER = {"image_folder": {"split": "shares", "layers": 1, "min_images": 0, "white": None}}
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Record:
                     flat[prefix + key] = value
 
         walk(self.values, "")
-        return flat
+        as_before = {f"dataset.{key}": value for key, value in LATER.get(self.kinds.get("dataset", ""), {}).items()}
+        return {key: v for key, v in flat.items() if key not in as_before or as_before[key] != v}
 
     def training(self) -> dict[str, Any]:
         """The part of the identity that decides a checkpoint: not how it is tested, nor for which recipe."""
@@ -77,6 +80,8 @@ class Record:
             raise UserError(f"{path}: damaged ({error})") from None
         if not record._is_sound():
             raise UserError(f"{path}: damaged (its names, kinds, values, changed and data are not what metarun writes)")
+        if later := LATER.get(record.kinds.get("dataset", "")):
+            record.values["dataset"] = {**later, **record.values["dataset"]}
         return record
 
     def _is_sound(self) -> bool:

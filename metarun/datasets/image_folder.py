@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import json
 import math
@@ -11,39 +12,68 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from metarun.datasets.base import Dataset, Split, Tasks, cut
-from metarun.datasets.imagefile import image_files, read
+from metarun.datasets.class_folders import Classes, digest, find, fingerprint, parts
+from metarun.datasets.imagefile import Unreadable, read, shown
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import UserError, require, require_count
 from metarun.files import cached_arrays, user_path
 from metarun.progress import progress_bar
-from metarun.room import require_room
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
 
-Classes = dict[str, list[Path]]  # class name -> its image files
+class Division(enum.Enum):
+    """What meta-test has not seen.
+
+    shares: other classes, drawn by ``shares`` and ``split_seed``. folders: other classes, those in the folders train,
+    val and test. images: other images of the same classes, drawn likewise; images_in_folders: those in the folders. A
+    task then has all classes, and a class always the same label.
+    """
+
+    shares = "shares"
+    folders = "folders"
+    images = "images"
+    images_in_folders = "images_in_folders"
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether the user's folders say it."""
+        return self in (Division.folders, Division.images_in_folders)
+
+    @property
+    def of_images(self) -> bool:
+        """Whether the splits share their classes."""
+        return self in (Division.images, Division.images_in_folders)
+
+
+Members = dict[Split, dict[str, list[int]]]  # class names of each split, and the rows of their images
 
 
 @dataclass(kw_only=True, slots=True)
 class ImageFolder(Dataset):
-    """Classes are the folders in ``path``, in each of which the image files directly inside count.
+    """Classes are folders ``layers`` below ``path``, in each of which the image files directly inside count.
 
-    An image is turned upright as its EXIF data say, laid on white where it is transparent, cut to its centre square
-    and resized (Lanczos); of an animation the first frame is taken. Other files and hidden folders are passed over.
-    Which split a class is in follows from the names of all classes and ``split_seed``.
+    An image is read as a viewer shows it (``imagefile.shown``), cut to its centre square and resized (Lanczos). Other
+    files and hidden folders are passed over.
     """
 
     path: str
     size: int  # pixels a side
     grey: bool
-    shares: list[float]  # of the classes: train, val, test
+    split: Division
+    layers: int
+    min_images: int  # a class with fewer is left out
+    white: float | None  # of images deeper than 8 bits
+    shares: list[float]  # train, val, test
     split_seed: int
     strict: bool
 
     def __post_init__(self) -> None:
         require_count("size", self.size, most=10**4)
+        require(1 <= self.layers <= 4, "layers", self.layers, "1..4")
+        require(self.min_images >= 0, "min_images", self.min_images, ">= 0")
+        require(self.white is None or 0 < self.white < math.inf, "white", self.white, "null or > 0")
         whole = len(self.shares) == 3 and min(self.shares) >= 0 and math.isclose(sum(self.shares), 1, abs_tol=1e-6)
         require(whole, "shares", self.shares, "three numbers >= 0 whose sum is 1: train, val, test")
 
@@ -53,44 +83,138 @@ class ImageFolder(Dataset):
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         root = data_root / user_path(self.path)
-        classes = find(root)
-        colours = "grey" if self.grey else "colour"
+        classes = find(root, self.layers, self.split.in_parts)
+        kind = f"{self.size}-{'grey' if self.grey else 'colour'}{'' if self.white is None else f'-{self.white:g}'}"
         cached = cached_arrays(
-            f"image_folder-{self.size}-{colours}-{fingerprint(root, classes)}",
-            lambda: prepared(classes, self.size, self.grey),
+            f"image_folder-shown-{kind}-{fingerprint(root, classes)}",
+            lambda: prepared(classes, self.size, self.grey, self.white),
         )
         unreadable = json.loads(str(cached["unreadable"]))
-        counts = {name: len(paths) - len(unreadable.get(name, ())) for name, paths in classes.items()}
-        names = [name for name, count in counts.items() if count]
-        if not names:
+        rows: dict[str, list[int]] = {}  # of each folder: of its images
+        readable: dict[str, list[str]] = {}  # and their file names
+        for folder, paths in classes.items():
+            readable[folder] = [path.name for path in paths if path.name not in unreadable.get(folder, ())]
+            first = sum(len(members) for members in rows.values())
+            rows[folder] = list(range(first, first + len(readable[folder])))
+        if not any(rows.values()):
             raise UserError(f"dataset=image_folder: {root}: unreadable, every image: {_first(_files(unreadable))}")
-        self._tell(root, unreadable, [name for name in classes if name not in names])
-        sizes = [counts[name] for name in names]
-        order = sorted(range(len(names)), key=lambda i: _digest(f"{self.split_seed} {names[i]}"))
-        splits = cut(order, dict(zip(Split, self.shares, strict=True)))
+        held, small = self._members(root, rows, readable)
+        empty = [folder for folder, members in rows.items() if not members]
+        self._tell(root, unreadable, empty, small)
+        return self._pool(cached["images"], str(cached["sha256"]), held, small, device)
+
+    def _members(
+        self, root: Path, rows: dict[str, list[int]], files: dict[str, list[str]]
+    ) -> tuple[Members, list[str]]:
+        """The classes of each split, and the names of those that are too small."""
+        top = {path.name: split for split, path in parts(root).items()} if self.split.in_parts else {}
+        by_part: Members = {split: {} for split in Split}
+        for folder, members in rows.items():
+            part, _, name = folder.partition("/") if top else ("", "", folder)
+            if members:
+                by_part[top.get(part, Split.train)][name] = members
+        least = max(1, self.min_images)
+        small = sorted({name for held in by_part.values() for name, members in held.items() if len(members) < least})
+        by_part = {split: {n: m for n, m in held.items() if n not in small} for split, held in by_part.items()}
+        if not any(by_part.values()):
+            raise UserError(f"dataset.min_images={self.min_images}: {root} has no class with so many images")
+        if self.split.in_parts:
+            self._require_fitting(by_part)
+            return by_part, small
+        whole = by_part[Split.train]
+        shares = dict(zip(Split, self.shares, strict=True))
+        if self.split is Division.shares:
+            names = sorted(whole, key=lambda name: digest(f"{self.split_seed} {name}"))
+            chosen = cut(range(len(names)), shares)
+            return {split: {names[i]: whole[names[i]] for i in chosen[split]} for split in Split}, small
+        for name, members in list(whole.items()):
+            of_file = dict(zip(members, files[name], strict=True))
+            order = sorted(members, key=lambda row: digest(f"{self.split_seed} {name}/{of_file[row]}"))
+            for split, some in cut(order, shares).items():
+                if shares[split]:
+                    by_part[split][name] = some
+                else:
+                    by_part[split].pop(name, None)
+        return by_part, small
+
+    def _require_fitting(self, held: Members) -> None:
+        """Raise ``UserError`` where the folders' classes are shared though they should not be, or the reverse."""
+        names = {split: set(classes) for split, classes in held.items() if classes}
+        for split, other in ((Split.train, Split.val), (Split.train, Split.test), (Split.val, Split.test)):
+            if split not in names or other not in names:
+                continue
+            common, alone = sorted(names[split] & names[other]), sorted(names[split] ^ names[other])
+            if self.split is Division.folders and common:
+                raise UserError(
+                    f"dataset.split=folders: {len(common)} classes are in {split.name} and in {other.name} "
+                    f"({_first(common)}); images_in_folders is for other images of the same classes"
+                )
+            if self.split is Division.images_in_folders and alone:
+                raise UserError(
+                    f"dataset.split=images_in_folders: {len(alone)} classes are in {split.name} or {other.name} alone "
+                    f"({_first(alone)}); folders is for other classes"
+                )
+
+    def _pool(
+        self, images: np.ndarray, sha256: str, held: Members, small: list[str], device: torch.device
+    ) -> ClassPool:
+        """The tasks: classes of the splits one after another."""
+        classes = [(name, members) for split in Split for name, members in held[split].items()]
+        numbers = iter(range(len(classes)))
+        splits = {split: [next(numbers) for _ in held[split]] for split in Split}
+        order = np.array([row for _, members in classes for row in members], np.int64)
+        sizes = [len(members) for _, members in classes]
+        by = "by folders" if self.split.in_parts else f"split_seed {self.split_seed}"
+        counts = "/".join(str(len(held[split])) for split in Split)
+        what = f"own {counts}, {by}"
+        if self.split.of_images:
+            of_split = "/".join(str(sum(map(len, held[split].values()))) for split in Split)
+            what = f"own images {of_split} of the same {len(held[Split.test])} classes, {by}, labels are the classes"
+            sha256 = hashlib.sha256(f"{sha256} {order.tolist()}".encode()).hexdigest()[:16]
         stamp = {
-            "split": f"own {'/'.join(str(len(splits[split])) for split in Split)}, split_seed {self.split_seed}",
-            "images": f"{sum(sizes)}, {min(sizes)} to {max(sizes)} a class",
+            "split": what,
+            "images": f"{sum(sizes)}, {min(sizes)} to {max(sizes)} a class"
+            + (f", {len(small)} classes of fewer than {self.min_images} left out" if small else ""),
             "resize": f"centre square, lanczos {self.size}x{self.size}{', grey' if self.grey else ''}",
             "rotations": Rotations.none.name,
-            "pool_sha256": str(cached["sha256"]),
+            "pool_sha256": sha256,
         }
-        return ClassPool(cached["images"], sizes, splits, Rotations.none, device, stamp, names=names)
+        remedy = f"; {sum(map(len, held.values()))} classes are split {counts} "
+        if self.split is Division.folders:
+            remedy += "by their folders: lower way"
+        else:
+            shares = ",".join(f"{share:g}" for share in self.shares)
+            remedy += f"by dataset.shares=[{shares}]: lower way, change the shares, or try dataset.split=images"
+        return ClassPool(
+            images[order],
+            sizes,
+            splits,
+            Rotations.none,
+            device,
+            stamp,
+            names=[name for name, _ in classes],
+            fixed_labels=self.split.of_images,
+            few_classes=remedy,
+            few_images=", or leave out classes of fewer images with dataset.min_images={}",
+        )
 
-    def _tell(self, root: Path, unreadable: dict[str, list[str]], empty: list[str]) -> None:
-        """Warn of what is left out, or with ``strict`` raise ``UserError``."""
+    def _tell(self, root: Path, unreadable: dict[str, dict[str, str]], empty: list[str], small: list[str]) -> None:
+        """Warn of what is left out, or with ``strict`` raise ``UserError`` for what nobody asked to leave out."""
         left_out = {"unreadable image files": _files(unreadable), "classes without a readable image": empty}
         said = "; ".join(f"{len(names)} {what}: {_first(names)}" for what, names in left_out.items() if names)
         if said and self.strict:
             raise UserError(
                 f"dataset.strict=True: {root} has {said}; repair or remove them, or let strict=false skip them"
             )
+        if small:
+            under = f"{len(small)} classes of fewer than dataset.min_images={self.min_images}: {_first(small)}"
+            said = f"{said}; {under}" if said else under
         if said:
             warnings.warn(f"dataset=image_folder: {root}: left out {said}", stacklevel=3)
 
 
-def _files(of_classes: dict[str, list[str]]) -> list[str]:
-    return [f"{name}/{file}" for name, files in of_classes.items() for file in files]
+def _files(of_classes: dict[str, dict[str, str]]) -> list[str]:
+    return [f"{name}/{file} ({why})" for name, files in of_classes.items() for file, why in files.items()]
 
 
 def _first(names: list[str], most: int = 3) -> str:
@@ -98,52 +222,20 @@ def _first(names: list[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _digest(text: str) -> str:
-    """Of names too that are no valid text, which file systems allow."""
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
-
-
-def find(root: Path) -> Classes:
-    """The folders of classes and their image files, sorted. Raises ``UserError`` where there are none."""
-    if not root.is_dir():
-        raise UserError(
-            f"dataset=image_folder: there is no folder {root}; put a folder of images for each class there, or name "
-            "another with dataset.path (relative to data_root, or absolute)"
-        )
-    classes = {path.name: image_files(path, SUFFIXES) for path in sorted(root.glob("[!.]*")) if path.is_dir()}
-    if not any(classes.values()):
-        raise UserError(
-            f"dataset=image_folder: no class in {root}; it needs a folder for each class with images directly inside "
-            f"({', '.join(SUFFIXES)}), and has {len(classes)} folders without"
-        )
-    return classes
-
-
-def fingerprint(root: Path, classes: Classes) -> str:
-    """By which to know the files again without reading them: names, sizes and times of change."""
-    facts = list(classes)
-    for path in (path for paths in classes.values() for path in paths):
-        status = path.stat()
-        facts.append(f"{path.relative_to(root)} {status.st_size} {status.st_mtime_ns}")
-    return _digest("\n".join(facts))[:16]
-
-
-def prepared(classes: Classes, size: int, grey: bool) -> dict[str, np.ndarray]:
-    """images uint8 [images, 3 or 1, size, size], class by class; unreadable: class -> file names, as JSON; sha256."""
+def prepared(classes: Classes, size: int, grey: bool, white: float | None) -> dict[str, np.ndarray]:
+    """images uint8 [images, 3 or 1, size, size], class by class; unreadable: class -> {file name: reason}, as JSON;
+    sha256."""
     files = [(name, path) for name, paths in classes.items() for path in paths]
-    require_room(
-        len(files) * (1 if grey else 3) * size**2, torch.device("cpu"), f"dataset.size={size}: the images", "size"
-    )
     images = np.empty((len(files), 1 if grey else 3, size, size), np.uint8)
-    unreadable: dict[str, list[str]] = {}
+    unreadable: dict[str, dict[str, str]] = {}
     done = 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of oddities in files that it reads all the same
         for name, path in progress_bar(files, desc="preparing image_folder", unit="image", leave=True):
             try:
-                square = read(path, lambda image: centre_square(image, size))
-            except UserError:
-                unreadable.setdefault(name, []).append(path.name)
+                square = read(path, lambda image: centre_square(image, size, white))
+            except Unreadable as error:
+                unreadable.setdefault(name, {})[path.name] = error.reason
                 continue
             pixels = np.asarray(square.convert("L" if grey else "RGB"))
             images[done] = pixels if grey else pixels.transpose(2, 0, 1)
@@ -153,19 +245,10 @@ def prepared(classes: Classes, size: int, grey: bool) -> dict[str, np.ndarray]:
     return {"images": images, "unreadable": np.array(json.dumps(unreadable)), "sha256": np.array(digest)}
 
 
-def centre_square(image: Image.Image, size: int) -> Image.Image:
-    """Upright, in 8-bit colour, on white, cut to its centre square and resized. Raises ``ValueError`` for pixels that
-    are real numbers, or integers beyond 16 bits, of which no file says what is white."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode[0] in "IF":
-        pixels = np.asarray(image)
-        if image.mode == "F" or pixels.min() < 0 or pixels.max() >= 2**16:
-            raise ValueError("its pixels are not of 8 or 16 bits")
-        image = Image.fromarray((pixels >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+def centre_square(image: Image.Image, size: int, white: float | None = None) -> Image.Image:
+    """As shown, cut to its centre square and resized. Raises ``ValueError`` where nothing says how it is shown."""
+    image = shown(image, white)
     side = min(image.size)
     left, top = ((whole - side) // 2 for whole in image.size)
-    square = image.convert("RGB").crop((left, top, left + side, top + side))
+    square = image.crop((left, top, left + side, top + side))
     return square.resize((size, size), Image.Resampling.LANCZOS)

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from metarun.errors import UserError
+
+PHOTOMETRIC, BITS = 262, 258  # TIFF tags
+SCALED = ("PNG", "PPM", "JPEG2000")  # Pillow's integers of these files are of 16 bits, as what the file calls white
+
+
+class Unreadable(UserError):
+    """An image file that cannot be read; ``reason`` is without its name."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"{path}: unreadable image ({reason})")
+        self.reason = reason
 
 
 def image_files(folder: Path, suffixes: Iterable[str]) -> list[Path]:
@@ -17,9 +30,74 @@ def image_files(folder: Path, suffixes: Iterable[str]) -> list[Path]:
 
 
 def read(path: Path, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """The image as ``convert`` makes it. Raises ``UserError``, naming the file, where it cannot be read."""
+    """The image as ``convert`` makes it. Raises ``Unreadable``, naming the file, where it cannot be read."""
     try:
         with Image.open(path) as image:
             return convert(image)
+    except UnidentifiedImageError:
+        raise Unreadable(path, "no image that Pillow knows") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        raise UserError(f"{path}: unreadable image ({error})") from error
+        raise Unreadable(path, " ".join(str(error).split()) or type(error).__name__) from error
+
+
+def shown(image: Image.Image, white: float | None = None, upright: bool = True) -> Image.Image:
+    """RGB, as a viewer shows it: turned as its EXIF data say unless not ``upright``, and on white where it is
+    transparent; of an animation the first frame.
+
+    Pixels deeper than 8 bits are divided by ``white``, which is by default what the file says: the largest number of
+    its bits. Raises ``ValueError`` where none says it (real numbers, integers of 32 bits), and for 16-bit files of
+    which at most 12 bits are in use, which a viewer shows as black.
+    """
+    kept: dict[str, Any] = {"format": image.format, "tags": dict(getattr(image, "tag_v2", {}))}
+    key = _transparent(image)
+    if upright:
+        image = ImageOps.exif_transpose(image)
+    if image.mode[0] in "IF":
+        return _eight_bits(np.asarray(image), image.mode, key, white, **kept).convert("RGB")
+    if image.mode == "LAB":
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.buildTransform(*profiles, "LAB", "RGB").apply(image)
+    if image.has_transparency_data:
+        if key is not None:
+            image.info["transparency"] = key
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _transparent(image: Image.Image) -> Any:
+    """The colour that is transparent, as Pillow's pixels have it: its own is in the file's depth."""
+    key = image.info.get("transparency")
+    tile = getattr(image, "tile", None)
+    scale = {"L;2": 85, "L;4": 17}.get(str(tile[0][3]) if tile else "", 1)
+    if isinstance(key, tuple) and any(value > 255 for value in key):
+        return tuple(value >> 8 for value in key)
+    return key * scale if isinstance(key, int) else key
+
+
+def _eight_bits(
+    pixels: np.ndarray, mode: str, transparent: Any, white: float | None, format: str | None, tags: dict[int, Any]
+) -> Image.Image:
+    """Grey levels of deeper ones."""
+    least, most = float(pixels.min()), float(pixels.max())
+    if not np.isfinite([least, most]).all():
+        raise ValueError("it has pixels that are not finite")
+    if least < 0:
+        raise ValueError("it has negative pixels")
+    if white is None:
+        if mode == "F" or (mode == "I" and format not in SCALED):
+            kind = "real numbers" if mode == "F" else "32-bit integers"
+            raise ValueError(f"its pixels are {kind} up to {most:g}; say with dataset.white which of them is white")
+        bits = tags[BITS][0] if BITS in tags else 16
+        if bits == 16 and format != "PPM" and 0 < most < 2**12:
+            raise ValueError(
+                f"of its 16 bits at most 12 are in use (up to {most:g}): say with dataset.white which pixel is white, "
+                "such as 4095, or 65535 if it is that dark"
+            )
+        white = 2**bits - 1
+    grey = np.rint(np.clip(pixels / white, 0, 1) * 255).astype(np.uint8)
+    if tags.get(PHOTOMETRIC) == 0:  # white is zero, which Pillow undoes for 8 bits alone
+        grey = 255 - grey
+    if isinstance(transparent, int):
+        grey[pixels == transparent] = 255
+    return Image.fromarray(grey)

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from metarun.datasets.base import Dataset, Split, Tasks
-from metarun.datasets.imagefile import image_files, read
+from metarun.datasets.imagefile import image_files, read, shown
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import UserError, require_count
 from metarun.files import cached_arrays
@@ -148,7 +148,7 @@ def prepared(source: Source, size: int, resize: Filter) -> dict[str, np.ndarray]
     resized = False
     for c, (_, members) in enumerate(progress_bar(every, desc="preparing mini-imagenet", unit="class", leave=True)):
         for i, member in enumerate(members):
-            image = read(member, lambda i: i.convert("RGB")) if isinstance(member, Path) else Image.fromarray(member)
+            image = read(member, _in_colour) if isinstance(member, Path) else Image.fromarray(member)
             if image.size != (size, size):
                 image, resized = resize.apply(image, size), True
             images[c, i] = np.asarray(image).transpose(2, 0, 1)
@@ -169,6 +169,11 @@ def prepared(source: Source, size: int, resize: Filter) -> dict[str, np.ndarray]
     }
     texts = {"stamp": stamp, "names": [name for name, _ in every]}
     return {"images": images, "counts": np.array(counts)} | {k: np.array(json.dumps(v)) for k, v in texts.items()}
+
+
+def _in_colour(image: Image.Image) -> Image.Image:
+    """As shown, but not turned by EXIF data, which the published codes do not look at."""
+    return shown(image, upright=False)
 
 
 def _instances(every: list[tuple[str, Any]]) -> int:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from metarun.datasets.base import Dataset, Split, Tasks, first_that_works
+from metarun.datasets.imagefile import shown
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import require
 from metarun.files import cache_dir, cached_arrays
@@ -144,7 +145,10 @@ def _from_folders(data_root: Path) -> np.ndarray:
     for path in progress_bar(files, desc="reading omniglot", unit="drawing", leave=True):
         character, drawing = path.stem.split("_")
         with Image.open(path) as image:
-            pages[int(character) - 1, int(drawing) - 1] = np.asarray(image.convert("L"))
+            page = np.asarray(shown(image).convert("L"))
+        if page.shape != (SIDE, SIDE):
+            raise ValueError(f"{path} has {page.shape[1]}x{page.shape[0]} pixels instead of {SIDE}x{SIDE}")
+        pages[int(character) - 1, int(drawing) - 1] = page
     return pages
 
 

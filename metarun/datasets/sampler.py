@@ -53,7 +53,7 @@ class ClassPool(Tasks):
     images: uint8 [images, C, H, W], the classes one after another. counts: images of each class. splits: class numbers
     of each split, disjoint. names: what messages call each class; its number where they are not given. fixed_labels:
     every task has all classes of its split, and the n-th of them is always label n; else a task draws its classes, in
-    random order.
+    random order. few_classes, few_images: what messages of too few add; {} there is the number of images needed.
     """
 
     def __init__(
@@ -67,7 +67,12 @@ class ClassPool(Tasks):
         *,
         names: Sequence[str] | None = None,
         fixed_labels: bool = False,
+        few_classes: str = "",
+        few_images: str = "",
     ):
+        if len(images) > 1 and all(np.array_equal(image, images[0]) for image in images):
+            raise UserError(f"dataset: its {len(images)} images are all alike, so there is nothing to tell apart")
+        self.few_classes, self.few_images = few_classes, few_images
         self.fixed_labels = fixed_labels
         self.rotations, self.device, self.stamp = rotations, device, stamp
         self.input_shape = tuple(images.shape[1:])
@@ -123,13 +128,13 @@ class ClassPool(Tasks):
         fixed = f"{classes}, all classes of the split, since a class has always the same label"
         require(way == classes or not self.fixed_labels, "way", way, fixed)
         if way > classes:
-            raise UserError(f"way={way}: the {split.name} split has only {classes} classes")
+            raise UserError(f"way={way}: the {split.name} split has only {classes} classes{self.few_classes}")
         pool = self.pools[split]
         least, name = min(zip(pool.counts.tolist(), pool.names, strict=True))
         if shot + query > least:
             raise UserError(
                 f"{shot} support + {query} query images per class ({split.name}) are {shot + query}, "
-                f"but class {name} has only {least}; lower shot or query"
+                f"but class {name} has only {least}; lower shot or query{self.few_images.format(shot + query)}"
             )
 
     def outputs(self, way: int) -> int:
@@ -195,6 +200,8 @@ class Pooled(Tasks):
             self.pool.check(split, way, shot, query)
 
     def outputs(self, way: int) -> int:
+        if not self.has(Split.train):
+            raise UserError("dataset: no class is for training, and the network of algo=pretrain tells those apart")
         return self.pool.classes(Split.train)
 
     def objective(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
