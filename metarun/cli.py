@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 import metarun
 from metarun import commands, config
 from metarun.errors import Interrupted, OutOfMemory, RankLost, UserError, did_you_mean, one_line
+from metarun.overrides import GROUPS, as_typed
 from metarun.ranks import Ranks, current, joined
 from metarun.room import out_of_memory_in_one_line
 from metarun.run import run
@@ -162,6 +163,7 @@ def _flags(words: list[str]) -> argparse.Namespace:
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
     flags = parser.parse_intermixed_args(words)
+    flags.overrides = as_typed(flags.overrides, flags.multirun)
     for name, instead in REFUSED_FLAGS.items():
         if getattr(flags, name):
             raise UserError(f"--{name.replace('_', '-')}: {instead}")
@@ -200,7 +202,7 @@ def _refuse(message: str) -> NoReturn:
 
 def train_help() -> str:
     """Groups with their choices, then every key with its default and comment, from ``conf/``."""
-    groups = "\n".join(f"  {group + '=':9}{' | '.join(config.choices(group))}" for group in config.GROUPS)
+    groups = "\n".join(f"  {group + '=':9}{' | '.join(config.choices(group))}" for group in GROUPS)
     text = (config.conf_dir() / "train.yaml").read_text()
     keys = text[text.index("\nway:") : text.index("\nhydra:")]
     return (

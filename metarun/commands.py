@@ -11,6 +11,7 @@ from metarun import reproduce as tables
 from metarun.errors import UserError, require
 from metarun.experiment import Select
 from metarun.files import user_path, write_atomic, write_json
+from metarun.overrides import as_typed
 from metarun.progress import progress_bar
 from metarun.run import evaluate_run
 from metarun.run_folder import Record
@@ -35,8 +36,9 @@ def evaluate(words: list[str]) -> int:
             "metarun eval run=PATH [checkpoint=best|last] [KEY=VALUE ...]\n\n"
             "Tests a run's checkpoint again; the result goes to a new folder in PATH/eval, training files stay as\n"
             "they are. Keys: eval.tasks, eval.norm (transductive, support, support_plus_one, all), eval.shot,\n"
-            "eval.query, eval.seed, algo.eval_inner_steps, data_root, device, and any other key that leaves the\n"
-            "network as it was trained.\n\n  metarun eval run=outputs/RUN eval.norm=all eval.tasks=1000\n"
+            "eval.query, eval.seed, algo.eval_inner_steps, data_root, device, and any other key that a test reads\n"
+            "and that leaves the network as it was trained.\n\n"
+            "  metarun eval run=outputs/RUN eval.norm=all eval.tasks=1000\n"
         )
         return 0
     values, overrides = _settings(words, {"run": "", "checkpoint": "best"})
@@ -44,9 +46,7 @@ def evaluate(words: list[str]) -> int:
         raise UserError("run: has no value, and needs one: metarun eval run=outputs/RUN")
     if values["checkpoint"] not in Select.__members__:
         raise UserError(f"checkpoint={values['checkpoint']}: must be one of {', '.join(Select.__members__)}")
-    for word in overrides:
-        if word.startswith(("shot=", "query=")):
-            raise UserError(f"{word}: is how tasks for training are drawn, and that is over; eval.{word} tests with it")
+    overrides = as_typed(overrides)
     run_dir = user_path(values["run"])
     record = Record.read(run_dir)
     if record is None:

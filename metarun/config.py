@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import hydra
 import hydra.version
@@ -19,21 +17,20 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from metarun.algorithms.base import Algorithm
 from metarun.device import Device
-from metarun.errors import ConfigError, UserError, did_you_mean, in_words, meant, require
+from metarun.errors import ConfigError, UserError, require
 from metarun.experiment import Experiment
+from metarun.overrides import GROUPS, check_choice, plain, pluck, read, refuse_sweep, set_checked
 from metarun.parts import PARTS, choices, conf_dir, part, part_classes
 from metarun.ranks import current
 from metarun.recipe import Recipe
 from metarun.run_folder import Record, departures
-
-GROUPS = (*PARTS, "device")
 
 
 def register() -> None:
@@ -59,13 +56,13 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
     Raises ``UserError`` with one line that names key, value and what is allowed.
     """
     with _hydra(config_dir):
-        overrides = _parse(arguments)
+        overrides = read(arguments)
         if not multirun:
-            _refuse_sweep(overrides, "which needs -m")
+            refuse_sweep(overrides, "which needs -m")
             jobs = [arguments]
         else:
             (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-        checked = [_check_job(job)[1].values for job in jobs]
+        checked = [_check_job(job, without_hydra=True)[1].values for job in jobs]
     ranks = current().world
     for values in checked:
         require(values["meta_batch"] >= ranks, "meta_batch", values["meta_batch"], f">= {ranks}, the number of ranks")
@@ -75,90 +72,37 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
         require(apart, "run_dir", run_dir, "left out in a sweep, or different for each job, e.g. run_dir=x/${seed}")
 
 
-def _refuse_sweep(overrides: list[Override], hint: str) -> None:
-    for override in overrides:
-        if override.is_sweep_override():
-            raise UserError(f"{override.input_line}: several values are a sweep, {hint}")
-
-
-def _check_job(arguments: list[str]) -> tuple[Experiment, Record]:
-    overrides = _parse(arguments)
+def _check_job(arguments: list[str], without_hydra: bool = False) -> tuple[Experiment, Record]:
+    """Check one job. ``without_hydra``: leave ``${hydra:...}``, which only a job can resolve, to the job."""
+    overrides = read(arguments)
+    if without_hydra:
+        arguments = [str(o.input_line) for o in overrides if "${hydra:" not in str(o.value())]
     groups = [o for o in overrides if o.key_or_group in (*GROUPS, "recipe")]
     for override in groups:
-        _check_choice(override)
+        check_choice(override)
     base, _ = _split(_compose([str(o.input_line) for o in groups]))
     for override in overrides:
         if override not in groups and not override.key_or_group.startswith("hydra"):
             set_checked(base, override)
-    return parse(*_split(_compose(arguments)))
+    experiment, record = parse(*_split(_compose(arguments)))
+    for override in overrides:
+        if override not in groups:
+            _runs_as_typed(override, base, record)
+    return experiment, record
 
 
-def _parse(arguments: list[str]) -> list[Override]:
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    overrides = []
-    for argument in arguments:
-        try:
-            overrides += parser.parse_overrides([argument])
-        except OverrideParseException:
-            raise UserError(f"{argument}: cannot be read; write key=value, and quote special characters") from None
-    return overrides
+def _runs_as_typed(override: Override, base: DictConfig, record: Record) -> None:
+    """Refuse a value that a method or a data set puts another one in the place of, or that nothing reads.
 
-
-def _check_choice(override: Override) -> None:
-    group, value = override.key_or_group, override.value()
-    loader = GlobalHydra.instance().config_loader()
-    if group == "recipe":
-        folders = {folder: loader.get_group_options(f"recipe/{folder}") for folder in loader.list_groups(group)}
-        options = [f"{folder}/{name}" for folder in folders for name in folders[folder]]
-    else:
-        options = loader.get_group_options(group)
-    if override.is_add() or override.is_delete() or override.package is not None or value not in options:
-        raise ConfigError(group, value, f"one of {', '.join(options)}{did_you_mean(str(value), options)}")
-
-
-def set_checked(cfg: DictConfig, override: Override) -> None:
-    """Set one key of a composed configuration. Raises ``UserError`` where key or value is not allowed."""
+    ``base``: a configuration in which it is set.
+    """
     key, value = override.key_or_group, override.value()
-    known = list(_leaves(cfg))
-    if override.is_delete() or override.package is not None:
-        raise UserError(f"{override.input_line}: keys can be set, not removed or moved")
-    if key not in known:
-        inside = [name for name in known if name.startswith(f"{key}.")]
-        if inside:
-            raise UserError(f"{override.input_line}: {key} is a group of keys: {', '.join(inside)}")
-        parent = key.rpartition(".")[0]
-        siblings = [name for name in known if name.rpartition(".")[0] == parent] or known
-        hint = did_you_mean(key, [*known, *GROUPS]) or f"; keys: {', '.join(siblings)}"
-        raise UserError(f"{override.input_line}: no such key{hint}")
-    if isinstance(value, str) and "${" in value:
-        return  # composing resolves it, and checks it then
-    kind = _declared_type(cfg, key)
-    try:
-        fits = not (kind is bool and not isinstance(value, bool))
-        fits = fits and not (isinstance(value, float) and not math.isfinite(value))
-        if fits:
-            OmegaConf.update(cfg, key, value)
-    except OmegaConfBaseException:
-        fits = False
-    if not fits:
-        raise ConfigError(key, value, f"{in_words(kind)}{meant(kind, value)}")
-
-
-def _leaves(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Dotted keys of all values."""
-    for name in map(str, cfg):
-        node = cfg._get_node(name)
-        if isinstance(node, DictConfig) and not node._is_missing() and not node._is_none():
-            yield from _leaves(node, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
-
-
-def _declared_type(cfg: DictConfig, key: str) -> Any:
-    """The type that the dataclass states for a key."""
-    parent, _, name = key.rpartition(".")
-    owner = OmegaConf.get_type(OmegaConf.select(cfg, parent) if parent else cfg)
-    return typing.get_type_hints(owner)[name]
+    if key.startswith("hydra") or (isinstance(value, str) and "${" in value):
+        return
+    typed, runs = (pluck(values, key) for values in (plain(base), record.values))
+    if typed != runs:
+        chosen = " ".join(f"{group}={record.names[group]}" for group in ("algo", "dataset"))
+        raise UserError(f"{override.input_line}: with {chosen} it is {runs} and nothing else; leave it out")
 
 
 def parse(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Record]:
@@ -178,9 +122,9 @@ def parse(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Record]:
         raise UserError(f"{error.full_key or str(error).splitlines()[0]}: has no value, and needs one") from None
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from None
-    values = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    values = plain(OmegaConf.structured(experiment))  # where a method put another value in the place of a default
     kinds = {group: type(getattr(experiment, group)).__module__.rpartition(".")[2] for group in GROUPS}
-    return experiment, Record(names=chosen, kinds=kinds, values=typing.cast(dict[str, Any], values))
+    return experiment, Record(names=chosen, kinds=kinds, values=values)
 
 
 def compose(overrides: list[str]) -> tuple[Experiment, Record]:
@@ -189,7 +133,7 @@ def compose(overrides: list[str]) -> tuple[Experiment, Record]:
     Raises ``UserError``.
     """
     with _hydra(None):
-        _refuse_sweep(_parse(overrides), "which compose, made for one job, does not run")
+        refuse_sweep(read(overrides), "which compose, made for one job, does not run")
         return _beside_its_recipe(*_check_job(overrides))
 
 
@@ -238,16 +182,43 @@ def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
         text = f"this run's configuration does not fit this version of metarun: {error}"
         raise UserError(text.splitlines()[0]) from None
     with _hydra(None):
-        for override in _parse(arguments):
+        for override in read(arguments):
             if override.key_or_group == "device":
-                _check_choice(override)
+                check_choice(override)
                 chosen["device"] = str(override.value())
                 cfg.device = _compose([f"device={override.value()}"]).device
             elif override.key_or_group in PARTS:
                 raise UserError(f"{override.input_line}: a trained run keeps its {override.key_or_group}")
+            elif only_training_reads(override.key_or_group, part("algo", record.kinds["algo"])):
+                key = override.key_or_group
+                instead = f"; {INSTEAD[key]} is for the test" if key in INSTEAD else ""
+                raise UserError(f"{override.input_line}: only training reads {key}, and that is over{instead}")
             else:
                 set_checked(cfg, override)
         return _beside_its_recipe(*parse(cfg, chosen))
+
+
+# keys of the root that a test does not read, and what does for a test what some keys do for training
+TRAINING = (
+    *("steps", "meta_batch", "seed", "shot", "query", "checkpoint_every", "log_every", "resume", "run_dir"),
+    *("eval.every", "eval.select"),
+)
+INSTEAD = {
+    "shot": "eval.shot",
+    "query": "eval.query",
+    "seed": "eval.seed",
+    "eval.select": "checkpoint=best|last",
+    "algo.inner_steps": "algo.eval_inner_steps",
+    "algo.inner_batch": "algo.eval_inner_batch",
+}
+
+
+def only_training_reads(key: str, algorithm: type[Algorithm]) -> bool:
+    """Whether a test of a trained run would be the same for any value of this key."""
+    group, _, name = key.partition(".")
+    if key == "eval.val_tasks":
+        return not algorithm.tunes()
+    return key in TRAINING or group == "recipe" or (group == "algo" and name in algorithm.training_only())
 
 
 @contextmanager

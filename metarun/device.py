@@ -35,8 +35,8 @@ class Device:
             value = getattr(self, name)
             allowed = value == "auto" or (value.isdecimal() and len(value) < 9 and 1 <= int(value) <= most)
             require(allowed, name, value, f"auto or a whole number 1..{most}")
-        self.compile = self.compile.lower()  # the command line's true arrives as True
-        require(self.compile in Compile.__members__, "compile", self.compile, "auto, true or false")
+        known = self.compile.lower() in Compile.__members__  # the command line's true arrives as True
+        require(known, "compile", self.compile, "auto, true or false")
 
     def resolve(self) -> torch.device:
         """The torch device, a GPU of its own for each rank; sets the number of threads.
@@ -56,6 +56,10 @@ class Device:
             require(local < seen, "device", "cuda", f"cpu with more ranks on a machine than the {seen} GPUs torch sees")
             torch.cuda.set_device(local)
         return torch.device("cuda")
+
+    def compiling(self) -> Compile:
+        """What to compile."""
+        return Compile[self.compile.lower()]
 
     def tasks_at_once(self) -> int | None:
         """The chunk that was asked for; None: not said."""

@@ -23,7 +23,7 @@ from metarun.ranks import Ranks, current
 from metarun.recipe import Recipe
 from metarun.room import require_room
 from metarun.tree import Params
-from metarun.vectorize import Compile, Engine, MetaGradient
+from metarun.vectorize import Engine, MetaGradient
 
 
 class Select(enum.Enum):
@@ -135,7 +135,7 @@ class Experiment:
             engine=Engine.choose(
                 self.device.vectorize,
                 self.device.tasks_at_once(),
-                Compile[self.device.compile],
+                self.device.compiling(),
                 device,
                 module,
                 numbers=self.inputs_of_a_task(tasks),

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from metarun import config, parts
 from metarun.errors import UserError
+from metarun.overrides import GROUPS
 from metarun.run_folder import Record
 from metarun.signals import StopSignals
 from metarun.train import train
@@ -19,7 +20,7 @@ from tests.datasets.test_image_folder import own_images
 from tests.datasets.test_miniimagenet import small_copy
 
 QUICK = ["steps=2", "meta_batch=2", "eval.every=2", "eval.val_tasks=2", "log_every=1"]
-OPTIONS = [(group, option) for group in config.GROUPS for option in config.choices(group)]
+OPTIONS = [(group, option) for group in GROUPS for option in config.choices(group)]
 
 
 def overrides(group: str, option: str) -> list[str]:
@@ -114,7 +115,7 @@ def test_reopening_gives_the_same_experiment_and_takes_overrides() -> None:
         config.reopen(record, ["eval.taks=7"])
 
 
-@pytest.mark.parametrize("group", config.GROUPS)
+@pytest.mark.parametrize("group", GROUPS)
 def test_a_run_older_than_a_group_takes_the_groups_default(group: str) -> None:
     experiment, record = config.compose([])
     names, kinds, values = (

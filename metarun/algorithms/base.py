@@ -33,6 +33,10 @@ class Algorithm(abc.ABC):
 
     fewest_inner_steps: ClassVar[int] = 1  # with which meta-training means something
     view: ClassVar[View] = View.tasks  # of the data while meta-training
+    # fields that no evaluation reads; a subclass names those that it adds
+    of_training: ClassVar[tuple[str, ...]] = (
+        *("inner_steps", "outer_optimizer", "outer_lr", "outer_eps", "outer_schedule", "clip_value", "clip_norm"),
+    )
     inner_steps: int  # while meta-training
     eval_inner_steps: int  # while validating and testing; results are reported for 0..this many
     outer_optimizer: OuterOptimizer
@@ -50,6 +54,16 @@ class Algorithm(abc.ABC):
         for name in ("clip_value", "clip_norm"):
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "> 0, or null for none")
+
+    @classmethod
+    def training_only(cls) -> set[str]:
+        """The fields that only training reads: ``of_training`` of the class and of those above it."""
+        return {name for above in cls.__mro__ for name in vars(above).get("of_training", ())}
+
+    @classmethod
+    def tunes(cls) -> bool:
+        """Whether validation chooses among ``candidates``, also when a trained run is tested."""
+        return cls.candidates is not Algorithm.candidates
 
     def training_shots(self, shot: int, query: int) -> tuple[int, int]:
         """(support, query) examples per class that a meta-training task needs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ class IMAML(GradientBased):
     dampings at 0 give the paper's equation.
     """
 
+    of_training: ClassVar[tuple[str, ...]] = ("cg_steps", "cg_damping", "lam_damping")
     proximal: float  # lambda in the paper
     descent: Descent
     cg_steps: int

@@ -38,6 +38,7 @@ class MAML(GradientDescent):
     """
 
     fewest_inner_steps: ClassVar[int] = 0
+    of_training: ClassVar[tuple[str, ...]] = ("hypergrad", "segment")
     hypergrad: Derivative
     segment: int  # recompute: inner steps between the iterates that it keeps of a longer loop
 

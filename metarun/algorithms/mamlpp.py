@@ -30,6 +30,7 @@ class MAMLpp(MAML):
     """
 
     fewest_inner_steps: ClassVar[int] = 1
+    of_training: ClassVar[tuple[str, ...]] = ("multi_step", "multi_step_until", "first_order_until")
     learned_rates: bool  # a meta-learned step size for each parameter tensor and inner step
     multi_step: float  # weight of the query loss after each earlier inner step, as a share of 1/S
     multi_step_until: float  # share of meta-training in which that weight falls, and after which it is 0

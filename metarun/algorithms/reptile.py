@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class Reptile(GradientBased):
     is not used in training, so a training task has only support examples, ``train_shot`` a class.
     """
 
+    of_training: ClassVar[tuple[str, ...]] = ("train_shot", "inner_batch")
     train_shot: int
     inner_batch: int  # examples in a mini-batch of the inner loop; never more than the support set holds
     eval_inner_batch: int
