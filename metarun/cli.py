@@ -8,24 +8,27 @@ import sys
 import textwrap
 import traceback
 import warnings
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 import metarun
-from metarun import commands, config
-from metarun.errors import Interrupted, OutOfMemory, RankLost, UserError, did_you_mean, one_line
+from metarun import commands, config, report
+from metarun.errors import Interrupted, OutOfMemory, RankLost, UserError, did_you_mean, first_line, one_line
 from metarun.overrides import GROUPS, as_typed
 from metarun.ranks import Ranks, current, joined
 from metarun.room import out_of_memory_in_one_line
 from metarun.run import run
+from metarun.run_folder import RESULT
 
 USAGE = """\
 metarun: one bench for gradient-based meta-learning
@@ -121,10 +124,13 @@ def train(words: list[str]) -> int:
             words.append(f"hydra.sweep.dir={until_done.enter_context(TemporaryDirectory())}")
         until_done.callback(setattr, sys, "argv", sys.argv)
         sys.argv = ["metarun train", *words]
+        until_done.enter_context(_errors_as_they_are())
         try:
             hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="train")(_job)()
         except SystemExit as stop:  # Hydra has said in a line what it cannot show
             return 2 if flags.cfg and stop.code else int(stop.code or 0)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(first_line(error)) from error
     failed = [error for error in ended if error is not None]
     if failed and flags.multirun:
         whole = UserError(f"{len(failed)} of {len(ended)} jobs failed")
@@ -138,15 +144,31 @@ def train(words: list[str]) -> int:
 ended: list[UserError | OSError | None] = []  # how this process's jobs ended; one failed job does not end a sweep
 
 
-def _job(cfg: DictConfig) -> None:
-    """One job of Hydra's."""
+@contextmanager
+def _errors_as_they_are() -> Iterator[None]:
+    """Within, Hydra lets errors pass, those of jobs in processes of their own too, and prints no traceback of them."""
+    name = "HYDRA_FULL_ERROR"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name) if before is None else os.environ.update({name: before})
+
+
+def _job(cfg: DictConfig) -> float | None:
+    """One job of Hydra's; returns the figure on validation, by which a sweeper may choose what to try next."""
     settings = HydraConfig.get()
     if current().world > 1 and any(isinstance(error, OSError | OutOfMemory) for error in ended):
-        return  # an error of this rank's own, of which the others know nothing: it is out of step with them
+        return None  # an error of this rank's own, of which the others know nothing: it is out of step with them
     try:
         with out_of_memory_in_one_line():
-            run(*config.from_hydra(cfg, settings.runtime.choices))
+            run_dir = run(*config.from_hydra(cfg, settings.runtime.choices))
         ended.append(None)
+        if not current().first:
+            return None  # the run folder may be on another machine
+        validation = report.read(run_dir / RESULT)["selected"]["validation"]
+        return validation and validation["mean"]
     except (UserError, OSError) as error:
         if not settings.launcher._target_.endswith("BasicLauncher"):
             raise  # the job has a process of its own, and Hydra brings its error back
@@ -156,6 +178,7 @@ def _job(cfg: DictConfig) -> None:
             folder = getattr(error, "run_dir", cfg.run_dir)
             where = " ".join([*own, *([f"run_dir={folder}"] if folder else [])])
             print(f"metarun: error: {where}: {one_line(str(error))}", file=sys.stderr, flush=True)
+        return None
 
 
 def _flags(words: list[str]) -> argparse.Namespace:

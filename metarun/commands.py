@@ -23,6 +23,8 @@ def _settings(words: list[str], wanted: dict[str, str]) -> tuple[dict[str, str],
     for word in words:
         key, _, value = word.partition("=")
         if key in wanted:
+            if not value.strip():
+                raise UserError(f"{word}: has no value (an unset variable of the shell?)")
             values[key] = value
         else:
             left.append(word)

@@ -22,11 +22,23 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metarun.algorithms.base import Algorithm
 from metarun.device import Device
 from metarun.errors import ConfigError, UserError, require
 from metarun.experiment import Experiment
-from metarun.overrides import GROUPS, check_choice, plain, pluck, read, refuse_sweep, set_checked
+from metarun.overrides import (
+    GROUPS,
+    INSTEAD,
+    as_typed,
+    check_choice,
+    only_training_reads,
+    plain,
+    pluck,
+    read,
+    refuse_sweep,
+    samples,
+    searches,
+    set_checked,
+)
 from metarun.parts import PARTS, choices, conf_dir, part, part_classes
 from metarun.ranks import current
 from metarun.recipe import Recipe
@@ -57,26 +69,49 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
     """
     with _hydra(config_dir):
         overrides = read(arguments)
+        search = multirun and searches(overrides)
         if not multirun:
             refuse_sweep(overrides, "which needs -m")
             jobs = [arguments]
+        elif search:
+            jobs = samples(overrides)
+            _suits_a_search(jobs[0])
         else:
+            for override in overrides:
+                if override.is_interval_sweep():
+                    raise UserError(
+                        f"{override.input_line}: an interval is for a sweeper that searches, such as optuna"
+                    )
             (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
         checked = [_check_job(job, without_hydra=True)[1].values for job in jobs]
     ranks = current().world
     for values in checked:
         require(values["meta_batch"] >= ranks, "meta_batch", values["meta_batch"], f">= {ranks}, the number of ranks")
-    run_dirs = [values["run_dir"] for values in checked]
+    known = [job for job in zip(jobs, checked, strict=True) if not search and not any("{hydra" in w for w in job[0])]
+    run_dirs = [values["run_dir"] for _, values in known]
     for run_dir in run_dirs:
         apart = run_dir is None or run_dirs.count(run_dir) == 1
         require(apart, "run_dir", run_dir, "left out in a sweep, or different for each job, e.g. run_dir=x/${seed}")
+
+
+def _suits_a_search(job: list[str]) -> None:
+    """Refuse a sweeper that chooses by results what to try next where it has none, or would look for the worst."""
+    experiment, _ = parse(*_split(_compose(job)))
+    require(experiment.eval.every > 0, "eval.every", 0, "> 0 with this sweeper, which chooses by the validation figure")
+    direction = OmegaConf.select(_compose(job), "hydra.sweeper.direction")
+    wanted, metric = ("maximize", "accuracy") if experiment.dataset.has_way else ("minimize", "the mean squared error")
+    if direction is not None:
+        named = getattr(direction, "name", direction)
+        require(
+            named == wanted, "hydra.sweeper.direction", named, f"{wanted}, since jobs return {metric} on validation"
+        )
 
 
 def _check_job(arguments: list[str], without_hydra: bool = False) -> tuple[Experiment, Record]:
     """Check one job. ``without_hydra``: leave ``${hydra:...}``, which only a job can resolve, to the job."""
     overrides = read(arguments)
     if without_hydra:
-        arguments = [str(o.input_line) for o in overrides if "${hydra:" not in str(o.value())]
+        arguments = [str(o.input_line) for o in overrides if not _hydra_keys(o)]
     groups = [o for o in overrides if o.key_or_group in (*GROUPS, "recipe")]
     for override in groups:
         check_choice(override)
@@ -84,11 +119,29 @@ def _check_job(arguments: list[str], without_hydra: bool = False) -> tuple[Exper
     for override in overrides:
         if override not in groups and not override.key_or_group.startswith("hydra"):
             set_checked(base, override)
-    experiment, record = parse(*_split(_compose(arguments)))
+    composed = _compose(arguments)
+    experiment, record = parse(*_split(composed))
     for override in overrides:
+        for key in _hydra_keys(override):
+            if not _is_there(composed.hydra, key):
+                raise UserError(f"{override.input_line}: Hydra has no key {key}")
         if override not in groups:
             _runs_as_typed(override, base, record)
     return experiment, record
+
+
+def _hydra_keys(override: Override) -> list[str]:
+    """The keys of Hydra's that a value refers to."""
+    return re.findall(r"\$\{hydra:([^}]*)\}", str(override.value()))
+
+
+def _is_there(node: typing.Any, key: str) -> bool:
+    """Whether a dotted key exists, with a value or without."""
+    for name in key.split("."):
+        if not isinstance(node, DictConfig) or name not in node.keys():  # noqa: SIM118 (in asks for values that are there)
+            return False
+        node = node._get_node(name)
+    return True
 
 
 def _runs_as_typed(override: Override, base: DictConfig, record: Record) -> None:
@@ -133,6 +186,7 @@ def compose(overrides: list[str]) -> tuple[Experiment, Record]:
     Raises ``UserError``.
     """
     with _hydra(None):
+        overrides = as_typed(overrides)
         refuse_sweep(read(overrides), "which compose, made for one job, does not run")
         return _beside_its_recipe(*_check_job(overrides))
 
@@ -196,29 +250,6 @@ def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
             else:
                 set_checked(cfg, override)
         return _beside_its_recipe(*parse(cfg, chosen))
-
-
-# keys of the root that a test does not read, and what does for a test what some keys do for training
-TRAINING = (
-    *("steps", "meta_batch", "seed", "shot", "query", "checkpoint_every", "log_every", "resume", "run_dir"),
-    *("eval.every", "eval.select"),
-)
-INSTEAD = {
-    "shot": "eval.shot",
-    "query": "eval.query",
-    "seed": "eval.seed",
-    "eval.select": "checkpoint=best|last",
-    "algo.inner_steps": "algo.eval_inner_steps",
-    "algo.inner_batch": "algo.eval_inner_batch",
-}
-
-
-def only_training_reads(key: str, algorithm: type[Algorithm]) -> bool:
-    """Whether a test of a trained run would be the same for any value of this key."""
-    group, _, name = key.partition(".")
-    if key == "eval.val_tasks":
-        return not algorithm.tunes()
-    return key in TRAINING or group == "recipe" or (group == "algo" and name in algorithm.training_only())
 
 
 @contextmanager

@@ -220,6 +220,8 @@ def _fits(run_dir: Path, experiment: Experiment, record: Record) -> None:
     if experiment.resume is Resume.never:
         raise UserError(f"run_dir={run_dir}: holds a run, and resume=never; choose another folder")
     old, new = before.identity(), record.identity()
+    for key in experiment.algo.fixed:  # runs of before have what was typed or a data set's default there
+        old.pop(key, None), new.pop(key, None)
     differ = [f"{k}: {old.get(k)} there, {new.get(k)} here" for k in {**old, **new} if old.get(k) != new.get(k)]
     if differ:
         raise UserError(f"run_dir={run_dir}: holds a run with another configuration ({'; '.join(differ)})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import json
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from metarun.errors import UserError
 from metarun.evaluate import evaluate
 from metarun.experiment import Bench
 from metarun.normalize import Norm
-from metarun.overrides import as_typed
+from metarun.overrides import as_typed, read, samples
 
 PATHS = [
     "/data/my images ü",
@@ -39,7 +40,7 @@ def test_a_path_is_taken_as_the_shell_hands_it_over(path: str) -> None:
     assert config.compose([word])[0].run_dir == path
 
 
-@pytest.mark.parametrize("word", ["run_dir='a b'", 'data_root="/x y"', "run_dir=null", "run_dir=x/${seed}", "seed=1"])
+@pytest.mark.parametrize("word", ["run_dir='a b'", 'data_root="/x y"', "run_dir=null", "seed=1"])
 def test_words_for_hydra_stay(word: str) -> None:
     assert as_typed([word]) == [word]
 
@@ -76,6 +77,62 @@ def test_what_only_a_job_can_resolve_is_left_to_it(run_dir: str) -> None:
     config.check(["seed=0,1", f"run_dir={run_dir}"], multirun=True)
     with pytest.raises(UserError, match="run_dirr"):
         config.check(["seed=0,1", f"run_dirr={run_dir}"], multirun=True)
+
+
+def test_a_key_that_hydra_does_not_have_is_refused() -> None:
+    with pytest.raises(UserError, match=r"Hydra has no key nope\.num"):
+        config.check(["run_dir=x/${hydra:nope.num}"])
+
+
+def test_an_interpolation_may_stand_in_any_path() -> None:
+    assert config.compose(["run_dir=a=b c/${seed}", "seed=3"])[0].run_dir == "a=b c/3"
+
+
+def test_an_interval_needs_a_sweeper_that_searches() -> None:
+    with pytest.raises(UserError, match="interval"):
+        config.check(["algo.inner_lr=interval(0.1,1)"], multirun=True)
+
+
+def test_a_search_is_tried_at_its_ends() -> None:
+    with config._hydra(None):
+        jobs = samples(read(["seed=7", "algo.inner_lr=interval(0.1,1)", "algo=maml,fomaml", "shot=int(interval(1,5))"]))
+    first = ["seed=7", "algo.inner_lr=0.1", "algo=maml", "shot=1"]
+    assert jobs[0] == first and len(jobs) == 4
+    others = [job[place] for job, place in zip(jobs[1:], (1, 2, 3), strict=True)]
+    assert others == ["algo.inner_lr=1.0", "algo=fomaml", "shot=5"]
+    assert all(sum(a != b for a, b in zip(job, first, strict=True)) == 1 for job in jobs[1:])
+
+
+def test_a_search_needs_a_figure_to_go_by() -> None:
+    with config._hydra(None):
+        config._suits_a_search(["dataset=sinusoid"])
+        with pytest.raises(UserError, match=r"eval\.every=0: must be > 0"):
+            config._suits_a_search(["dataset=sinusoid", "eval.every=0"])
+        with pytest.raises(UserError, match=r"direction=minimize: must be maximize"):
+            config._suits_a_search(["+hydra.sweeper.direction=minimize"])
+
+
+def test_a_job_returns_its_validation_figure(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    returned = []
+    job = cli._job
+    monkeypatch.setattr(cli, "_job", lambda cfg: returned.append(job(cfg)))
+    words = ["dataset=sinusoid", "steps=1", "eval.tasks=2", "eval.val_tasks=2"]
+    assert cli.main(["train", "run_dir=a", *words]) == 0
+    assert cli.main(["train", "run_dir=b", *words, "eval.every=0"]) == 0
+    validation = json.loads((tmp_path / "a/result.json").read_text())["selected"]["validation"]
+    assert returned == [validation["mean"], None]
+
+
+def test_a_folder_of_before_holds_the_same_run(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "algo=pretrain", "dataset=gaussians", "run_dir=r", "steps=1", "eval.every=0", "eval.tasks=2"]
+    assert cli.main(words) == 0
+    record = json.loads((tmp_path / "r/config.json").read_text())
+    record["values"]["algo"]["inner_steps"] = 5  # the data set's default, which pretraining never used
+    (tmp_path / "r/config.json").write_text(json.dumps(record))
+    (tmp_path / "r/result.json").unlink()
+    assert cli.main(words) == 0
 
 
 def test_jobs_get_what_hydra_resolves(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,8 @@ class Algorithm(abc.ABC):
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "> 0, or null for none")
 
+    fixed: ClassVar[tuple[str, ...]] = ()  # keys of the configuration that the method gives a value of its own
+
     @classmethod
     def training_only(cls) -> set[str]:
         """The fields that only training reads: ``of_training`` of the class and of those above it."""

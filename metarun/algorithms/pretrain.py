@@ -29,6 +29,7 @@ class Pretrain(GradientDescent):
 
     fewest_inner_steps: ClassVar[int] = 0
     view: ClassVar[View] = View.pooled
+    fixed: ClassVar[tuple[str, ...]] = ("algo.inner_steps",)
     rates: list[float]  # without validation tasks it is ``inner_lr``
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ class Random(Pretrain):
     """The baseline below all others. Its step size, too, is the one that does best on the validation tasks."""
 
     view: ClassVar[View] = View.tasks
+    fixed: ClassVar[tuple[str, ...]] = ("algo.inner_steps", "steps")
 
     def meta_iterations(self, steps: int) -> int:
         return 1
