@@ -355,9 +355,12 @@ def test_a_test_that_diverges_says_so(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["dataset=sinusoid", "steps=1", "eval.every=0", "eval.tasks=4", "algo.inner_lr=10", "device.compile=false"]
-    assert cli.main(["train", *words, "algo.inner_steps=1", "algo.eval_inner_steps=40"]) == 0
+    assert cli.main(["train", *words, "algo.inner_steps=1", "algo.eval_inner_steps=40"]) == 3
     out, err = capsys.readouterr()
-    assert "nan" in out and err.startswith("metarun: warning: meta-test: tasks diverge within 40 inner steps (training")
+    assert "not finite (4 of 4 tasks diverged)" in out and err.count("\n") == 1
+    assert (
+        err.startswith("metarun: error: meta-test: 4 of 4 tasks") and "diverged within 40 inner steps (training" in err
+    )
 
 
 def test_check(metarun: Command) -> None:
