@@ -48,7 +48,7 @@ class Problem:
 def problems(device: torch.device, tasks: int = 3, way: int = 3, shot: int = 2, query: int = 2) -> Iterator[Problem]:
     """An MLP, Conv4 with batch norm both strided (with a learned shift only) and max-pooled, and a MANN.
 
-    The max-pooled one has eight filters, which fill a vector of float64: the native kernels take no fewer.
+    The strided one's three filters are less than a vector of the native kernels; the max-pooled one's eight fill it.
     """
     conv: dict[str, Any] = {"norm_eps": 1e-3, "init": Init.xavier, "head_init": Init.xavier}
     strided: dict[str, Any] = {

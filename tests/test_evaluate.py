@@ -72,7 +72,7 @@ def test_tasks_are_paired_whatever_runs_and_however_it_is_batched() -> None:
 @pytest.mark.parametrize("algo", ON_IMAGES)
 def test_vectorised_evaluation_is_the_loops(algo: str) -> None:
     slow = [] if algo == "protonet" else ["algo.inner_lr=0.01"]
-    b = bench(f"algo={algo}", *slow, "model.filters=16")  # the native kernels want whole vectors
+    b = bench(f"algo={algo}", *slow, "model.filters=16")
     meta = b.first_meta()
     scores = []
     native = Engine(Vectorize.grouped, 3, native=library())

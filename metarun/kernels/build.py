@@ -46,9 +46,10 @@ class Library:
         self._functions = ctypes.CDLL(opened if os.path.exists(opened) else str(path))
         self.width = int(self._functions.vector_width())
 
-    def divides(self, channels: int, dtype: torch.dtype) -> bool:
-        """Whether this many channels fill whole vectors."""
-        return channels % (self.width if dtype is torch.float32 else self.width // 2) == 0
+    def whole(self, channels: int, dtype: torch.dtype) -> int:
+        """Channels with those that fill up their last vector, as the kernels keep them for themselves."""
+        lanes = self.width if dtype is torch.float32 else self.width // 2
+        return -(-channels // lanes) * lanes
 
     def call(self, name: str, *arguments: Any) -> None:
         """Run a kernel in the precision of the first tensor; tensors must be contiguous."""

@@ -42,24 +42,36 @@ struct Columns {
         }
     }
 
+    // one(r, k) for the vectors of rows [count][K]
+    template <typename F>
+    static void each_vector(int count, int K, F one) {
+        for (long r = 0; r < count; r++)
+            for (int k = 0; k < K; k += Vectors<real>::N) one(r, k);
+    }
+
     // y [T][n][h][w][K] from x [T][n][H][W][C] and w [T or 1][K][C][kernel][kernel]
     static void convolve(const real* x, const real* w, real* y, int T, const Shape& s, bool shared) {
         const int blocks = (s.pixels() + BLOCK - 1) / BLOCK, sets = shared ? 1 : T;
-        const long size = (long)s.length * s.K;
-        std::vector<real> transposed(sets * size);
+        const int wide = whole<real>(s.K);
+        const long size = (long)s.length * s.K, turned = (long)s.length * wide;
+        std::vector<real> transposed(sets * turned);
 #pragma omp parallel
         {
 #pragma omp for
             for (int t = 0; t < sets; t++)
-                by_taps(w + t * size, s, transposed.data() + t * size, (long)s.C * s.K, s.K, 1);
-            Buffer<real> rows(BLOCK * s.length);
+                by_taps(w + t * size, s, transposed.data() + t * turned, (long)s.C * wide, wide, 1);
+            Buffer<real> rows(BLOCK * s.length), made(BLOCK * wide);
 #pragma omp for schedule(dynamic)
             for (long item = 0; item < (long)T * blocks; item++) {
                 const long t = item / blocks;
                 const int first = item % blocks * BLOCK, count = std::min(BLOCK, s.pixels() - first);
                 lay_out(x + t * s.n * s.H * s.W * s.C, s, first, count, rows.data);
-                product<real, false>(count, s.K, s.length, rows.data, s.length, 1, transposed.data() + (shared ? 0 : t * size),
-                                     s.K, y + (t * s.pixels() + first) * s.K, s.K);
+                real* out = y + (t * s.pixels() + first) * s.K;
+                product<real, false>(count, wide, s.length, rows.data, s.length, 1,
+                                     transposed.data() + (shared ? 0 : t * turned), wide, wide == s.K ? out : made.data, wide);
+                if (wide != s.K) each_vector(count, s.K, [&](long r, int k) {
+                    store(out + r * s.K + k, load(made.data + r * wide + k, wide), s.K - k);
+                });
             }
         }
     }
@@ -95,12 +107,13 @@ struct Columns {
 
     // dw [T][K][C][kernel][kernel] from x [T][n][H][W][C] and dy [T][n][h][w][K]
     static void correlate(const real* x, const real* dy, real* dw, int T, const Shape& s) {
-        const int blocks = (s.pixels() + BLOCK - 1) / BLOCK, parts = T >= threads() ? 1 : std::min(blocks, threads());
-        const long size = (long)s.length * s.K;
+        const int blocks = (s.pixels() + BLOCK - 1) / BLOCK, parts = parts_of(blocks);
+        const int wide = whole<real>(s.K);
+        const long size = (long)s.length * wide;
         std::vector<real> sums(T * parts * size);
 #pragma omp parallel
         {
-            Buffer<real> rows(BLOCK * s.length);
+            Buffer<real> rows(BLOCK * s.length), filled(BLOCK * wide);
 #pragma omp for schedule(dynamic)
             for (int item = 0; item < T * parts; item++) {
                 const long t = item / parts;
@@ -108,8 +121,12 @@ struct Columns {
                 for (int b = blocks * part / parts; b < blocks * (part + 1) / parts; b++) {
                     const int first = b * BLOCK, count = std::min(BLOCK, s.pixels() - first);
                     lay_out(x + t * s.n * s.H * s.W * s.C, s, first, count, rows.data);
-                    product<real, true>(s.length, s.K, count, rows.data, 1, s.length,
-                                        dy + (t * s.pixels() + first) * s.K, s.K, sums.data() + item * size, s.K);
+                    const real* given = dy + (t * s.pixels() + first) * s.K;
+                    if (wide != s.K) each_vector(count, s.K, [&](long r, int k) {
+                        store(filled.data + r * wide + k, load(given + r * s.K + k, s.K - k), wide);
+                    });
+                    product<real, true>(s.length, wide, count, rows.data, 1, s.length, wide == s.K ? given : filled.data,
+                                        wide, sums.data() + item * size, wide);
                 }
             }
         }
@@ -119,7 +136,7 @@ struct Columns {
                     for (int tap = 0; tap < s.kernel * s.kernel; tap++) {
                         real sum = 0;
                         for (int part = 0; part < parts; part++)
-                            sum += sums[(t * parts + part) * size + ((long)tap * s.C + c) * s.K + k];
+                            sum += sums[(t * parts + part) * size + ((long)tap * s.C + c) * wide + k];
                         dw[((t * s.K + k) * s.C + c) * s.kernel * s.kernel + tap] = sum;
                     }
     }

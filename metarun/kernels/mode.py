@@ -66,7 +66,7 @@ class Grouped(TorchFunctionMode):
         return self._norm(input, weight, bias, eps, False, False)
 
     def _norm(self, x: Tensor, gamma: Tensor, beta: Tensor, eps: float, relu: bool, pool: bool) -> Tensor | None:
-        covered = self.native is not None and x.dtype in SUFFIX and self.native.divides(x.shape[1], x.dtype)
+        covered = self.native is not None and x.dtype in SUFFIX
         fitting = all(p.shape == x.shape[1:2] and p.dtype is x.dtype for p in (gamma, beta))
         covered = covered and fitting and x.numel() > x.shape[1] and (not pool or min(x.shape[2:]) > 1)
         return native_norm(x, gamma, beta, eps, relu, pool) if covered else None

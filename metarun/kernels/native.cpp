@@ -45,5 +45,5 @@
 extern "C" {
 INTERFACE(float, f32)
 INTERFACE(double, f64)
-int vector_width() { return Vectors<float>::N; }  // channel counts must divide by it, or by half of it in double
+int vector_width() { return Vectors<float>::N; }  // and half of it in double
 }

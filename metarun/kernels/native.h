@@ -8,12 +8,6 @@
 #ifdef __AVX512F__
 #include <immintrin.h>
 #endif
-#ifdef _OPENMP
-#include <omp.h>
-inline int threads() { return omp_get_max_threads(); }
-#else
-inline int threads() { return 1; }
-#endif
 
 #if defined(__AVX512F__)
 constexpr int BYTES = 64, ROWS = 6, COLS = 4;  // registers that a tile of the product fills: ROWS x COLS vectors
@@ -30,6 +24,36 @@ struct Vectors {
 };
 
 #define UNROLL _Pragma("GCC unroll 8")
+
+// Channels with those that fill up their last vector
+template <typename real>
+static constexpr int whole(int channels) {
+    constexpr int N = Vectors<real>::N;
+    return (channels + N - 1) / N * N;
+}
+
+// A vector of which only the first `left` numbers are there, where it is the last of a pixel's: what lies behind them
+// belongs to others, and is neither read nor written.
+template <typename real>
+static inline __attribute__((always_inline)) typename Vectors<real>::type load(const real* p, int left) {
+    constexpr int N = Vectors<real>::N;
+    if (left >= N) return *(const typename Vectors<real>::type*)p;
+    typename Vectors<real>::type v;
+    real* to = (real*)&v;
+    for (int i = 0; i < N; i++) to[i] = i < left ? p[i] : 0;
+    return v;
+}
+template <typename real>
+static inline __attribute__((always_inline)) void store(real* p, typename Vectors<real>::type v, int left) {
+    constexpr int N = Vectors<real>::N;
+    if (left >= N) {
+        *(typename Vectors<real>::type*)p = v;
+        return;
+    }
+    const real* from = (const real*)&v;
+    for (int i = 0; i < N; i++)
+        if (i < left) p[i] = from[i];
+}
 
 template <typename real>
 struct Sum {  // in double, one for each number of a vector
@@ -68,6 +92,10 @@ struct Buffer {  // scratch memory of one thread
     real* data;
 };
 
+// A sum over blocks of pixels is made in this many parts, side by side. It depends on nothing but the shape: cut
+// otherwise, the sum would have other bits with another number of threads.
+static inline int parts_of(int blocks) { return std::min((blocks + 15) / 16, 16); }
+
 // C[i][j] = or += sum_l A[i * ra + l * ca] * B[l * ldb + j] for R rows and V vectors of columns
 template <typename real, int R, int V, bool ADD>
 static inline __attribute__((always_inline)) void product_tile(int L, const real* A, long ra, long ca, const real* B,
@@ -85,8 +113,8 @@ static inline __attribute__((always_inline)) void product_tile(int L, const real
         }
     }
     UNROLL for (int i = 0; i < R; i++) UNROLL for (int j = 0; j < V; j++) {
-        vec& c = *(vec*)(C + i * ldc + j * N);
-        c = ADD ? c + sum[i][j] : sum[i][j];
+        vec* c = (vec*)(C + i * ldc + j * N);  // no reference, whose type would promise whole vectors' alignment
+        *c = ADD ? *c + sum[i][j] : sum[i][j];
     }
 }
 
@@ -98,7 +126,7 @@ static void product_strip(int I, int L, const real* A, long ra, long ca, const r
     for (; i < I; i++) product_tile<real, 1, V, ADD>(L, A + i * ra, ra, ca, B, ldb, C + i * ldc, ldc);
 }
 
-// J is a multiple of the vector width
+// J is a multiple of the vector width: see whole()
 template <typename real, bool ADD>
 static void product(int I, int J, int L, const real* A, long ra, long ca, const real* B, long ldb, real* C, long ldc) {
     constexpr int N = Vectors<real>::N;

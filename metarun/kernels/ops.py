@@ -91,11 +91,12 @@ def _correlate(dw: Tensor, x: Tensor, dy: Tensor, kernel: int, stride: int, padd
 def _norm_results(
     x: Tensor, gamma: Tensor, beta: Tensor, eps: float, relu: bool, pool: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """z; mean and rstd [T, C]; best and chosen [T, N, H/2, W/2, C] where pooling (norm.h says what they are)."""
+    """z; mean and rstd [T, P]; best and chosen [T, N, H/2, W/2, P] where pooling (norm.h says what they are)."""
     tasks, n, channels, h, w = x.shape
     sides = (h // 2, w // 2) if pool else (h, w)
-    best = x.new_empty((tasks, n, *sides, channels) if pool else (tasks, 0))
-    statistics = x.new_empty(tasks, channels), x.new_empty(tasks, channels)
+    filled = library().whole(channels, x.dtype)
+    best = x.new_empty((tasks, n, *sides, filled) if pool else (tasks, 0))
+    statistics = x.new_empty(tasks, filled), x.new_empty(tasks, filled)
     return _images(x, tasks, n, channels, sides), *statistics, best, best.new_empty(best.shape, dtype=torch.uint8)
 
 

@@ -45,22 +45,25 @@ struct Winograd {
         long pixel(Place p, int i, int j) const { return ((long)p.n * height + p.y + i) * width + p.x + j; }
     };
 
-    // filters w [K][C][3][3] -> U [16][C][K]; turned by 180 degrees and [16][K][C] for the derivative in the input
+    // filters w [K][C][3][3] -> U [16][C][K]; turned by 180 degrees and [16][K][C] for the derivative in the input.
+    // Here and below the last axis is filled up to whole vectors, except in w, x, y and their derivatives.
     static void filters(const real* w, int K, int C, bool turned, real* U) {
-        const int rows = turned ? K : C, columns = turned ? C : K;
+        const int rows = turned ? K : C, columns = turned ? C : K, wide = whole<real>(columns);
         const long row_step = turned ? (long)C * 9 : 9, column_step = turned ? 9 : (long)C * 9;
         for (int row = 0; row < rows; row++)
             for (int column = 0; column < columns; column += N) {
                 vec g[3][3], u[4][4];
                 for (int s = 0; s < 9; s++)
                     for (int i = 0; i < N; i++)
-                        g[s / 3][s % 3][i] = w[row * row_step + (column + i) * column_step + (turned ? 8 - s : s)];
+                        g[s / 3][s % 3][i] =
+                            column + i < columns ? w[row * row_step + (column + i) * column_step + (turned ? 8 - s : s)] : 0;
                 both_sides<4, 3, false>(G, g, u);
-                for (int p = 0; p < POINTS; p++) *(vec*)(U + ((long)p * rows + row) * columns + column) = u[p / 4][p % 4];
+                for (int p = 0; p < POINTS; p++) *(vec*)(U + ((long)p * rows + row) * wide + column) = u[p / 4][p % 4];
             }
     }
     // patches of x [n][H][W][C] under tiles first.. -> V [16][plane]; nothing: C zeros
     static void patches(const real* x, const Tiling& tiles, int C, int first, int count, const real* nothing, real* V) {
+        const int wide = whole<real>(C);
         for (int t = 0; t < count; t++) {
             auto place = tiles.at(first + t);
             const real* from[POINTS];
@@ -70,52 +73,54 @@ struct Winograd {
             }
             for (int c = 0; c < C; c += N) {
                 vec d[4][4], v[4][4];
-                UNROLL for (int p = 0; p < POINTS; p++) d[p / 4][p % 4] = *(const vec*)(from[p] + c);
+                UNROLL for (int p = 0; p < POINTS; p++) d[p / 4][p % 4] = load(from[p] + c, C - c);
                 both_sides<4, 4, false>(BT, d, v);
-                UNROLL for (int p = 0; p < POINTS; p++) *(vec*)(V + p * plane(C) + (long)t * C + c) = v[p / 4][p % 4];
+                UNROLL for (int p = 0; p < POINTS; p++) *(vec*)(V + p * plane(wide) + (long)t * wide + c) = v[p / 4][p % 4];
             }
         }
     }
     // tiles first.. of an output y [n][H][W][K] from the products D [16][plane]
     static void gather(const real* D, const Tiling& tiles, int K, int first, int count, real* y) {
+        const int wide = whole<real>(K);
         for (int t = 0; t < count; t++) {
             auto place = tiles.at(first + t);
             for (int k = 0; k < K; k += N) {
                 vec d[4][4], v[2][2];
-                UNROLL for (int p = 0; p < POINTS; p++) d[p / 4][p % 4] = *(const vec*)(D + p * plane(K) + (long)t * K + k);
+                UNROLL for (int p = 0; p < POINTS; p++) d[p / 4][p % 4] = *(const vec*)(D + p * plane(wide) + (long)t * wide + k);
                 both_sides<2, 4, false>(AT, d, v);
                 UNROLL for (int i = 0; i < 2; i++) UNROLL for (int j = 0; j < 2; j++)
-                    if (tiles.inside(place.y + i, place.x + j)) *(vec*)(y + tiles.pixel(place, i, j) * K + k) = v[i][j];
+                    if (tiles.inside(place.y + i, place.x + j)) store(y + tiles.pixel(place, i, j) * K + k, v[i][j], K - k);
             }
         }
     }
     // the transpose of gather: dy [n][H][W][K] -> D [16][plane]
     static void spread(const real* dy, const Tiling& tiles, int K, int first, int count, real* D) {
+        const int wide = whole<real>(K);
         for (int t = 0; t < count; t++) {
             auto place = tiles.at(first + t);
             for (int k = 0; k < K; k += N) {
                 vec d[2][2], v[4][4];
                 UNROLL for (int i = 0; i < 2; i++) UNROLL for (int j = 0; j < 2; j++)
-                    d[i][j] = tiles.inside(place.y + i, place.x + j) ? *(const vec*)(dy + tiles.pixel(place, i, j) * K + k) : vec{};
+                    d[i][j] = tiles.inside(place.y + i, place.x + j) ? load(dy + tiles.pixel(place, i, j) * K + k, K - k) : vec{};
                 both_sides<4, 2, true>(AT, d, v);
-                UNROLL for (int p = 0; p < POINTS; p++) *(vec*)(D + p * plane(K) + (long)t * K + k) = v[p / 4][p % 4];
+                UNROLL for (int p = 0; p < POINTS; p++) *(vec*)(D + p * plane(wide) + (long)t * wide + k) = v[p / 4][p % 4];
             }
         }
     }
 
     // y [T][n][H][W][out] = x [T][n][H][W][in] convolved with w; out = K, in = C, or the reverse where turned
     static void convolve(const real* x, const real* w, real* y, int T, int n, int H, int W, int K, int C, bool shared, bool turned) {
-        const int in = turned ? K : C, out = turned ? C : K;
+        const int in = turned ? K : C, out = turned ? C : K, wide_in = whole<real>(in), wide = whole<real>(out);
         const Tiling tiles(n, H, W);
         const int blocks = (tiles.count + BLOCK - 1) / BLOCK, sets = shared ? 1 : T;
-        const long size = (long)POINTS * K * C, image = (long)n * H * W;
+        const long size = (long)POINTS * in * wide, image = (long)n * H * W;
         Buffer<real> U(sets * size);
         const std::vector<real> nothing(in, 0);
 #pragma omp parallel
         {
 #pragma omp for
             for (int t = 0; t < sets; t++) filters(w + (long)t * K * C * 9, K, C, turned, U.data + t * size);
-            Buffer<real> V(POINTS * plane(in)), D(POINTS * plane(out));
+            Buffer<real> V(POINTS * plane(wide_in)), D(POINTS * plane(wide));
 #pragma omp for schedule(dynamic)
             for (long item = 0; item < (long)T * blocks; item++) {
                 const long t = item / blocks;
@@ -123,8 +128,8 @@ struct Winograd {
                 const real* u = U.data + (shared ? 0 : t * size);
                 patches(x + t * image * in, tiles, in, first, count, nothing.data(), V.data);
                 for (int p = 0; p < POINTS; p++)
-                    product<real, false>(count, out, in, V.data + p * plane(in), in, 1, u + (long)p * in * out, out,
-                                         D.data + p * plane(out), out);
+                    product<real, false>(count, wide, in, V.data + p * plane(wide_in), wide_in, 1, u + (long)p * in * wide,
+                                         wide, D.data + p * plane(wide), wide);
                 gather(D.data, tiles, out, first, count, y + t * image * out);
             }
         }
@@ -133,13 +138,14 @@ struct Winograd {
     // dw [T][K][C][3][3] = the derivative in the filters, from x [T][n][H][W][C] and dy [T][n][H][W][K]
     static void correlate(const real* x, const real* dy, real* dw, int T, int n, int H, int W, int K, int C) {
         const Tiling tiles(n, H, W);
-        const int blocks = (tiles.count + BLOCK - 1) / BLOCK, parts = T >= threads() ? 1 : std::min(blocks, threads());
-        const long size = (long)POINTS * K * C, image = (long)n * H * W;
+        const int wide_in = whole<real>(C), wide = whole<real>(K);
+        const int blocks = (tiles.count + BLOCK - 1) / BLOCK, parts = parts_of(blocks);
+        const long size = (long)POINTS * C * wide, image = (long)n * H * W;
         std::vector<real> U(T * parts * size);
         const std::vector<real> nothing(C, 0);
 #pragma omp parallel
         {
-            Buffer<real> V(POINTS * plane(C)), D(POINTS * plane(K));
+            Buffer<real> V(POINTS * plane(wide_in)), D(POINTS * plane(wide));
 #pragma omp for schedule(dynamic)
             for (int item = 0; item < T * parts; item++) {
                 const long t = item / parts;
@@ -149,8 +155,8 @@ struct Winograd {
                     patches(x + t * image * C, tiles, C, first, count, nothing.data(), V.data);
                     spread(dy + t * image * K, tiles, K, first, count, D.data);
                     for (int p = 0; p < POINTS; p++)
-                        product<real, true>(C, K, count, V.data + p * plane(C), 1, C, D.data + p * plane(K), K,
-                                            U.data() + item * size + (long)p * C * K, K);
+                        product<real, true>(C, wide, count, V.data + p * plane(wide_in), 1, wide_in, D.data + p * plane(wide), wide,
+                                            U.data() + item * size + (long)p * C * wide, wide);
                 }
             }
 #pragma omp for
@@ -161,11 +167,11 @@ struct Winograd {
                     for (int p = 0; p < POINTS; p++) {
                         u[p / 4][p % 4] = vec{};
                         for (int q = 0; q < parts; q++)
-                            u[p / 4][p % 4] += *(const vec*)&U[(t * parts + q) * size + ((long)p * C + c) * K + k];
+                            u[p / 4][p % 4] += *(const vec*)&U[(t * parts + q) * size + ((long)p * C + c) * wide + k];
                     }
                     both_sides<3, 4, true>(G, u, g);
                     for (int s = 0; s < 9; s++)
-                        for (int i = 0; i < N; i++) dw[((t * K + k + i) * C + c) * 9 + s] = g[s / 3][s % 3][i];
+                        for (int i = 0; i < std::min(N, K - k); i++) dw[((t * K + k + i) * C + c) * 9 + s] = g[s / 3][s % 3][i];
                 }
             }
         }

@@ -129,6 +129,18 @@ def test_second_derivatives(relu: bool, pool: bool, sides: tuple[int, int], sign
 
 
 @every_kind
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 2e-5)])
+@pytest.mark.parametrize("channels", [1, 2, 3, 5, 7, 12, 20, 31, 33, 48, 96])
+def test_any_number_of_channels(channels: int, dtype: torch.dtype, tolerance: float, relu: bool, pool: bool) -> None:
+    given, settings = tuple(t.to(dtype) for t in tensors((5, 4), "negative", channels=channels)), (EPS, relu, pool)
+    exact = tuple(t.double() for t in given)
+    for got, want in zip(first(native, given, *settings), first(written, exact, *settings), strict=True):
+        close(got.double(), want, tolerance)
+    for got, want in zip(second(native, given, *settings), second(written, exact, *settings), strict=True):
+        close(got.double(), want, tolerance)
+
+
+@every_kind
 @pytest.mark.parametrize("moved", [0, 1, 2])
 def test_second_derivatives_are_slopes_of_the_first(relu: bool, pool: bool, moved: int) -> None:
     given, h = tensors((5, 4)), 1e-6
