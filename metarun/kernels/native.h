@@ -63,7 +63,7 @@ struct Sum {  // in double, one for each number of a vector
     typedef real part __attribute__((vector_size(W * sizeof(real)), aligned(sizeof(real))));
     wide parts[PARTS];
 
-    Sum() { UNROLL for (wide& some : parts) some = wide{}; }
+    Sum() { UNROLL for (int i = 0; i < PARTS; i++) parts[i] = wide{}; }
     explicit Sum(vec v) {
 #ifdef __AVX512F__
         if constexpr (PARTS == 2) {  // GCC makes eight instructions of these three
