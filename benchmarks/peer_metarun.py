@@ -20,7 +20,7 @@ from metarun.models.base import Init, functional, initialise
 from metarun.models.conv4 import Conv4, Downsample, Features
 from metarun.models.mlp import MLP, Activation
 from metarun.outer import MetaOptimizer
-from metarun.vectorize import Compile, Engine, MetaGradient
+from metarun.vectorize import Engine, MetaGradient
 
 LONG = 100_000  # meta-iterations: the engine compiles what a published training length earns back
 
@@ -90,7 +90,7 @@ class Peer:
         self.engine = Engine.choose(
             device.vectorize,
             device.tasks_at_once(),
-            Compile[device.compile],
+            device.compiling(),
             where,
             module,
             numbers,

@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NoReturn
 
@@ -165,10 +166,7 @@ def _job(cfg: DictConfig) -> float | None:
         with out_of_memory_in_one_line():
             run_dir = run(*config.from_hydra(cfg, settings.runtime.choices))
         ended.append(None)
-        if not current().first:
-            return None  # the run folder may be on another machine
-        validation = report.read(run_dir / RESULT)["selected"]["validation"]
-        return validation and validation["mean"]
+        return _figure(run_dir) if current().first else None  # the run folder may be on another machine
     except (UserError, OSError) as error:
         if not settings.launcher._target_.endswith("BasicLauncher"):
             raise  # the job has a process of its own, and Hydra brings its error back
@@ -179,6 +177,12 @@ def _job(cfg: DictConfig) -> float | None:
             where = " ".join([*own, *([f"run_dir={folder}"] if folder else [])])
             print(f"metarun: error: {where}: {one_line(str(error))}", file=sys.stderr, flush=True)
         return None
+
+
+def _figure(run_dir: Path) -> float | None:
+    """The validation figure of a finished run, where it has one."""
+    validation = report.read(run_dir / RESULT)["selected"]["validation"]
+    return validation and validation["mean"]
 
 
 def _flags(words: list[str]) -> argparse.Namespace:

@@ -243,7 +243,7 @@ def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
                 cfg.device = _compose([f"device={override.value()}"]).device
             elif override.key_or_group in PARTS:
                 raise UserError(f"{override.input_line}: a trained run keeps its {override.key_or_group}")
-            elif only_training_reads(override.key_or_group, part("algo", record.kinds["algo"])):
+            elif only_training_reads(override.key_or_group, typing.cast(typing.Any, OmegaConf.get_type(cfg.algo))):
                 key = override.key_or_group
                 instead = f"; {INSTEAD[key]} is for the test" if key in INSTEAD else ""
                 raise UserError(f"{override.input_line}: only training reads {key}, and that is over{instead}")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -194,14 +196,28 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert word in text
 
 
-FLAGS = (["--hydra-help", "seed=1"], ["--info", "searchpath"], ["--cfg", "hydra"], ["--cfg", "job", "-p", "algo"])
+FLAGS = (["--hydra-help", "seed=1"], ["--cfg", "hydra"], ["--cfg", "job", "-p", "algo"])
 
 
-def test_hydras_own_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """Hydra's own pages set the root logger up to write to the standard output of this moment."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_hydras_own_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], logging_as_before: None
+) -> None:
     monkeypatch.chdir(tmp_path)
     for words in FLAGS:
         assert cli.main(["train", *words]) == 0, words
         assert capsys.readouterr().out, words
+    assert cli.main(["train", "--info", "nothing"]) == 2  # of those there are, Hydra changes this process's logging
+    assert capsys.readouterr().err.count("\n") == 1
     assert cli.main(["train", "--cfg", "job", "-p", "nothing"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not list(tmp_path.iterdir())
@@ -308,6 +324,7 @@ def test_a_failed_job_is_told_at_once_with_its_settings_and_folder(
                 raise NotFinite("the loss is not finite") if experiment.seed < 3 else OSError("full")
 
     monkeypatch.setattr(cli, "run", fails)
+    monkeypatch.setattr(cli, "_figure", lambda run_dir: None)
     assert cli.main(["train", "-m", "seed=0,1,2,3,2", "steps=3"]) == 3
     last = capsys.readouterr().err.splitlines()
     lines = [line for text in told for line in text.splitlines()]

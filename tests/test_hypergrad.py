@@ -75,6 +75,6 @@ def test_a_recording_recomputes_too() -> None:
 
     def forward_passes(path: Any, *segment: int) -> int:
         recorded: Any = Captured(lambda meta, x: path(*curved(x), meta, 5, *segment), meta, x)
-        return sum(node.target is torch.ops.aten.tanh.default for node in recorded._run.graph.nodes)
+        return sum(node.target is torch.ops.aten.tanh.default for node in recorded._graph.graph.nodes)
 
     assert forward_passes(store) == 5 and forward_passes(recompute, 10) == 10

@@ -288,7 +288,8 @@ def test_one_failed_job_does_not_end_a_sweep(tmp_path: Path) -> None:
     run = launch(tmp_path, "train", "-m", "way=200,5", "algo.inner_lr=1e38,0.4", *RUN, "steps=4", "eval.every=0")
     _, lines, err = finish(run)
     assert run.returncode != 0
-    assert len(lines) == 3 and sum("way=200" in line for line in lines) == 2, err
+    assert len(lines) == 4 and sum("way=200: " in line for line in lines) == 2, err
+    assert lines[-1] == "metarun: error: 3 of 4 jobs failed"
     assert sum("meta-iteration 1 (tasks 0..4)" in line for line in lines) == 1, err
     assert len(list((tmp_path / "outputs").glob("*_5w1s_s0*/result.json"))) == 1
     assert len(list((tmp_path / "outputs/sweeps").iterdir())) == 1

@@ -62,7 +62,8 @@ class Made(Tasks):
 def start(monkeypatch: pytest.MonkeyPatch, folder: Path, tasks: Tasks, *words: str) -> Path:
     """What ``metarun train`` does, on these tasks."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(Experiment, "build", lambda self: self.assemble(tasks, torch.device("cpu")))
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(Experiment, "build", lambda self, testing=False: self.assemble(tasks, cpu, testing))
     kind = ["dataset=sinusoid"] if isinstance(tasks, Made) and tasks.targets else []
     return run.run(*config.compose([*kind, *WORDS, *words]))
 
