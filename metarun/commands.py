@@ -144,6 +144,7 @@ def bench(words: list[str]) -> int:
         seconds = float(flags["--seconds"])
     except ValueError:
         raise UserError(f"--seconds {flags['--seconds']}: must be a number") from None
+    require(0 < seconds < 1e6, "--seconds", flags["--seconds"], "> 0, and less than a million")
     experiment, _ = config.compose(words)
     result = speed.measure(experiment, seconds, compare=flags["--compare"] == "reference")
     print(speed.table(result))

@@ -117,6 +117,8 @@ def _check_job(arguments: list[str], without_hydra: bool = False) -> tuple[Exper
         check_choice(override)
     base, _ = _split(_compose([str(o.input_line) for o in groups]))
     for override in overrides:
+        if override.key_or_group.startswith("recipe.") and override.key_or_group != "recipe.budget":
+            raise UserError(f"{override.input_line}: comes with the recipe; of its keys only recipe.budget can be set")
         if override not in groups and not override.key_or_group.startswith("hydra"):
             set_checked(base, override)
     composed = _compose(arguments)
