@@ -84,11 +84,11 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
                     )
             (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
         checked = [_check_job(job, without_hydra=True)[1].values for job in jobs]
+        known = [not search and not any(map(_hydra_keys, read(job))) for job in jobs]  # where each will run
     ranks = current().world
     for values in checked:
         require(values["meta_batch"] >= ranks, "meta_batch", values["meta_batch"], f">= {ranks}, the number of ranks")
-    known = [job for job in zip(jobs, checked, strict=True) if not search and not any("{hydra" in w for w in job[0])]
-    run_dirs = [values["run_dir"] for _, values in known]
+    run_dirs = [values["run_dir"] for values, is_known in zip(checked, known, strict=True) if is_known]
     for run_dir in run_dirs:
         apart = run_dir is None or run_dirs.count(run_dir) == 1
         require(apart, "run_dir", run_dir, "left out in a sweep, or different for each job, e.g. run_dir=x/${seed}")
@@ -96,9 +96,10 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
 
 def _suits_a_search(job: list[str]) -> None:
     """Refuse a sweeper that chooses by results what to try next where it has none, or would look for the worst."""
-    experiment, _ = parse(*_split(_compose(job)))
+    composed = _compose(job)
+    experiment, _ = parse(*_split(composed))
     require(experiment.eval.every > 0, "eval.every", 0, "> 0 with this sweeper, which chooses by the validation figure")
-    direction = OmegaConf.select(_compose(job), "hydra.sweeper.direction")
+    direction = OmegaConf.select(composed, "hydra.sweeper.direction")
     wanted, metric = ("maximize", "accuracy") if experiment.dataset.has_way else ("minimize", "the mean squared error")
     if direction is not None:
         named = getattr(direction, "name", direction)
@@ -147,7 +148,7 @@ def _is_there(node: typing.Any, key: str) -> bool:
 
 
 def _runs_as_typed(override: Override, base: DictConfig, record: Record) -> None:
-    """Refuse a value that a method or a data set puts another one in the place of, or that nothing reads.
+    """Refuse a value that a method or a data set puts another one in the place of.
 
     ``base``: a configuration in which it is set.
     """

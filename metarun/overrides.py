@@ -46,6 +46,7 @@ def _quoted(word: str, multirun: bool) -> str:
 
 
 def read(arguments: list[str]) -> list[Override]:
+    """The words as Hydra reads them. Raises ``UserError`` for one that it cannot read."""
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     overrides = []
     for argument in arguments:
