@@ -20,7 +20,7 @@ from torch.func import functional_call, vmap
 from torch.overrides import TorchFunctionMode
 
 from metarun.errors import ConfigError
-from metarun.kernels.norm import norm_relu_pool
+from metarun.ops import norm_relu_pool
 from metarun.tree import Params
 
 Forward = Callable[[Params, Tensor], Tensor]

@@ -10,7 +10,7 @@ import metarun
 PACKAGE = Path(metarun.__file__).parent
 LAYERS: list[set[str]] = [
     {"errors", ""},  # "": metarun itself
-    {"files", "tree", "episode", "draws", "vision", "progress", "capture", "unpickle", "telling", "room"},
+    {"files", "tree", "episode", "draws", "vision", "ops", "progress", "capture", "unpickle", "telling", "room"},
     {"signals", "losses", "log", "report", "pictures", "outer", "ranks", "purity", "kernels"},
     {"inner", "memory", "plots", "page"},
     {"hypergrad"},

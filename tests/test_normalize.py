@@ -20,9 +20,9 @@ from metarun.experiment import Bench
 from metarun.kernels.build import library
 from metarun.kernels.layout import PlainLayout
 from metarun.kernels.mode import Grouped
-from metarun.kernels.norm import norm_relu_pool
 from metarun.models.base import Model, functional
 from metarun.normalize import Mixing, Norm, predict
+from metarun.ops import norm_relu_pool
 from metarun.tree import Params
 
 SUPPORT, QUERY, CHANNELS, EPS = 6, 7, 8, 1e-3

@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarun.kernels.build import SUFFIX, Library
 from metarun.kernels.conv import conv2d
-from metarun.kernels.norm import native_norm, norm_relu_pool
+from metarun.kernels.norm import native_norm
+from metarun.ops import norm_relu_pool
 
 
 class Grouped(TorchFunctionMode):

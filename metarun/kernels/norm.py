@@ -1,4 +1,4 @@
-"""Batch norm on the batch's statistics, with ReLU and 2x2 max-pooling behind it, as one operation for T tasks.
+"""``norm_relu_pool`` by the native kernels, for T tasks at once.
 
 Exact to the second derivative, which is all that a meta-gradient needs; a third raises an error.
 """
@@ -8,29 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
-from torch.overrides import handle_torch_function, has_torch_function_unary
 
 import metarun.kernels.ops  # noqa: F401  the operators
 from metarun.kernels.batching import lengthened
 
 
-def norm_relu_pool(x: Tensor, gamma: Tensor, beta: Tensor, eps: float, relu: bool, pool: bool) -> Tensor:
-    """Batch norm of x [N, C, H, W] with the statistics of this batch, then ReLU, then 2x2 max-pooling, as asked.
-
-    Like torch's own functions it may be replaced by a ``TorchFunctionMode``; mode.py does.
-    """
-    if has_torch_function_unary(x):
-        return handle_torch_function(norm_relu_pool, (x,), x, gamma, beta, eps, relu, pool)
-    x = F.batch_norm(x, None, None, gamma, beta, training=True, eps=eps)
-    x = F.relu(x) if relu else x
-    return F.max_pool2d(x, 2) if pool else x
-
-
 def native_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float, relu: bool, pool: bool) -> Tensor:
-    """``norm_relu_pool`` by the native kernels; under ``vmap`` one call serves all tasks."""
+    """As ``ops.norm_relu_pool``; under ``vmap`` one call serves all tasks."""
     z = Forward.apply(x.unsqueeze(0), gamma.unsqueeze(0), beta.unsqueeze(0), eps, relu, pool)[0]
     return z.squeeze(0)
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from metarun.errors import UserError, require, require_count
-from metarun.kernels.norm import norm_relu_pool
 from metarun.models.base import Init, Model
+from metarun.ops import norm_relu_pool
 
 
 class Downsample(enum.Enum):
@@ -84,7 +84,7 @@ class Conv4(Model):
 
 
 class Block(nn.Sequential):
-    """Convolution, then batch norm, ReLU and pooling as the one operation that ``kernels/norm.py`` makes of them."""
+    """Convolution, then batch norm, ReLU and pooling as the one operation that ``ops.py`` makes of them."""
 
     def forward(self, x: Tensor) -> Tensor:
         conv, norm, _, pool = self

@@ -18,8 +18,8 @@ from metarun import check, config
 from metarun.algorithms.maml import MAML, Derivative
 from metarun.kernels.build import Library, library
 from metarun.kernels.mode import Grouped
-from metarun.kernels.norm import norm_relu_pool
 from metarun.models.base import functional
+from metarun.ops import norm_relu_pool
 from metarun.tree import Params
 from metarun.vectorize import CAPTURE_PAYS, Compile, Engine, MetaGradient, Vectorize
 

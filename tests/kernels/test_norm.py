@@ -14,7 +14,8 @@ from torch.func import grad, vmap
 
 from metarun.kernels.build import library
 from metarun.kernels.mode import Grouped
-from metarun.kernels.norm import Forward, norm_relu_pool
+from metarun.kernels.norm import Forward
+from metarun.ops import norm_relu_pool
 
 Layer = Callable[..., Tensor]
 EPS = 1e-3
