@@ -22,12 +22,13 @@ from typing import Any
 
 import torch
 
-from metarun import config, tree
-from metarun.bench import device_name
+from metarun import config
+from metarun.core import tree
 from metarun.datasets.base import Split
 from metarun.datasets.generated import Generated
 from metarun.errors import UserError
-from metarun.experiment import Experiment
+from metarun.runs.experiment import Experiment
+from metarun.verify.speed import device_name
 
 MB, GB = 2**20, 2**30
 

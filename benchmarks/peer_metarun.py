@@ -13,14 +13,14 @@ import common
 import torch
 
 from metarun import config
-from metarun.device import Device
-from metarun.episode import Episode
-from metarun.losses import classification, regression
+from metarun.core.episode import Episode
+from metarun.core.objective import classification, regression
+from metarun.core.outer import MetaOptimizer
+from metarun.engine.device import Device
+from metarun.engine.over_tasks import Engine, MetaGradient
 from metarun.models.base import Init, functional, initialise
 from metarun.models.conv4 import Conv4, Downsample, Features
 from metarun.models.mlp import MLP, Activation
-from metarun.outer import MetaOptimizer
-from metarun.vectorize import Engine, MetaGradient
 
 LONG = 100_000  # meta-iterations: the engine compiles what a published training length earns back
 

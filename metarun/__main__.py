@@ -6,7 +6,7 @@ import sys
 
 def run() -> None:
     """Entry point of the console script."""
-    from metarun.cli import main
+    from metarun.cli.main import main
 
     status = main()
     if "TORCHELASTIC_RUN_ID" in os.environ:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from metarun import report, reproduce, verdicts
+from metarun.reproduce import cells as reproduce
+from metarun.reproduce import table as verdicts
+from metarun.results import tables as report
 
 ROOT = Path(__file__).parents[1]
 RESULT = re.compile(r"\d+\.\d+ ± \d+\.\d+")

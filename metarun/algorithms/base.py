@@ -12,13 +12,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metarun.episode import Episode, View
+from metarun.core.episode import Episode, View
+from metarun.core.hypergrad import Metrics
+from metarun.core.inner import Carry, Inner, descend, minibatches
+from metarun.core.objective import Objective, Reduction
+from metarun.core.outer import OuterOptimizer, Schedule
+from metarun.core.tree import Params
 from metarun.errors import require, require_count
-from metarun.hypergrad import Metrics
-from metarun.inner import Carry, Inner, descend, minibatches
-from metarun.losses import Objective, Reduction
-from metarun.outer import OuterOptimizer, Schedule
-from metarun.tree import Params
 
 MOST_INNER_STEPS = 100_000  # each is a round of Python
 STEP_SIZES = "inner.lr."  # what the meta-parameters that are step sizes are called, before their parameter's name

@@ -9,14 +9,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metarun import tree
 from metarun.algorithms.base import GradientBased
-from metarun.episode import Episode
+from metarun.core import tree
+from metarun.core.episode import Episode
+from metarun.core.hypergrad import Metrics, implicit
+from metarun.core.inner import SGD, Carry, Inner
+from metarun.core.objective import Objective
+from metarun.core.tree import Params
 from metarun.errors import require, require_count
-from metarun.hypergrad import Metrics, implicit
-from metarun.inner import SGD, Carry, Inner
-from metarun.losses import Objective
-from metarun.tree import Params
 
 
 class Descent(enum.Enum):

@@ -8,14 +8,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from metarun import tree
 from metarun.algorithms.base import GradientDescent, model_params
-from metarun.episode import Episode
+from metarun.core import tree
+from metarun.core.episode import Episode
+from metarun.core.hypergrad import Metrics, Outer, recompute, store
+from metarun.core.inner import Carry, Inner
+from metarun.core.objective import Objective
+from metarun.core.tree import Params
 from metarun.errors import require
-from metarun.hypergrad import Metrics, Outer, recompute, store
-from metarun.inner import Carry, Inner
-from metarun.losses import Objective
-from metarun.tree import Params
 
 
 class Derivative(enum.Enum):

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from metarun.algorithms.base import STEP_SIZES, Algorithm, model_params
 from metarun.algorithms.maml import MAML, Derivative
-from metarun.episode import Episode
+from metarun.core.episode import Episode
+from metarun.core.hypergrad import Metrics
+from metarun.core.inner import Carry
+from metarun.core.objective import Objective
+from metarun.core.tree import Params
 from metarun.errors import require
-from metarun.hypergrad import Metrics
-from metarun.inner import Carry
-from metarun.losses import Objective
-from metarun.tree import Params
 
 EARLY, LEAST = "inner.early", 0.03  # weight of an earlier step's loss; share of its first value that it falls to
 

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metarun import draws, memory
 from metarun.algorithms.base import Algorithm
-from metarun.episode import Episode
+from metarun.core import memory_cell as memory
+from metarun.core import rng as draws
+from metarun.core.episode import Episode
+from metarun.core.hypergrad import Metrics
+from metarun.core.inner import Carry, Inner, minibatches
+from metarun.core.objective import Objective
+from metarun.core.tree import Params
 from metarun.errors import UserError, require, require_count
-from metarun.hypergrad import Metrics
-from metarun.inner import Carry, Inner, minibatches
-from metarun.losses import Objective
-from metarun.tree import Params
 
 STATE = "state."  # what the network's state is called, before the names of memory.State
 

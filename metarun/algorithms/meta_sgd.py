@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metarun.algorithms.base import STEP_SIZES
 from metarun.algorithms.maml import MAML
-from metarun.tree import Params
+from metarun.core.tree import Params
 
 
 @dataclass(kw_only=True, slots=True)

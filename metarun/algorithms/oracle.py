@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from metarun.algorithms.pretrain import Pretrain
-from metarun.episode import View
+from metarun.core.episode import View
 
 
 @dataclass(kw_only=True, slots=True)

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from metarun.algorithms.base import STEP_SIZES, GradientDescent, model_params
-from metarun.episode import Episode, View
+from metarun.core.episode import Episode, View
+from metarun.core.hypergrad import Metrics
+from metarun.core.objective import Objective
+from metarun.core.tree import Params
 from metarun.errors import UserError, require
-from metarun.hypergrad import Metrics
-from metarun.losses import Objective
-from metarun.tree import Params
 
 RATE = STEP_SIZES + "all"  # the meta-parameter that is the step size of fine-tuning
 

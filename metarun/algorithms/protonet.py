@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from metarun.algorithms.base import Algorithm, model_params
-from metarun.episode import Episode
+from metarun.core.episode import Episode
+from metarun.core.hypergrad import Metrics, store
+from metarun.core.inner import Carry, Inner
+from metarun.core.objective import Objective
+from metarun.core.tree import Params
 from metarun.errors import UserError
-from metarun.hypergrad import Metrics, store
-from metarun.inner import Carry, Inner
-from metarun.losses import Objective
-from metarun.tree import Params
 
 
 @dataclass(kw_only=True, slots=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from metarun import tree
 from metarun.algorithms.base import model_params
 from metarun.algorithms.pretrain import Pretrain
-from metarun.episode import Episode, View
-from metarun.hypergrad import Metrics
-from metarun.losses import Objective
-from metarun.tree import Params
+from metarun.core import tree
+from metarun.core.episode import Episode, View
+from metarun.core.hypergrad import Metrics
+from metarun.core.objective import Objective
+from metarun.core.tree import Params
 
 
 @dataclass(kw_only=True, slots=True)

@@ -8,15 +8,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metarun import tree
 from metarun.algorithms.base import GradientBased, model_params
-from metarun.episode import Episode
+from metarun.core import tree
+from metarun.core.episode import Episode
+from metarun.core.hypergrad import Metrics
+from metarun.core.inner import SGD, Adam, Carry, Inner, InnerOptimizer, descend, minibatches
+from metarun.core.objective import Objective
+from metarun.core.outer import OuterOptimizer
+from metarun.core.tree import Params
 from metarun.errors import require, require_count
-from metarun.hypergrad import Metrics
-from metarun.inner import SGD, Adam, Carry, Inner, InnerOptimizer, descend, minibatches
-from metarun.losses import Objective
-from metarun.outer import OuterOptimizer
-from metarun.tree import Params
 
 
 @dataclass(kw_only=True, slots=True)

@@ -13,12 +13,12 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from metarun import draws
-from metarun.episode import Episode, View
+from metarun.core import rng as draws
+from metarun.core.episode import Episode, View
+from metarun.core.objective import Objective
+from metarun.core.tree import Params
 from metarun.errors import UserError
 from metarun.files import cache_dir, user_path
-from metarun.losses import Objective
-from metarun.tree import Params
 
 Found = TypeVar("Found")
 

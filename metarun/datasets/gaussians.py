@@ -10,12 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metarun import draws
+from metarun.core import rng as draws
+from metarun.core.episode import Episode
+from metarun.core.objective import Objective, binary
+from metarun.core.tree import Params
 from metarun.datasets.base import Dataset, Split, Tasks, task_keys
-from metarun.episode import Episode
 from metarun.errors import require
-from metarun.losses import Objective, binary
-from metarun.tree import Params
 
 
 @dataclass(kw_only=True, slots=True)

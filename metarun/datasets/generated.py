@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from metarun.core.episode import Episode
+from metarun.core.objective import Objective, binary, classification, regression
+from metarun.core.tree import Params
 from metarun.datasets.base import Dataset, Split, Tasks
-from metarun.episode import Episode
-from metarun.losses import Objective, binary, classification, regression
-from metarun.tree import Params
 
 
 class Generated(Tasks):

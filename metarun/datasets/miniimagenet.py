@@ -21,11 +21,11 @@ from PIL import Image
 from metarun.datasets.base import Dataset, Split, Tasks
 from metarun.datasets.imagefile import image_files, read, shown
 from metarun.datasets.sampler import ClassPool, Rotations
+from metarun.datasets.unpickle import arrays
 from metarun.errors import UserError, require_count
 from metarun.files import cached_arrays
+from metarun.out_of_memory import require_room
 from metarun.progress import progress_bar
-from metarun.room import require_room
-from metarun.unpickle import arrays
 
 FOLDERS = ("miniimagenet", "mini-imagenet", "miniImagenet")  # under data_root
 COMPLETE, IMAGES = "ravi 64/16/20", 600

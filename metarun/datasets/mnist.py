@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from metarun.compat.torchvision import impatient, torchvision
 from metarun.datasets.base import Dataset, Split, Tasks, first_that_works
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import require_count
 from metarun.files import cache_dir, cached_arrays
-from metarun.vision import impatient, torchvision
 
 TRAINING, TEST, SIDE = 60_000, 10_000, 28  # images of the two files, pixels a side
 HELD_OUT = 5_000  # last images of the training file, for validation

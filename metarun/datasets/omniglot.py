@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from metarun.compat.torchvision import impatient, torchvision
 from metarun.datasets.base import Dataset, Split, Tasks, first_that_works
 from metarun.datasets.imagefile import shown
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import require
 from metarun.files import cache_dir, cached_arrays
 from metarun.progress import progress_bar
-from metarun.vision import impatient, torchvision
 
 CHARACTERS, DRAWINGS, SIDE = 1623, 20, 105
 

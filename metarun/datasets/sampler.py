@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarun import draws
+from metarun.core import rng as draws
+from metarun.core.episode import Episode, View
+from metarun.core.objective import Objective, classification
+from metarun.core.tree import Params
 from metarun.datasets.base import Split, Tasks, task_keys
-from metarun.episode import Episode, View
 from metarun.errors import UserError, require
-from metarun.losses import Objective, classification
-from metarun.tree import Params
 
 
 class Rotations(enum.Enum):

@@ -10,12 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metarun import draws
+from metarun.core import rng as draws
+from metarun.core.episode import Episode, View
+from metarun.core.objective import Objective, regression
+from metarun.core.tree import Params
 from metarun.datasets.base import Dataset, Split, Tasks, task_keys
-from metarun.episode import Episode, View
 from metarun.errors import require
-from metarun.losses import Objective, regression
-from metarun.tree import Params
 
 
 @dataclass(kw_only=True, slots=True)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from metarun.core.purity import require_pure, seeded
+from metarun.core.tree import Params
 from metarun.errors import UserError
-from metarun.purity import require_pure, seeded
-from metarun.tree import Params
 
 
 @dataclass(kw_only=True, slots=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from metarun.core.ops import norm_relu_pool
 from metarun.errors import UserError, require, require_count
 from metarun.models.base import Init, Model
-from metarun.ops import norm_relu_pool
 
 
 class Downsample(enum.Enum):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from metarun import memory
+from metarun.core import memory_cell as memory
+from metarun.core.tree import Params
 from metarun.errors import require_count
 from metarun.models.base import Init, Model
-from metarun.tree import Params
 
 
 @dataclass(kw_only=True, slots=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from metarun.compat.torchvision import torchvision
 from metarun.errors import UserError
 from metarun.models.base import Model
-from metarun.vision import torchvision
 
 SMALLEST = 17  # pixels a side: the least that five halvings, each rounded up, bring to 1 no earlier than the fifth
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from metarun import config
-from metarun import train as loop
 from metarun.algorithms.pretrain import RATE
+from metarun.core.episode import Episode
 from metarun.datasets.base import Split
-from metarun.episode import Episode
-from metarun.experiment import Bench
-from metarun.signals import StopSignals
+from metarun.runs import train as loop
+from metarun.runs.experiment import Bench
+from metarun.runs.signals import StopSignals
 
 SMALL = ["model.filters=8", "meta_batch=2", "eval.val_tasks=8", "steps=4", "eval.every=4"]
 

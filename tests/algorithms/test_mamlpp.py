@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from metarun import check, config
+from metarun import config
 from metarun.algorithms.maml import MAML, Derivative
 from metarun.algorithms.mamlpp import EARLY, LEAST, MAMLpp
-from metarun.vectorize import Engine, MetaGradient, Vectorize
+from metarun.engine.over_tasks import Engine, MetaGradient, Vectorize
+from metarun.verify import check
 
 (PROBLEM, *_) = check.problems(torch.device("cpu"))
 

@@ -9,23 +9,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarun import check, config, draws, tree
+from metarun import config
 from metarun.algorithms.mann import MANN, Measure
-from metarun.check import Problem
+from metarun.core import rng as draws
+from metarun.core import tree
+from metarun.core.batch_norm import Norm
+from metarun.core.episode import Episode
+from metarun.core.inner import minibatches
+from metarun.core.objective import classification
+from metarun.core.outer import MetaOptimizer, OuterOptimizer, Schedule
+from metarun.core.tree import Params
 from metarun.datasets.base import Split
-from metarun.episode import Episode
+from metarun.engine.over_tasks import Compile, Engine, MetaGradient, Vectorize
 from metarun.errors import ConfigError, UserError
-from metarun.evaluate import evaluate, predictions
-from metarun.experiment import Bench
-from metarun.inner import minibatches
-from metarun.losses import classification
-from metarun.mann_reference import sequence_logits, sequence_loss
 from metarun.models.base import Init, functional, initialise
 from metarun.models.mann import MemoryAugmented
-from metarun.normalize import Norm
-from metarun.outer import MetaOptimizer, OuterOptimizer, Schedule
-from metarun.tree import Params
-from metarun.vectorize import Compile, Engine, MetaGradient, Vectorize
+from metarun.runs.evaluate import evaluate, predictions
+from metarun.runs.experiment import Bench
+from metarun.verify import check
+from metarun.verify.check import Problem
+from metarun.verify.mann_definition import sequence_logits, sequence_loss
 
 SMALL = ["algo=mann", "model.units=6", "model.heads=2", "model.width=3", "algo.slots=5"]
 WAY, SHOT = 3, 2  # of the problem

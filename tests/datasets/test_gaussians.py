@@ -6,17 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarun import check, config, tree
+from metarun import config
 from metarun.algorithms.maml import MAML
-from metarun.check import Problem
+from metarun.core import tree
+from metarun.core.batch_norm import Norm
+from metarun.core.episode import Episode
 from metarun.datasets.base import Split
 from metarun.datasets.gaussians import Blobs, Gaussians
-from metarun.episode import Episode
 from metarun.errors import ConfigError, UserError
-from metarun.evaluate import evaluate
-from metarun.normalize import Norm
-from metarun.signals import StopSignals
-from metarun.train import train
+from metarun.runs.evaluate import evaluate
+from metarun.runs.signals import StopSignals
+from metarun.runs.train import train
+from metarun.verify import check
+from metarun.verify.check import Problem
 
 
 def blobs(spread: float = 2.0, deviation: float = 1.0) -> Blobs:

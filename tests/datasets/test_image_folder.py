@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from metarun import cli, config
+from metarun import config
+from metarun.cli import main as cli
 from metarun.datasets import image_folder
 from metarun.datasets.base import Split
 from metarun.datasets.class_folders import find
@@ -20,7 +21,7 @@ from metarun.datasets.image_folder import Division, ImageFolder, centre_square
 from metarun.datasets.sampler import ClassPool
 from metarun.errors import ConfigError, UserError
 from metarun.files import write_json
-from metarun.run_folder import Record
+from metarun.runs.folder import Record
 from tests.conftest import Command
 
 CPU = torch.device("cpu")

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from metarun import config, draws
+from metarun import config
+from metarun.core import rng as draws
+from metarun.core.episode import Episode
 from metarun.datasets.base import Split, task_keys
 from metarun.datasets.sampler import ClassPool, Rotations
-from metarun.episode import Episode
 from metarun.errors import UserError
 
 

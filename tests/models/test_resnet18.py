@@ -6,16 +6,17 @@ import functools
 import pytest
 import torch
 
-from metarun import check, config
+from metarun import config
 from metarun.algorithms.maml import MAML, Derivative
-from metarun.check import Problem
-from metarun.episode import Episode
+from metarun.core.episode import Episode
+from metarun.core.objective import classification
+from metarun.core.tree import Params
+from metarun.engine.over_tasks import MetaGradient
 from metarun.errors import UserError
-from metarun.losses import classification
 from metarun.models.base import functional, initialise
 from metarun.models.resnet18 import ResNet18
-from metarun.tree import Params
-from metarun.vectorize import MetaGradient
+from metarun.verify import check
+from metarun.verify.check import Problem
 
 SIDE = 40  # the last block then sees 2x2 positions; one position, of two images, would magnify rounding
 ENGINES = check.engines(torch.device("cpu"))

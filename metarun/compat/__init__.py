@@ -1,0 +1,1 @@
+"""What metarun needs of other libraries that they do not promise."""

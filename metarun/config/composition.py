@@ -1,0 +1,297 @@
+"""Configuration: schemas for Hydra, and checks that answer every mistake in one line, before anything runs."""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import hydra
+import hydra.version
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from metarun.config.overrides import (
+    GROUPS,
+    INSTEAD,
+    as_typed,
+    check_choice,
+    only_training_reads,
+    plain,
+    pluck,
+    read,
+    refuse_sweep,
+    samples,
+    searches,
+    set_checked,
+)
+from metarun.config.registry import PARTS, choices, conf_dir, part, part_classes
+from metarun.engine.device import Device
+from metarun.engine.ranks import current
+from metarun.errors import ConfigError, UserError, require
+from metarun.runs.experiment import Experiment
+from metarun.runs.folder import Record, departures
+from metarun.runs.recipe import Recipe
+
+
+def register() -> None:
+    """Tell Hydra the types: ``/schema/train`` is the root, ``/schema/<group>/<module>`` each part's dataclass."""
+    store = ConfigStore.instance()
+    store.store(group="schema", name="train", node=Experiment)
+    store.store(group="schema", name="device", node=Device)
+    store.store(group="schema", name="recipe", node=Recipe)
+    OmegaConf.register_new_resolver("budget", _share_of, replace=True)
+    for group in PARTS:
+        for name, node in part_classes(group).items():
+            store.store(group=f"schema/{group}", name=name, node=node)
+
+
+def _share_of(steps: int, *, _root_: DictConfig) -> int:
+    """``${budget:60000}`` in a recipe: the share ``recipe.budget`` of the published training length."""
+    return max(1, round(steps * _root_.recipe.budget))
+
+
+def check(arguments: list[str], multirun: bool = False, config_dir: str | None = None) -> None:
+    """Check command-line overrides, with ``multirun`` for every job of the sweep before any runs.
+
+    Raises ``UserError`` with one line that names key, value and what is allowed.
+    """
+    with _hydra(config_dir):
+        overrides = read(arguments)
+        search = multirun and searches(overrides)
+        if not multirun:
+            refuse_sweep(overrides, "which needs -m")
+            jobs = [arguments]
+        elif search:
+            jobs = samples(overrides)
+            _suits_a_search(jobs[0])
+        else:
+            for override in overrides:
+                if override.is_interval_sweep():
+                    raise UserError(
+                        f"{override.input_line}: an interval is for a sweeper that searches, such as optuna"
+                    )
+            (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+        checked = [_check_job(job, without_hydra=True)[1].values for job in jobs]
+        known = [not search and not any(map(_hydra_keys, read(job))) for job in jobs]  # where each will run
+    ranks = current().world
+    for values in checked:
+        require(values["meta_batch"] >= ranks, "meta_batch", values["meta_batch"], f">= {ranks}, the number of ranks")
+    run_dirs = [values["run_dir"] for values, is_known in zip(checked, known, strict=True) if is_known]
+    for run_dir in run_dirs:
+        apart = run_dir is None or run_dirs.count(run_dir) == 1
+        require(apart, "run_dir", run_dir, "left out in a sweep, or different for each job, e.g. run_dir=x/${seed}")
+
+
+def _suits_a_search(job: list[str]) -> None:
+    """Refuse a sweeper that chooses by results what to try next where it has none, or would look for the worst."""
+    composed = _compose(job)
+    experiment, _ = parse(*_split(composed))
+    require(experiment.eval.every > 0, "eval.every", 0, "> 0 with this sweeper, which chooses by the validation figure")
+    direction = OmegaConf.select(composed, "hydra.sweeper.direction")
+    wanted, metric = ("maximize", "accuracy") if experiment.dataset.has_way else ("minimize", "the mean squared error")
+    if direction is not None:
+        named = getattr(direction, "name", direction)
+        require(
+            named == wanted, "hydra.sweeper.direction", named, f"{wanted}, since jobs return {metric} on validation"
+        )
+
+
+def _check_job(arguments: list[str], without_hydra: bool = False) -> tuple[Experiment, Record]:
+    """Check one job. ``without_hydra``: leave ``${hydra:...}``, which only a job can resolve, to the job."""
+    overrides = read(arguments)
+    if without_hydra:
+        arguments = [str(o.input_line) for o in overrides if not _hydra_keys(o)]
+    groups = [o for o in overrides if o.key_or_group in (*GROUPS, "recipe")]
+    for override in groups:
+        check_choice(override)
+    base, _ = _split(_compose([str(o.input_line) for o in groups]))
+    for override in overrides:
+        if override.key_or_group.startswith("recipe.") and override.key_or_group != "recipe.budget":
+            raise UserError(f"{override.input_line}: comes with the recipe; of its keys only recipe.budget can be set")
+        if override not in groups and not override.key_or_group.startswith("hydra"):
+            set_checked(base, override)
+    composed = _compose(arguments)
+    experiment, record = parse(*_split(composed))
+    for override in overrides:
+        for key in _hydra_keys(override):
+            if not _is_there(composed.hydra, key):
+                raise UserError(f"{override.input_line}: Hydra has no key {key}")
+        if override not in groups:
+            _runs_as_typed(override, base, record)
+    return experiment, record
+
+
+def _hydra_keys(override: Override) -> list[str]:
+    """The keys of Hydra's that a value refers to."""
+    return re.findall(r"\$\{hydra:([^}]*)\}", str(override.value()))
+
+
+def _is_there(node: typing.Any, key: str) -> bool:
+    """Whether a dotted key exists, with a value or without."""
+    for name in key.split("."):
+        if not isinstance(node, DictConfig) or name not in node.keys():  # noqa: SIM118 (in asks for values that are there)
+            return False
+        node = node._get_node(name)
+    return True
+
+
+def _runs_as_typed(override: Override, base: DictConfig, record: Record) -> None:
+    """Refuse a value that a method or a data set puts another one in the place of.
+
+    ``base``: a configuration in which it is set.
+    """
+    key, value = override.key_or_group, override.value()
+    if key.startswith("hydra") or (isinstance(value, str) and "${" in value):
+        return
+    typed, runs = (pluck(values, key) for values in (plain(base), record.values))
+    if typed != runs:
+        chosen = " ".join(f"{group}={record.names[group]}" for group in ("algo", "dataset"))
+        raise UserError(f"{override.input_line}: with {chosen} it is {runs} and nothing else; leave it out")
+
+
+def parse(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Record]:
+    """A composed configuration as live objects, and as the plain record that a run folder keeps.
+
+    ``chosen``: the option of each group. Raises ``UserError`` for missing values and values out of range.
+    """
+    try:
+        OmegaConf.merge(cfg, OmegaConf.to_container(cfg, resolve=True))  # of the right types, interpolated values too
+        for group in (*GROUPS, "eval", *(["recipe"] if cfg.recipe else [])):
+            try:
+                OmegaConf.to_object(cfg[group])  # alone first, so that an error can name its group
+            except ConfigError as error:
+                raise error.under(group) from None
+        experiment = typing.cast(Experiment, OmegaConf.to_object(cfg))
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key or str(error).splitlines()[0]}: has no value, and needs one") from None
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from None
+    values = plain(OmegaConf.structured(experiment))  # where a method put another value in the place of a default
+    kinds = {group: type(getattr(experiment, group)).__module__.rpartition(".")[2] for group in GROUPS}
+    return experiment, Record(names=chosen, kinds=kinds, values=values)
+
+
+def compose(overrides: list[str]) -> tuple[Experiment, Record]:
+    """The experiment that ``metarun train`` would run with these overrides; for scripts and tests.
+
+    Raises ``UserError``.
+    """
+    with _hydra(None):
+        overrides = as_typed(overrides)
+        refuse_sweep(read(overrides), "which compose, made for one job, does not run")
+        return _beside_its_recipe(*_check_job(overrides))
+
+
+def recipe(name: str, budget: float = 1.0, seed: int = 0) -> tuple[Experiment, Record]:
+    """A recipe as it stands: what ``compose`` gives, in a quarter of the time, since nothing is to be checked."""
+    with _hydra(None):
+        return _recipe(name, budget, seed)
+
+
+def _recipe(name: str, budget: float, seed: int) -> tuple[Experiment, Record]:
+    return parse(*_split(_compose([f"recipe={name}", f"recipe.budget={budget}", f"seed={seed}"])))
+
+
+def from_hydra(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Record]:
+    """What ``parse`` makes of the configuration that ``hydra.main`` hands to a job."""
+    return _beside_its_recipe(*parse(_typed(cfg), {group: str(chosen[group]) for group in GROUPS}))
+
+
+def _beside_its_recipe(experiment: Experiment, record: Record) -> tuple[Experiment, Record]:
+    """The same, with the record saying which settings are not the recipe's."""
+    recipe = experiment.recipe
+    if recipe is None or recipe.name not in choices("recipe"):
+        return experiment, record
+    _, published = _recipe(recipe.name, recipe.budget, experiment.seed)
+    changed = departures(record.identity(), published.identity())
+    return experiment, replace(record, changed=[f"{key}={value}" for key, (value, _) in changed.items()])
+
+
+def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
+    """The experiment of an earlier run, from its record, with overrides of single keys and of ``device``.
+
+    Raises ``UserError``.
+    """
+    cfg = OmegaConf.structured(Experiment)
+    chosen = dict(record.names)
+    for group in GROUPS:
+        if group in record.kinds:
+            cfg[group] = OmegaConf.structured(Device if group == "device" else part(group, record.kinds[group]))
+        else:  # the group is younger than the run
+            with _hydra(None):
+                default, options = _split(_compose([]))
+            cfg[group], chosen[group] = default[group], options[group]
+    try:
+        cfg = typing.cast(DictConfig, OmegaConf.merge(cfg, record.values))
+    except OmegaConfBaseException as error:
+        text = f"this run's configuration does not fit this version of metarun: {error}"
+        raise UserError(text.splitlines()[0]) from None
+    with _hydra(None):
+        for override in read(arguments):
+            if override.key_or_group == "device":
+                check_choice(override)
+                chosen["device"] = str(override.value())
+                cfg.device = _compose([f"device={override.value()}"]).device
+            elif override.key_or_group in PARTS:
+                raise UserError(f"{override.input_line}: a trained run keeps its {override.key_or_group}")
+            elif only_training_reads(override.key_or_group, typing.cast(typing.Any, OmegaConf.get_type(cfg.algo))):
+                key = override.key_or_group
+                instead = f"; {INSTEAD[key]} is for the test" if key in INSTEAD else ""
+                raise UserError(f"{override.input_line}: only training reads {key}, and that is over{instead}")
+            else:
+                set_checked(cfg, override)
+        return _beside_its_recipe(*parse(cfg, chosen))
+
+
+@contextmanager
+def _hydra(config_dir: str | None) -> Iterator[None]:
+    """Within, compositions read ``conf/``, and a folder of the user's own choices after it."""
+    register()
+    search = create_config_search_path(str(conf_dir()))
+    if config_dir is not None:
+        if not Path(config_dir).is_dir():
+            raise ConfigError("--config-dir", config_dir, "a folder")
+        place = SearchPathQuery(provider="schema")  # Hydra wants its own schemas last
+        search.prepend("command-line", f"file://{Path(config_dir).absolute()}", anchor=place)
+    hydra.version.setbase("1.3")
+    GlobalHydra.instance().clear()
+    Hydra.create_main_hydra2(task_name="metarun", config_search_path=search)
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    try:
+        return hydra.compose("train", overrides, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        text = re.sub(r"\s+", " ", str(error.__cause__ or error)).strip()
+        if clash := re.search(r"In '(\w+)/([\w/]+)': .*Key '\w+' not in .*full_key: ((\w+)\.\S+)", text):
+            group, option, key, other = clash.groups()
+            chosen = next((word for word in overrides if word.startswith(f"{other}=")), f"the default of {other}")
+            raise UserError(f"{group}={option}: does not go with {chosen}, which has no {key}") from None
+        raise UserError(f"configuration: {text}") from None
+
+
+def _split(cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:
+    """The experiment's part of a composition, and the option chosen in each group."""
+    chosen = {group: str(cfg.hydra.runtime.choices[group]) for group in GROUPS}
+    return _typed(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])), chosen
+
+
+def _typed(cfg: DictConfig) -> DictConfig:
+    """Hydra's root is untyped; give it the experiment's type."""
+    return typing.cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Experiment), cfg))

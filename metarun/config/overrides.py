@@ -1,0 +1,177 @@
+"""Overrides, the ``key=value`` words of a command line: read, and held against a composed configuration."""
+
+from __future__ import annotations
+
+import math
+import re
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.errors import OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from metarun.algorithms.base import Algorithm
+from metarun.config.registry import PARTS
+from metarun.errors import ConfigError, UserError, did_you_mean, in_words, meant
+
+GROUPS = (*PARTS, "device")
+PATHS = ("run_dir", "data_root", "dataset.path")  # keys whose values are words of the file system, not of Hydra
+
+
+def as_typed(words: list[str], multirun: bool = False) -> list[str]:
+    """The words with paths quoted for Hydra, which has its own meaning for spaces, =, ~, brackets and other signs.
+
+    Left alone are paths that are quoted already and, with ``multirun``, those that are a sweep. Raises ``UserError``
+    for an empty path, which an unset variable of the shell leaves.
+    """
+    return [_quoted(word, multirun) for word in words]
+
+
+def _quoted(word: str, multirun: bool) -> str:
+    key, _, path = word.partition("=")
+    if key not in PATHS or "=" not in word or path == "null":
+        return word
+    if not path.strip():
+        raise UserError(f"{word}: has no value (an unset variable of the shell?); leave it out, or name a path")
+    quoted = len(path) > 1 and path[0] == path[-1] and path[0] in "'\""
+    if quoted or (multirun and ("," in path or path.startswith(("choice(", "glob(")))):
+        return word
+    doubled = re.sub(r"(\\+)(?='|$)", r"\1\1", path)  # a backslash means itself, but before a quote
+    return f"{key}='" + doubled.replace("'", "\\'") + "'"
+
+
+def read(arguments: list[str]) -> list[Override]:
+    """The words as Hydra reads them. Raises ``UserError`` for one that it cannot read."""
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    overrides = []
+    for argument in arguments:
+        try:
+            overrides += parser.parse_overrides([argument])
+        except OverrideParseException:
+            raise UserError(f"{argument}: cannot be read; write key=value, and quote special characters") from None
+    return overrides
+
+
+def searches(overrides: list[Override]) -> bool:
+    """Whether a sweep's jobs are chosen while it runs, as optuna does."""
+    return any(o.key_or_group == "hydra/sweeper" and o.value() not in (None, "basic") for o in overrides)
+
+
+def samples(overrides: list[Override]) -> list[list[str]]:
+    """Jobs that a search may try: each key's first value, and every other value of each key beside them."""
+    values: list[list[str]] = []
+    for override in overrides:
+        value = override.value()
+        if isinstance(value, IntervalSweep):
+            values.append([f"{override.key_or_group}={end}" for end in (value.start, value.end)])
+        elif override.is_sweep_override():
+            values.append([f"{override.key_or_group}={each}" for each in override.sweep_string_iterator()])
+        else:
+            values.append([str(override.input_line)])
+    first = [of_key[0] for of_key in values]
+    return [first, *([*first[:i], other, *first[i + 1 :]] for i, of_key in enumerate(values) for other in of_key[1:])]
+
+
+def refuse_sweep(overrides: list[Override], hint: str) -> None:
+    for override in overrides:
+        if override.is_sweep_override():
+            raise UserError(f"{override.input_line}: several values are a sweep, {hint}")
+
+
+def check_choice(override: Override) -> None:
+    group, value = override.key_or_group, override.value()
+    loader = GlobalHydra.instance().config_loader()
+    if group == "recipe":
+        folders = {folder: loader.get_group_options(f"recipe/{folder}") for folder in loader.list_groups(group)}
+        options = [f"{folder}/{name}" for folder in folders for name in folders[folder]]
+    else:
+        options = loader.get_group_options(group)
+    if override.is_add() or override.is_delete() or override.package is not None or value not in options:
+        raise ConfigError(group, value, f"one of {', '.join(options)}{did_you_mean(str(value), options)}")
+
+
+def set_checked(cfg: DictConfig, override: Override) -> None:
+    """Set one key of a composed configuration. Raises ``UserError`` where key or value is not allowed."""
+    key, value = override.key_or_group, override.value()
+    known = list(leaves(cfg))
+    if override.is_delete() or override.package is not None:
+        raise UserError(f"{override.input_line}: keys can be set, not removed or moved")
+    if key not in known:
+        inside = [name for name in known if name.startswith(f"{key}.")]
+        if inside:
+            raise UserError(f"{override.input_line}: {key} is a group of keys: {', '.join(inside)}")
+        parent = key.rpartition(".")[0]
+        siblings = [name for name in known if name.rpartition(".")[0] == parent] or known
+        hint = did_you_mean(key, [*known, *GROUPS]) or f"; keys: {', '.join(siblings)}"
+        raise UserError(f"{override.input_line}: no such key{hint}")
+    if key in PATHS and isinstance(value, str) and not value.strip():
+        raise UserError(f"{override.input_line}: is empty; leave it out, or name a path")
+    if isinstance(value, str) and "${" in value:
+        return  # composing resolves it, and checks it then
+    kind = declared_type(cfg, key)
+    try:
+        fits = not (kind is bool and not isinstance(value, bool))
+        fits = fits and not (isinstance(value, float) and not math.isfinite(value))
+        if fits:
+            OmegaConf.update(cfg, key, value)
+    except OmegaConfBaseException:
+        fits = False
+    if not fits:
+        raise ConfigError(key, value, f"{in_words(kind)}{meant(kind, value)}")
+
+
+def leaves(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Dotted keys of all values."""
+    for name in map(str, cfg):
+        node = cfg._get_node(name)
+        if isinstance(node, DictConfig) and not node._is_missing() and not node._is_none():
+            yield from leaves(node, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def declared_type(cfg: DictConfig, key: str) -> Any:
+    """The type that the dataclass states for a key."""
+    parent, _, name = key.rpartition(".")
+    owner = OmegaConf.get_type(OmegaConf.select(cfg, parent) if parent else cfg)
+    return typing.get_type_hints(owner)[name]
+
+
+# keys of the root that a test does not read, and what does for a test what some keys do for training
+TRAINING = (
+    *("steps", "meta_batch", "seed", "shot", "query", "checkpoint_every", "log_every", "resume", "run_dir"),
+    *("eval.every", "eval.select"),
+)
+INSTEAD = {
+    "shot": "eval.shot",
+    "query": "eval.query",
+    "seed": "eval.seed",
+    "eval.select": "checkpoint=best|last",
+    "algo.inner_steps": "algo.eval_inner_steps",
+    "algo.inner_batch": "algo.eval_inner_batch",
+}
+
+
+def only_training_reads(key: str, algorithm: type[Algorithm]) -> bool:
+    """Whether a test of a trained run would be the same for any value of this key."""
+    group, _, name = key.partition(".")
+    if key == "eval.val_tasks":
+        return not algorithm.tunes()
+    return key in TRAINING or group == "recipe" or (group == "algo" and name in algorithm.training_only())
+
+
+def plain(cfg: Any) -> dict[str, Any]:
+    """A configuration as dicts, lists, numbers and text; enums by name."""
+    return typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
+
+
+def pluck(values: dict[str, Any], key: str) -> Any:
+    """The value of a dotted key."""
+    for name in key.split("."):
+        values = values[name]
+    return values

@@ -1,0 +1,1 @@
+"""One task, as pure functions of tensors."""

@@ -1,0 +1,222 @@
+"""The one place that batches tasks: per-task functions in, results for T tasks out."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import vmap
+from torch.utils import _pytree as pytree
+
+from metarun.algorithms.base import Algorithm
+from metarun.core import tree
+from metarun.core.episode import Episode
+from metarun.core.hypergrad import Metrics
+from metarun.core.objective import Objective
+from metarun.core.tree import Params
+from metarun.engine.kernels.build import Library, NotBuilt, library
+from metarun.engine.kernels.layout import PlainLayout
+from metarun.engine.kernels.mode import Grouped, serves
+from metarun.engine.trace import Captured, Replay
+from metarun.errors import UserError, first_line
+
+TaskFn = Callable[[Params, Episode], Any]  # (meta-parameters, one task) -> tensors
+Reduce = Callable[[Any, int], Any]
+CAPTURE_PAYS = 30  # calls after which recording a function has earned back the time it took (benchmarks/NOTES.md)
+COMPILE_PAYS = 10_000  # the same for compiling a recording
+COMPILED_OPERATIONS = 5_000  # a longer recording takes the compiler more than ten minutes
+# Recording takes about a second for each inner step: longer loops are not recorded unless asked for.
+RECORDED_STEPS = 25
+CPU_NUMBERS = 2**19  # input numbers of the tasks that a CPU computes side by side, so that its cache holds them
+
+
+class Vectorize(enum.Enum):
+    """How the tasks of a meta-batch are run.
+
+    loop: one after another. vmap: side by side, by torch's own batching rules. grouped: side by side, with
+    metarun's task-batched convolutions and batch norm in the place of torch's (``kernels/``).
+    auto: grouped for convolutional networks on a CPU, where the native kernels can be compiled, and vmap elsewhere.
+    Recurrent layers always run one task at a time, since torch cannot vmap them, and so do, without the kernels,
+    convolutions of stride 1 on a CPU: side by side they pass many times over memory that no cache holds.
+    """
+
+    auto = "auto"
+    vmap = "vmap"
+    grouped = "grouped"
+    loop = "loop"
+
+
+class Compile(enum.Enum):
+    """Whether to compile: the native kernels, a recording of each function, and machine code for it by TorchInductor.
+
+    auto: the kernels (a few seconds, once on a machine); a recording where a function is called often enough to
+    earn it back, of inner loops that are not too long; machine code for long runs that the kernels do not serve, of
+    recordings that are not too long.
+    true: all that there is for meta-steps, however few.
+    """
+
+    auto = "auto"
+    true = "true"
+    false = "false"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The way that was chosen to run tasks; ``how`` is not ``auto``. chunk: tasks in memory at once, None: all."""
+
+    how: Vectorize
+    chunk: int | None = None
+    compile: Compile = Compile.false
+    native: Library | None = None
+
+    @staticmethod
+    def choose(
+        how: Vectorize,
+        chunk: int | None,
+        compile: Compile,
+        device: torch.device,
+        module: nn.Module,
+        numbers: int,
+        run: Callable[[], object],
+    ) -> Engine:
+        """Decide what ``auto`` leaves open, for this network; numbers: the inputs of one task, counted.
+
+        run: runs the network once, to see whether the kernels have a part in it.
+        """
+        convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
+        on_cpu = device.type == "cpu"
+        if how is Vectorize.auto and any(isinstance(m, nn.RNNBase | nn.RNNCellBase) for m in module.modules()):
+            how = Vectorize.loop
+        native = None
+        if on_cpu and convolutions and how in (Vectorize.auto, Vectorize.grouped) and compile is not Compile.false:
+            try:
+                native = library() if serves(library(), run) else None
+            except NotBuilt as error:
+                warnings.warn(f"device.compile: {error}; torch's own operations, several times slower", stacklevel=2)
+        if how is Vectorize.auto:
+            large = any(m.stride == (1, 1) and m.kernel_size >= (3, 3) for m in convolutions)
+            alone = Vectorize.loop if on_cpu and large else Vectorize.vmap
+            how = Vectorize.grouped if native else alone
+        if how is Vectorize.loop:
+            chunk = 1
+        elif chunk is None and on_cpu:
+            chunk = max(1, CPU_NUMBERS // numbers)
+        return Engine(how, chunk, compile, native)
+
+    def describe(self) -> str:
+        """For the line that a run begins with."""
+        kernels = " with native kernels" if self.native else ""
+        return f"{self.how.value}{kernels}, compile={self.compile.value}"
+
+    def parts(self, episodes: Episode) -> Iterator[Episode]:
+        """The tasks in chunks of nearly equal size."""
+        tasks = len(episodes.key)
+        count = math.ceil(tasks / min(self.chunk or tasks, tasks))
+        if count == 1:
+            yield episodes
+            return
+        size = math.ceil(tasks / count)
+        for first in range(0, tasks, size):
+            yield Episode(*(field[first : first + size] for field in episodes))
+
+
+class OverTasks:
+    """``task_fn`` (one task in, tensors out) for any number of tasks.
+
+    calls: how often it is going to be called on a chunk, in all; it decides what compiling is worth. 0: nothing.
+    reduce: (results of a chunk, leaves [t, ...]; number of tasks in all chunks) -> what to return, compiled along.
+    The vmap is outermost and ``task_fn`` holds every derivative, which is what keeps them right (hypergrad.py).
+    """
+
+    def __init__(
+        self, engine: Engine, task_fn: TaskFn, calls: int = 0, reduce: Reduce = lambda results, tasks: results
+    ):
+        self.engine, self.task_fn, self.calls, self.reduce = engine, task_fn, calls, reduce
+        self._compiled: dict[Any, Callable[..., Any]] = {}
+
+    def __call__(self, meta: Params, episodes: Episode) -> Iterator[Any]:
+        """Results for chunks of tasks, in order."""
+        tasks = len(episodes.key)
+        for part in self.engine.parts(episodes):
+            shapes = (tasks, *(field.shape for field in part))
+            if shapes not in self._compiled:
+                self._compiled[shapes] = self._prepare(tasks, meta, part)
+            yield self._compiled[shapes](meta, part)
+
+    def _chunk(self, tasks: int, meta: Params, part: Episode) -> Any:
+        grouped = self.engine.how is Vectorize.grouped
+        with PlainLayout(), Grouped(self.engine.native) if grouped else nullcontext():
+            if self.engine.how is Vectorize.loop:
+                rows = [self.task_fn(meta, Episode(*row)) for row in zip(*part, strict=True)]
+                results = pytree.tree_map(lambda *leaves: torch.stack(leaves), *rows)
+            else:
+                results = vmap(self.task_fn, in_dims=(None, 0))(meta, part)
+            return self.reduce(results, tasks)
+
+    def _prepare(self, tasks: int, meta: Params, part: Episode) -> Callable[..., Any]:
+        """The chunk function, compiled as far as it is worth it. The rule looks at settings alone, never at a
+        clock: a run that is resumed must choose what it chose before."""
+        plain = functools.partial(self._chunk, tasks)
+        wish = self.engine.compile
+        pays = self.calls >= CAPTURE_PAYS or (wish is Compile.true and self.calls > 0)
+        if wish is Compile.false or not pays:
+            return plain
+        try:
+            captured = Captured(plain, meta, part)
+        except UserError:
+            raise
+        except Exception as error:  # e.g. a network whose control flow looks at values; it runs as it is
+            warnings.warn(f"device.compile: cannot be recorded, only slower for it ({first_line(error)})", stacklevel=2)
+            return plain
+        long_run = self.calls >= COMPILE_PAYS and captured.operations <= COMPILED_OPERATIONS
+        if not self.engine.native and (wish is Compile.true or long_run):
+            captured.compile(meta, part)
+        return Replay(plain, captured)
+
+
+class MetaGradient:
+    """(meta-parameters, T tasks) -> mean of the tasks' meta-gradients, and their metrics, each [T].
+
+    calls: as for ``OverTasks``, over the whole of meta-training.
+    """
+
+    def __init__(self, engine: Engine, algorithm: Algorithm, objective: Objective, calls: int = 0):
+        self.engine, self.algorithm, self.objective, self.calls = engine, algorithm, objective, calls
+        self._now: tuple[Algorithm, OverTasks] | None = None  # the method at this point of training
+
+    def _prepare(self, algorithm: Algorithm) -> OverTasks:
+        def weighted(results: tuple[Params, Metrics], tasks: int) -> tuple[Params, Metrics]:
+            grads, metrics = results
+            return tree.combine(lambda g: g.sum(0) / tasks, grads), metrics
+
+        def one_task(meta: Params, task: Episode) -> tuple[Params, Metrics]:
+            return algorithm.meta_grad(self.objective, meta, task)
+
+        too_long = self.engine.compile is Compile.auto and algorithm.inner_steps > RECORDED_STEPS
+        return OverTasks(self.engine, one_task, 0 if too_long else self.calls, weighted)
+
+    def __call__(self, meta: Params, episodes: Episode, progress: float = 0.0) -> tuple[Params, Metrics]:
+        """``progress``: share (0..1) of meta-training that is done, for methods that change along it."""
+        algorithm = self.algorithm.at(progress)
+        if self._now is None or self._now[0] != algorithm:
+            self._now = algorithm, self._prepare(algorithm)
+        like = next(iter(meta.values()))
+        annealed = {name: like.new_tensor(value) for name, value in algorithm.annealed(progress).items()}
+        chunks = list(self._now[1](meta | annealed, episodes))
+        total = chunks[0][0]
+        for grads, _ in chunks[1:]:
+            total = tree.add(total, grads)
+        return {name: total[name] for name in meta}, concatenate([metrics for _, metrics in chunks])
+
+
+def concatenate(chunks: list[Any]) -> Any:
+    """Chunks of results joined along their axis T."""
+    return chunks[0] if len(chunks) == 1 else pytree.tree_map(lambda *leaves: torch.cat(leaves), *chunks)

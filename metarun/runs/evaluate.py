@@ -1,0 +1,121 @@
+"""Evaluation: adapt to fresh tasks with the algorithm's own inner loop and measure, for every number of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metarun.core.batch_norm import Norm, predict
+from metarun.core.episode import Episode
+from metarun.core.objective import Figure
+from metarun.core.tree import Params
+from metarun.datasets.base import Split
+from metarun.engine.over_tasks import CAPTURE_PAYS, OverTasks, concatenate
+from metarun.progress import progress_bar
+from metarun.runs.experiment import Bench
+
+AT_ONCE = 32  # tasks that are drawn together
+
+
+@dataclass(frozen=True)
+class Score:
+    """Loss and metric, each [tasks, len(steps)], after these numbers of inner steps.
+
+    A task diverged where one of the two is not finite; its metric then counts as ``worst``.
+    """
+
+    norm: Norm
+    steps: list[int]
+    metric: Tensor
+    loss: Tensor
+    worst: float
+
+    @property
+    def figures(self) -> list[Figure]:
+        """The metric over tasks, for each number of inner steps."""
+        diverged = ~(self.metric.isfinite() & self.loss.isfinite())
+        return [Figure.of(self.metric[:, i], diverged[:, i], self.worst) for i in range(len(self.steps))]
+
+    def by_steps(self) -> list[dict[str, float]]:
+        """One row for each number of inner steps."""
+        losses = [of_tasks.to(torch.float64).mean().item() for of_tasks in self.loss.unbind(1)]
+        return [
+            {"steps": steps, "mean": figure.mean, "ci95": figure.ci95, "diverged": figure.diverged, "loss": loss}
+            for steps, figure, loss in zip(self.steps, self.figures, losses, strict=True)
+        ]
+
+
+class Evaluator:
+    """Scores meta-parameters on tasks 0..``tasks``-1 of a split: one ``Score`` for each norm.
+
+    ``last_only`` measures after the last inner step alone, which is cheaper. ``times``: how often it is going to be
+    called; it decides what recording is worth.
+    """
+
+    def __init__(self, bench: Bench, tasks: int, norm: Norm, *, last_only: bool = False, times: int = 1):
+        self.bench, self.tasks = bench, tasks
+        self.norms = norms = norm.members(bench.mixing)
+        algo = bench.experiment.algo
+        self.measured = measured = range(algo.eval_inner_steps if last_only else 0, algo.eval_inner_steps + 1)
+
+        def score(meta: Params, task: Episode) -> tuple[Tensor, Tensor]:  # each [norms, S+1]
+            def outputs(params: Params) -> list[Tensor]:
+                return [predict(bench.objective.forward, params, task.support_x, task.query_x, n) for n in norms]
+
+            metrics, losses = [], []
+            for of_norms, targets in algo.trial(bench.objective, meta, task, measured, outputs):
+                metrics.append(torch.stack([bench.objective.metric(o, targets) for o in of_norms]))
+                losses.append(torch.stack([bench.objective.loss(o, targets) for o in of_norms]))
+            return torch.stack(metrics, -1), torch.stack(losses, -1)
+
+        def over_tasks(calls: int) -> OverTasks:  # device.compile=true, however few the calls, is about meta-steps
+            return OverTasks(bench.engine, score, calls if calls >= CAPTURE_PAYS else 0)
+
+        self.mine = len(bench.ranks.share(range(tasks)))
+        chunk = min(bench.engine.chunk or AT_ONCE, AT_ONCE)
+        self.at_once = AT_ONCE // chunk * chunk  # whole chunks, which all have one shape and can share one recording
+        self.whole = over_tasks(times * (self.mine // self.at_once) * (self.at_once // chunk))
+        self.rest = over_tasks(times)
+
+    def __call__(self, meta: Params, split: Split, progress: str = "") -> list[Score]:
+        """``progress`` labels a progress bar; none without it."""
+        results: list[tuple[Tensor, Tensor]] = []
+        with progress_bar(total=self.mine, desc=progress, unit="task", show=bool(progress)) as bar:
+            for episodes in measured_episodes(self.bench, split, self.tasks, self.at_once):
+                drawn = len(episodes.key)
+                for part in (self.whole if drawn == self.at_once else self.rest)(meta, episodes):
+                    results.append(part)
+                    bar.update(len(part[0]))
+        metric, loss = concatenate(self.bench.ranks.gather([(metric.cpu(), loss.cpu()) for metric, loss in results]))
+        steps, worst = list(self.measured), self.bench.objective.worst
+        return [Score(n, steps, metric[:, i], loss[:, i], worst) for i, n in enumerate(self.norms)]
+
+
+def evaluate(
+    bench: Bench, meta: Params, split: Split, tasks: int, norm: Norm, *, last_only: bool = False, progress: str = ""
+) -> list[Score]:
+    """Score the meta-parameters once, as ``Evaluator`` does."""
+    return Evaluator(bench, tasks, norm, last_only=last_only)(meta, split, progress)
+
+
+def measured_episodes(bench: Bench, split: Split, tasks: int, at_once: int = AT_ONCE) -> Iterator[Episode]:
+    """This rank's share of tasks 0..tasks-1 of a split; they depend on ``eval.seed`` and on no algorithm, checkpoint
+    or run seed."""
+    x = bench.experiment
+    mine = bench.ranks.share(range(tasks))
+    for first in range(0, len(mine), at_once):
+        yield bench.tasks.sample(split, x.eval.seed, mine[first : first + at_once], x.way, x.eval.shot, x.eval.query)
+
+
+def predictions(bench: Bench, meta: Params, episodes: Episode, norm: Norm) -> Tensor:
+    """Outputs [T, S+1, N*Q, outputs] for the query sets of a few episodes, to be looked at."""
+    algo = bench.experiment.algo
+
+    def outputs(meta: Params, task: Episode) -> Tensor:
+        adapted = algo.adapt(bench.objective, meta, task.support_x, task.support_y, task.key, algo.eval_inner_steps)
+        return torch.stack([predict(bench.objective.forward, p, task.support_x, task.query_x, norm) for p in adapted])
+
+    return concatenate(list(OverTasks(bench.engine, outputs)(meta, episodes)))

@@ -1,0 +1,223 @@
+"""An experiment: every setting of a run in one object, and the live parts that they describe."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from metarun.algorithms.base import Algorithm
+from metarun.core.batch_norm import Mixing, Norm
+from metarun.core.objective import Objective
+from metarun.core.outer import MetaOptimizer, OuterOptimizer
+from metarun.core.tree import Params
+from metarun.datasets.base import Dataset, Split, Tasks, default_data_root
+from metarun.engine.device import Device
+from metarun.engine.over_tasks import Engine, MetaGradient
+from metarun.engine.ranks import Ranks, current
+from metarun.errors import UserError, require, require_count
+from metarun.files import user_path
+from metarun.models.base import Model, count_parameters, functional, initialise
+from metarun.out_of_memory import require_room
+from metarun.runs import held_out
+from metarun.runs.recipe import Recipe
+
+
+class Select(enum.Enum):
+    """Which parameters the test figure is for: the best on validation, or the last."""
+
+    best = "best"
+    last = "last"
+
+
+class Resume(enum.Enum):
+    """auto: go on with an unfinished run of the same configuration. never: begin anew, in a folder of its own."""
+
+    auto = "auto"
+    never = "never"
+
+
+@dataclass(kw_only=True, slots=True)
+class Evaluation:
+    """How validation and test measure."""
+
+    tasks: int  # meta-test tasks behind the reported figure
+    val_tasks: int
+    every: int  # meta-iterations between validations; 0: none
+    shot: int  # support examples per class of validation and test tasks
+    query: int  # query examples per class of validation and test tasks
+    norm: Norm
+    every_step: bool  # test after 0, 1, ... inner steps, not only after the last
+    select: Select
+    seed: int  # of validation and test tasks; not the run's seed, so that all runs meet the same tasks
+
+    def __post_init__(self) -> None:
+        for name, least, most in (("tasks", 2, 10**7), ("val_tasks", 2, 10**7), ("every", 0, 10**9)):
+            require_count(name, getattr(self, name), least, most)
+
+
+@dataclass(kw_only=True, slots=True)
+class Experiment:
+    """The root of the configuration; ``conf/train.yaml`` states the values."""
+
+    way: int
+    shot: int
+    query: int  # query examples per class of meta-training tasks
+    meta_batch: int  # tasks per meta-iteration
+    steps: int  # meta-iterations
+    seed: int  # of the first parameters and of the meta-training tasks
+    run_dir: str | None
+    data_root: str | None
+    checkpoint_every: int
+    log_every: int
+    resume: Resume
+    eval: Evaluation
+    dataset: Dataset
+    model: Model
+    algo: Algorithm
+    device: Device
+    recipe: Recipe | None = None  # the published protocol that this is, where it is one
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "checkpoint_every", "log_every"):
+            require_count(name, getattr(self, name))
+        for name in ("way", "shot", "query", "meta_batch"):
+            require_count(name, getattr(self, name), most=10**6)
+        for name in ("shot", "query"):
+            require_count(f"eval.{name}", getattr(self.eval, name), most=10**6)
+        require(self.way >= 2 or not self.dataset.has_way, "way", self.way, ">= 2")
+        require(self.way == 2 or not self.dataset.binary, "way", self.way, "2, the classes that one output tells apart")
+        for key, value in {"seed": self.seed, "eval.seed": self.eval.seed}.items():
+            require(0 <= value < 2**63, key, value, "0..2**63 - 1")
+        self.steps = self.algo.meta_iterations(self.steps)
+
+    def training_shots(self) -> tuple[int, int]:
+        """(support, query) examples per class of a meta-training task."""
+        return self.algo.training_shots(self.shot, self.query)
+
+    def inputs_of_a_task(self, tasks: Tasks) -> int:
+        """How many numbers the examples of one meta-training task are."""
+        examples = sum(self.training_shots()) * (self.way if self.dataset.has_way else 1)
+        return examples * math.prod(tasks.input_shape)
+
+    def build(self, testing: bool = False) -> Bench:
+        """Load the data, build the network and check that the splits that are used can supply their tasks.
+
+        testing: trained parameters are there, so meta-training tasks are not needed.
+
+        Raises ``UserError`` where something does not fit, before any work is done.
+        """
+        device = self.device.resolve()
+        tasks = self.dataset.load(user_path(self.data_root) if self.data_root else default_data_root(), device)
+        return self.assemble(tasks, device, testing)
+
+    def assemble(self, tasks: Tasks, device: torch.device, testing: bool = False) -> Bench:
+        """``build`` on tasks that are there already."""
+        tasks = tasks.seen(self.algo.view)
+        if not testing:
+            tasks.check(Split.train, self.way, *self.training_shots())
+        tasks.check(Split.test, self.way, self.eval.shot, self.eval.query)
+        outputs = tasks.outputs(self.way)
+        numbers = count_parameters(self.model, tasks.input_shape, outputs)
+        copies = 5 if self.algo.outer_optimizer is OuterOptimizer.adam else 3  # and the method's, the gradient, moments
+        require_room(4 * copies * numbers, device, f"model: {copies} copies of {numbers:,} parameters", "model")
+        module = initialise(self.model, tasks.input_shape, outputs, self.seed).to(device)
+        support, query, others = self._examples(tasks, Split.test if testing else Split.train)
+        bench = Bench(
+            experiment=self,
+            device=device,
+            tasks=tasks,
+            module=module,
+            objective=tasks.objective(functional(module), self.way),
+            engine=Engine.choose(
+                self.device.vectorize,
+                self.device.tasks_at_once(),
+                self.device.compiling(),
+                device,
+                module,
+                numbers=self.inputs_of_a_task(tasks),
+                run=lambda: module(support),
+            ),
+            mixing=Mixing.of(module, support, query, others),
+            ranks=current(),
+        )
+        tunes = len(self.algo.candidates(bench.first_meta())) > 1  # on validation; a method may also refuse a network
+        if tasks.has(Split.val) and (tunes or (self.eval.every > 0 and not testing)):
+            tasks.check(Split.val, self.way, self.eval.shot, self.eval.query)
+        self.eval.norm.members(bench.mixing)
+        return bench
+
+    def _examples(self, tasks: Tasks, split: Split) -> tuple[Tensor, ...]:
+        """Examples for looking at what a network does: as many as the support set and the query set of an evaluation,
+        two of each at least, and as many further ones."""
+        classes = self.way if self.dataset.has_way else 1
+        support, query = (max(2, classes * per_class) for per_class in (self.eval.shot, self.eval.query))
+        shots = self.training_shots() if split is Split.train else (self.eval.shot, self.eval.query)
+        count = math.ceil(2 * (support + query) / (classes * sum(shots)))
+        drawn = tasks.sample(split, self.seed, range(count), self.way, *shots)
+        x = torch.cat([drawn.support_x, drawn.query_x], 1).flatten(0, 1)[: 2 * (support + query)]
+        return x.split([support, query, support + query])
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """An experiment's live parts."""
+
+    experiment: Experiment
+    device: torch.device
+    tasks: Tasks
+    module: nn.Module
+    objective: Objective
+    engine: Engine
+    mixing: Mixing
+    ranks: Ranks
+
+    def first_meta(self) -> Params:
+        """The meta-parameters before training: float32 leaves on the device. Those that the network has frozen
+        (``requires_grad_(False)``) are constants of it."""
+        params = {name: p.detach().clone() for name, p in self.module.named_parameters() if p.requires_grad}
+        if not params:
+            raise UserError("model: every parameter has requires_grad=False, and nothing is left to train")
+        return self.experiment.algo.init(params)
+
+    def optimizer(self, meta: Params) -> MetaOptimizer:
+        """What moves these meta-parameters, in place."""
+        a = self.experiment.algo
+        return MetaOptimizer(
+            meta, a.outer_optimizer, a.outer_lr, a.outer_eps, a.outer_schedule, a.clip_value, a.clip_norm
+        )
+
+    def require_room(self) -> None:
+        """Raise ``UserError`` where this rank's tasks of a meta-batch, drawn and cut into support and query, do not
+        fit into memory: before minutes are spent on drawing them."""
+        x = self.experiment
+        numbers = 2 * math.ceil(x.meta_batch / self.ranks.world) * x.inputs_of_a_task(self.tasks)
+        keys = "meta_batch, way, shot, query or dataset.size"
+        require_room(4 * numbers, self.device, f"meta_batch={x.meta_batch}: the tasks", keys)
+
+    def meta_gradient(self) -> MetaGradient:
+        """The function of (meta-parameters, tasks) that a training step calls."""
+        x = self.experiment
+        return MetaGradient(self.engine, x.algo, self.objective, calls=x.steps)
+
+    def protocol(self) -> dict[str, object]:
+        """The facts without which a few-shot number means nothing; norm and tasks stand beside each number."""
+        x = self.experiment
+        kind = f"{x.way}-way {x.eval.shot}-shot" if x.dataset.has_way else f"{x.eval.shot}-shot"
+        train_shot, train_query = x.training_shots()
+        return {
+            "task": kind,
+            **self.tasks.stamp,
+            "train_shot": train_shot,
+            "train_query": train_query,
+            "test_query": x.eval.query,
+            "train_steps": x.algo.inner_steps,
+            "test_steps": x.algo.eval_inner_steps,
+            "test_tasks": x.eval.tasks,
+            "eval_seed": x.eval.seed,
+            **held_out.stamp(self.tasks),
+            **x.algo.stamp(),
+        }

@@ -1,0 +1,139 @@
+"""Before a run begins: do once what it will do, so that what cannot be done is said in the first seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from metarun.core.episode import Episode
+from metarun.core.objective import Objective
+from metarun.core.tree import Params
+from metarun.datasets.base import Split, Tasks
+from metarun.engine.over_tasks import Engine, MetaGradient, Vectorize
+from metarun.engine.ranks import Ranks
+from metarun.errors import ConfigError, UserError, first_line
+from metarun.out_of_memory import out_of_memory_in_one_line
+from metarun.runs.evaluate import evaluate, predictions
+from metarun.runs.experiment import Bench
+
+CURVE = 300  # points that draw a regression task
+
+
+def preflight(bench: Bench, training: bool = True) -> None:
+    """Run a meta-gradient, unless there is no ``training``, and an evaluation as they will be run, each on two tasks.
+
+    The tasks are made of meta-training examples, none of validation or test is drawn; without training of test
+    examples, as there may be no others. Raises ``UserError`` where something cannot be computed.
+    """
+    bench = dataclasses.replace(bench, tasks=Rehearsal(bench, training), ranks=Ranks())
+    if training:
+        _try(bench, _train, "training")
+    _try(bench, _evaluate, "evaluation")
+
+
+class Rehearsal(Tasks):
+    """An experiment's training tasks, and evaluation tasks of the real ones' shape, made of training tasks' inputs, or
+    of test tasks' where nothing is trained."""
+
+    def __init__(self, bench: Bench, training: bool = True):
+        x = self.experiment = bench.experiment
+        self.tasks = bench.tasks
+        self.source = Split.train if training else Split.test
+        self.shots = x.training_shots() if training else (x.eval.shot, x.eval.query)
+        self.input_shape, self.stamp = bench.tasks.input_shape, bench.tasks.stamp
+
+    def has(self, split: Split) -> bool:
+        return True
+
+    def check(self, split: Split, way: int, shot: int, query: int) -> None:
+        """Examples are used again."""
+
+    def outputs(self, way: int) -> int:
+        return self.tasks.outputs(way)
+
+    def objective(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
+        return self.tasks.objective(forward, way)
+
+    def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:
+        if split is Split.train:
+            return self.tasks.sample(split, seed, indices, way, shot, query)
+        x, classes = self.experiment, way if self.experiment.dataset.has_way else 1
+        drawn = self.tasks.sample(self.source, x.seed, indices, way, *self.shots)
+
+        def examples(per_class: int) -> tuple[Tensor, Tensor]:
+            again = torch.arange(per_class, device=drawn.key.device) % (drawn.support_x.shape[1] // classes)
+            of_x, of_y = (t.unflatten(1, (classes, -1))[:, :, again].flatten(1, 2) for t in drawn[:2])
+            if not of_y.is_floating_point():  # labels; those of pooled classes are other ones
+                of_y = torch.arange(classes, device=of_y.device).repeat_interleave(per_class).expand(len(of_y), -1)
+            return of_x, of_y
+
+        return Episode(*examples(shot), *examples(query), drawn.key)
+
+
+def _train(bench: Bench) -> None:
+    x, algo = bench.experiment, bench.experiment.algo
+    tasks = bench.tasks.sample(Split.train, x.seed, range(2), x.way, *x.training_shots())
+    begin, end = 0.0, 1 - 1 / x.steps
+    for progress in (begin, end) if algo.at(end) != algo.at(begin) else (begin,):
+        MetaGradient(bench.engine, algo, bench.objective)(bench.first_meta(), tasks, progress)
+
+
+def _evaluate(bench: Bench) -> None:
+    x, meta = bench.experiment, bench.first_meta()
+    (score, *_) = evaluate(bench, meta, Split.test, 2, x.eval.norm, last_only=not x.eval.every_step)
+    query = CURVE if bench.objective.metric_name == "mse" else x.eval.query
+    shown = bench.tasks.sample(Split.test, x.eval.seed, range(1), x.way, x.eval.shot, query)
+    few = dataclasses.replace(x.algo, eval_inner_steps=min(1, x.algo.eval_inner_steps))  # all were run just now
+    predictions(dataclasses.replace(bench, experiment=dataclasses.replace(x, algo=few)), meta, shown, score.norm)
+
+
+def _try(bench: Bench, work: Callable[[Bench], None], what: str) -> None:
+    """Do the ``work``; whatever goes wrong in the network becomes a ``UserError``."""
+    try:
+        with out_of_memory_in_one_line():
+            work(bench)
+    except UserError:
+        raise
+    except Exception as error:
+        if "more than 1 value per channel" in str(error):
+            raise _one_value(bench, error) from error
+        if bench.engine.how is Vectorize.loop:
+            raise _failed(what, error) from error
+        _try(dataclasses.replace(bench, engine=Engine(Vectorize.loop, 1)), work, what)
+        given = bench.experiment.device.vectorize.value
+        allowed = f"loop with this network: torch cannot compute its {what} for tasks side by side ({_reason(error)})"
+        raise ConfigError("device.vectorize", given, allowed) from error
+
+
+def _failed(what: str, error: Exception) -> UserError:
+    lacking = "derivative" in str(error) and "not implemented" in str(error)
+    hint = "; algo=fomaml and algo=reptile do without second derivatives" if lacking and what == "training" else ""
+    return UserError(f"model: the network fails in {what}: {_reason(error)}{hint}")
+
+
+def _reason(error: Exception) -> str:
+    """An error's first sentence; with its kind, where the sentence alone says little."""
+    sentence, kind = first_line(error).split(". ")[0], type(error).__name__
+    return sentence if isinstance(error, RuntimeError | ValueError) or sentence == kind else f"{kind}: {sentence}"
+
+
+def _one_value(bench: Bench, error: Exception) -> UserError:
+    """Batch norm of one value, whose variance is 0: which keys make batches of one example."""
+    x = bench.experiment
+    per_class = {"eval.shot": x.eval.shot, "eval.query": x.eval.query}
+    of_algo = {
+        f"algo.{name}": getattr(x.algo, name, None) for name in ("train_shot", "inner_batch", "eval_inner_batch")
+    }
+    if of_algo["algo.train_shot"] is None:
+        per_class = {"shot": x.shot, "query": x.query, **per_class}
+    many = x.way if x.dataset.has_way else 1
+    single = [key for key, value in per_class.items() if value * many == 1]
+    single += [key for key, value in of_algo.items() if value == 1]
+    if not single:
+        return UserError(f"model: batch norm has one value in a channel, and needs two ({_reason(error)})")
+    bare = "model.norm=false" if getattr(x.model, "norm", False) else "a network without batch norm"
+    words = ", ".join(f"{key}=1" for key in single)
+    return UserError(f"{words}: batch norm has one value in a channel, and needs two; 2 would do, or {bare}")

@@ -1,0 +1,200 @@
+"""Meta-training: sample tasks, average their meta-gradients, step, log, validate, save; until the steps are done."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from metarun.core import tree
+from metarun.core.batch_norm import Norm
+from metarun.core.episode import Episode
+from metarun.core.hypergrad import Metrics
+from metarun.core.objective import Figure
+from metarun.core.tree import Params
+from metarun.datasets.base import Split
+from metarun.errors import Interrupted, NotFinite
+from metarun.progress import progress_bar
+from metarun.runs import checkpoint
+from metarun.runs.checkpoint import Selection, TrainState
+from metarun.runs.evaluate import Evaluator
+from metarun.runs.experiment import Bench
+from metarun.runs.journal import MetricsLog
+from metarun.runs.owner import Owner
+from metarun.runs.signals import StopSignals
+
+NUMBERS_AT_ONCE = 2**16  # of inputs, when tasks are drawn ahead
+
+
+def train(bench: Bench, run_dir: Path, stop: StopSignals, training: dict[str, Any] | None = None) -> TrainState:
+    """Meta-train to ``steps`` and return the last state, resuming from ``run_dir`` if it holds a checkpoint.
+
+    training: the settings that decide it, dotted key -> value; checkpoints carry them, so that another run's shows.
+    The same settings end with the same bits however often the run was killed. Raises ``UserError`` for a checkpoint
+    that does not fit, ``NotFinite`` when the loss or the meta-gradient is no longer finite, and ``Interrupted``, after
+    saving, when ``stop`` has received a signal.
+    """
+    x, ranks = bench.experiment, bench.ranks
+    state = ranks.on_first(lambda: checkpoint.load(run_dir, partial(Owner.of, bench, training)))
+    state = state and state.to(bench.device)
+    meta = state.meta if state else bench.first_meta()
+    optimizer = bench.optimizer(meta)
+    if state:
+        optimizer.torch.load_state_dict(state.optimizer)
+    step, selection = (state.step, state.selection) if state else (0, None)
+    window = Window(bench, run_dir)
+    batches = meta_batches(bench, step)
+    meta_gradient = bench.meta_gradient()
+    score = None
+    if x.eval.every > 0 and bench.tasks.has(Split.val):
+        score = validator(bench, times=x.steps // x.eval.every)
+
+    progress = progress_bar(desc="meta-train", unit="step", total=x.steps, initial=step, leave=True, show=ranks.first)
+    shown: dict[str, str] = {}  # beside the bar
+    with closing(MetricsLog(run_dir, step, keep=ranks.first)) as log, progress as bar:
+        while step < x.steps:
+            episodes = next(batches)
+            grads, metrics = meta_gradient(meta, episodes, progress=step / x.steps)
+            signal = ranks.highest(stop.received or 0)  # asked once: a later signal waits for the next step
+            grads = ranks.mean(grads, len(episodes.key), x.meta_batch)
+            grad_norm = optimizer.step(grads, progress=step / x.steps)
+            step += 1
+            window.add(metrics, grad_norm)
+            bar.update()
+
+            saving = step % x.checkpoint_every == 0 or step == x.steps or signal > 0
+            if step % x.log_every == 0 or saving:
+                means = window.flush(step)
+                log.write(step, "train", {**means, "lr": optimizer.lr_now})
+                shown |= {name: f"{value:.3g}" for name, value in means.items() if name != "grad_norm"}
+                bar.set_postfix(shown, refresh=False)
+            if score and (step % x.eval.every == 0 or step == x.steps):
+                began = time.perf_counter()
+                candidate, figure = validate(bench, meta, score)
+                window.since += time.perf_counter() - began
+                rest = {"ci95": figure.ci95, "tasks": figure.tasks, "diverged": figure.diverged}
+                log.write(step, "val", {bench.objective.metric_name: figure.mean, **rest})
+                some = f" ({figure.diverged} of {figure.tasks} tasks diverged)" if figure.diverged else ""
+                shown[f"val {bench.objective.metric_name}"] = f"{figure.mean:.3g} ± {figure.ci95:.2g}{some}"
+                bar.set_postfix(shown)
+                goodness = bench.objective.goodness
+                if figure.known and (selection is None or goodness(figure.mean) > goodness(selection.value)):
+                    kept = tree.combine(torch.clone, candidate)
+                    selection = Selection(step, figure.mean, figure.ci95, kept, figure.diverged)
+            if saving:
+                window.require_finite(step, meta)
+                now = TrainState(step, meta, optimizer.torch.state_dict(), selection)
+                ranks.on_first(partial(checkpoint.save, run_dir, now, training))
+            if step == x.steps:
+                signal = ranks.highest(stop.received or 0)  # there is no next step
+            if signal:
+                message = f"stopped at step {step} of {x.steps}, saved; the same command goes on from there"
+                raise Interrupted(message, signal)
+    return TrainState(step, meta, optimizer.torch.state_dict(), selection)
+
+
+def meta_batches(bench: Bench, step: int) -> Iterator[Episode]:
+    """This rank's share of the tasks of meta-iterations ``step``, ``step`` + 1, ...
+
+    Small meta-batches are drawn many at a time: the same tasks, with less Python between them.
+    """
+    x, ranks = bench.experiment, bench.ranks
+    numbers = x.meta_batch * x.inputs_of_a_task(bench.tasks)
+    at_once = max(1, NUMBERS_AT_ONCE // numbers) if ranks.world == 1 else 1
+    support, query = x.training_shots()
+    while True:
+        indices = ranks.share(range(step * x.meta_batch, (step + at_once) * x.meta_batch))
+        drawn = bench.tasks.sample(Split.train, x.seed, indices, x.way, support, query)
+        for part in zip(*(field.chunk(at_once) for field in drawn), strict=True):
+            yield Episode(*part)
+        step += at_once
+
+
+def validator(bench: Bench, times: int) -> Evaluator:
+    """What scores parameters on the validation tasks, always the same ones, this many times. ``all`` norms:
+    transductive."""
+    settings = bench.experiment.eval
+    norm = Norm.transductive if settings.norm is Norm.all else settings.norm
+    times *= len(bench.experiment.algo.candidates(bench.first_meta()))
+    return Evaluator(bench, settings.val_tasks, norm, last_only=True, times=times)
+
+
+def validate(bench: Bench, meta: Params, score: Evaluator) -> tuple[Params, Figure]:
+    """The best of the method's candidates on the validation tasks, and its figure: a known one if any is."""
+    measured = []
+    for candidate in bench.experiment.algo.candidates(meta):
+        (of_candidate,) = score(candidate, Split.val)
+        measured.append((candidate, of_candidate.figures[-1]))
+    return max(measured, key=lambda row: (row[1].known, bench.objective.goodness(row[1].mean)))
+
+
+def tuned(bench: Bench, meta: Params) -> Params:
+    """The meta-parameters with what their method tunes on validation, where it tunes and there are such tasks.
+
+    As they were, with a warning, where no candidate has a figure.
+    """
+    several = len(bench.experiment.algo.candidates(meta)) > 1
+    if not (several and bench.tasks.has(Split.val)):
+        return meta
+    candidate, figure = validate(bench, meta, validator(bench, times=1))
+    if not figure.known:
+        warnings.warn("tuning on validation: tasks diverge with every candidate; nothing is tuned", stacklevel=2)
+    return candidate if figure.known else meta
+
+
+class Window:
+    """Metrics of the steps since the last log line, left on the device so that no step waits for them."""
+
+    def __init__(self, bench: Bench, run_dir: Path):
+        self.meta_batch, self.run_dir, self.ranks = bench.experiment.meta_batch, run_dir, bench.ranks
+        self._clear()
+
+    def _clear(self) -> None:
+        self.rows: list[tuple[Metrics, Tensor]] = []
+        self.since = time.perf_counter()  # moved on by what is not training
+
+    def add(self, metrics: Metrics, grad_norm: Tensor) -> None:
+        """One step's metrics of this rank's tasks, each [T], and the norm of the meta-gradient."""
+        self.rows.append((metrics, grad_norm))
+
+    def flush(self, step: int) -> dict[str, float]:
+        """Means over the window, which ends with meta-iteration ``step``, and all ranks. Raises ``NotFinite``."""
+        mine = {name: torch.stack([metrics[name] for metrics, _ in self.rows]).cpu() for name in self.rows[0][0]}
+        tables = self.ranks.gather([mine])
+        table = {name: torch.cat([of_rank[name] for of_rank in tables], 1) for name in mine}
+        norms = torch.stack([norm for _, norm in self.rows]).cpu()
+        finite = table["loss"].isfinite().all(1) & norms.isfinite()
+        if not finite.all():
+            bad = int(finite.logical_not().nonzero()[0])
+            self.ranks.on_first(lambda: self._report(step - len(self.rows) + bad, table["loss"][bad]))
+        seconds = time.perf_counter() - self.since
+        rate = len(self.rows) * self.meta_batch / seconds
+        self._clear()
+        means = {name: values.mean().item() for name, values in table.items()}
+        return {**means, "grad_norm": norms.mean().item(), "tasks_per_s": round(rate, 2)}
+
+    def require_finite(self, step: int, meta: Params) -> None:
+        """Raise ``NotFinite`` where meta-iteration ``step`` moved a parameter out of all bounds: nothing to save."""
+        if not all(bool(value.isfinite().all()) for value in meta.values()):
+            self.ranks.on_first(lambda: self._raise(step - 1, "what the step made of the meta-parameters"))
+
+    def _report(self, step: int, losses: Tensor) -> None:
+        """Raise ``NotFinite`` for meta-iteration ``step`` (from 0) with per-task losses [T]."""
+        tasks = [step * self.meta_batch + int(i) for i in losses.isfinite().logical_not().nonzero()[:, 0]]
+        self._raise(step, f"the loss of meta-training tasks {tasks}" if tasks else "the meta-gradient")
+
+    def _raise(self, step: int, where: str) -> NoReturn:
+        first = step * self.meta_batch
+        tried = (checkpoint.folder(self.run_dir) / name for name in (checkpoint.LAST, checkpoint.PREVIOUS))
+        good = next((str(path) for path in tried if path.exists()), "none was written yet")
+        raise NotFinite(
+            f"meta-iteration {step + 1} (tasks {first}..{first + self.meta_batch - 1}): {where} is not finite; "
+            f"last good checkpoint: {good}. A smaller algo.inner_lr or algo.outer_lr, or algo.clip_norm, may help"
+        )

@@ -1,0 +1,228 @@
+"""How fast is a meta-step here? Throughput, peak memory and where the time goes, on generated data."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+import metarun
+from metarun.core.episode import Episode
+from metarun.datasets.base import Split
+from metarun.datasets.generated import Generated
+from metarun.errors import UserError
+from metarun.progress import progress_bar
+from metarun.runs.experiment import Bench, Experiment
+
+POOL = 4  # meta-batches, used in turn
+CONVOLUTIONS = ("conv", "metarun::transpose", "metarun::correlate")
+PRODUCTS = ("mm", "gemm", "linear", "cutlass")
+
+
+def measure(experiment: Experiment, seconds: float, compare: bool) -> dict[str, Any]:
+    """Run meta-steps for about ``seconds`` after warm-up and report; keys as ``table`` prints them.
+
+    With ``compare`` the plain loop of ``benchmarks/reference_loop.py`` takes turns with metarun, for the ratio.
+    Raises ``UserError`` for a method that it does not know.
+    """
+    device = experiment.device.resolve()
+    bench = experiment.assemble(Generated(experiment.dataset, device), device)
+    bench.require_room()
+    batches = _meta_batches(bench)
+    ours = _meta_step(bench)
+    reference = _reference_step(bench) if compare else None
+    began = time.perf_counter()
+    ours(batches[0])
+    first = time.perf_counter() - began
+    memory = _peak_memory(ours, batches[0], device)  # before the reference adds its own
+    if reference:
+        reference(batches[1])
+    pairs: list[tuple[float, float | None]] = []
+    used = 0.0
+    with progress_bar(total=round(seconds), desc="bench", unit="s") as bar:
+        while used < seconds or len(pairs) < 3:
+            batch = batches[len(pairs) % POOL]
+            pair = (_seconds(ours, batch, device), _seconds(reference, batch, device) if reference else None)
+            pairs.append(pair)
+            used += pair[0] + (pair[1] or 0.0)
+            bar.update(min(round(used), round(seconds)) - bar.n)
+    result = {
+        "engine": bench.engine.describe(),
+        "device": device_name(device),
+        "torch": torch.__version__,
+        "machine": platform.processor() or platform.machine(),
+        "meta_batch": experiment.meta_batch,
+        "steps_measured": len(pairs),
+        "first_step_s": first,
+        "tasks_per_s": _spread([experiment.meta_batch / ours for ours, _ in pairs]),
+        "peak_memory_mb": memory,
+        **_shares(ours, batches[0], device),
+    }
+    if reference:
+        result["reference_tasks_per_s"] = _spread([experiment.meta_batch / other for _, other in pairs if other])
+        result["times_the_reference"] = _spread([other / ours for ours, other in pairs if other])
+    return result
+
+
+def throughput(experiment: Experiment, seconds: float) -> float:
+    """Tasks/s of meta-steps here: the median over so many seconds of them, one at least, after one to warm up."""
+    device = experiment.device.resolve()
+    bench = experiment.assemble(Generated(experiment.dataset, device), device)
+    bench.require_room()
+    step, batches = _meta_step(bench), _meta_batches(bench)
+    step(batches[0])
+    taken: list[float] = []
+    while sum(taken) < seconds:
+        taken.append(_seconds(step, batches[len(taken) % POOL], device))
+    return experiment.meta_batch / _spread(taken)["median"]
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or how many threads a CPU lends."""
+    return torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+
+
+def _meta_batches(bench: Bench) -> list[Episode]:
+    """A few meta-training batches to take turns with, drawn before any clock runs."""
+    x = bench.experiment
+    support, query = x.training_shots()
+    return [
+        bench.tasks.sample(Split.train, x.seed, range(i * x.meta_batch, (i + 1) * x.meta_batch), x.way, support, query)
+        for i in range(POOL)
+    ]
+
+
+def _meta_step(bench: Bench) -> Callable[..., None]:
+    """A training step, but for sampling and logging."""
+    meta = bench.first_meta()
+    optimizer = bench.optimizer(meta)
+    meta_gradient = bench.meta_gradient()
+
+    def step(episodes: Any) -> None:
+        grads, metrics = meta_gradient(meta, episodes)
+        optimizer.step(grads, progress=0.0)
+        metrics["loss"].mean().item()
+
+    return step
+
+
+def _reference_step(bench: Bench) -> Callable[..., None]:
+    package = Path(metarun.__file__).parent
+    places = (package / "benchmarks" / "reference_loop.py", package.parent / "benchmarks" / "reference_loop.py")
+    spec = importlib.util.spec_from_file_location("reference_loop", next(path for path in places if path.exists()))
+    assert spec is not None and spec.loader is not None
+    reference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reference)
+    try:
+        loop = reference.ReferenceLoop(bench.module, bench.objective.loss, bench.objective.way, bench.experiment.algo)
+    except NotImplementedError as error:
+        raise UserError(f"--compare reference: {error}") from None
+    optimizer = torch.optim.Adam(bench.module.parameters(), lr=0.0)  # its work, but the same parameters every time
+
+    def step(episodes: Any) -> None:
+        loss = loop(episodes)
+        optimizer.step()
+        loss.item()
+
+    return step
+
+
+def _seconds(step: Callable[..., None], episodes: Any, device: torch.device) -> float:
+    _wait(device)
+    began = time.perf_counter()
+    step(episodes)
+    _wait(device)
+    return time.perf_counter() - began
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    ordered = sorted(values)
+    return {"median": ordered[len(ordered) // 2], "min": ordered[0], "max": ordered[-1]}
+
+
+def _peak_memory(step: Callable[..., None], episodes: Any, device: torch.device) -> float:
+    """Largest memory during a step, MB: the GPU's allocations, or the whole process (libraries included) on a CPU.
+
+    Linux can forget an earlier peak; elsewhere it is the highest since the process began.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        step(episodes)
+        return torch.cuda.max_memory_allocated() / 2**20
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    step(episodes)
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return float(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if platform.system() == "Darwin" else 1024)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what libraries write to standard error: torch's profiler tells of its start and end there."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _shares(step: Callable[..., None], episodes: Any, device: torch.device) -> dict[str, float]:
+    """Shares of a step's computing time inside convolutions and inside matrix products, 0..1."""
+    kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
+    with _quiet(), profile(activities=kinds) as recorded:
+        step(episodes)
+        _wait(device)
+    on_gpu = device.type == "cuda"
+    spent = {e.key: e.self_device_time_total if on_gpu else e.self_cpu_time_total for e in recorded.key_averages()}
+    total = sum(spent.values()) or 1.0
+
+    def share(words: tuple[str, ...], but: tuple[str, ...] = ()) -> float:
+        chosen = (t for key, t in spent.items() if any(w in key for w in words) and not any(w in key for w in but))
+        return sum(chosen) / total
+
+    return {"share_in_convolutions": share(CONVOLUTIONS), "share_in_matrix_products": share(PRODUCTS, CONVOLUTIONS)}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as text."""
+
+    def spread(value: dict[str, float], unit: str) -> str:
+        return f"{value['median']:.4g} {unit} ({value['min']:.4g} to {value['max']:.4g})"
+
+    step = 1e3 * result["meta_batch"] / result["tasks_per_s"]["median"]
+    lines = [
+        ("engine", f"{result['engine']}; {result['device']}; torch {result['torch']}"),
+        ("throughput", f"{spread(result['tasks_per_s'], 'tasks/s')} over {result['steps_measured']} steps"),
+        ("meta-step", f"{step:.4g} ms, {result['meta_batch']} tasks"),
+        ("first step", f"{result['first_step_s']:.2f} s, with what it records and compiles"),
+        ("peak memory", f"{result['peak_memory_mb']:.0f} MB"),
+        ("time in", f"convolutions {100 * result['share_in_convolutions']:.0f} %, "
+         f"matrix products {100 * result['share_in_matrix_products']:.0f} %"),
+    ]  # fmt: skip
+    if "times_the_reference" in result:
+        lines += [
+            ("plain loop", spread(result["reference_tasks_per_s"], "tasks/s")),
+            ("ratio", spread(result["times_the_reference"], "times the plain loop")),
+        ]
+    return "\n".join(f"{name:12} {text}" for name, text in lines)

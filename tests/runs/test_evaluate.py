@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any
+
+import pytest
+import torch
+
+from metarun import config
+from metarun.core.batch_norm import Norm
+from metarun.datasets.base import Split
+from metarun.engine.kernels.build import library
+from metarun.engine.over_tasks import CAPTURE_PAYS, Compile, Engine, Vectorize
+from metarun.engine.trace import Captured
+from metarun.runs.evaluate import Evaluator, Score, evaluate, measured_episodes, predictions
+from metarun.runs.experiment import Bench
+from tests.conftest import ON_IMAGES
+
+SMALL = ["model.filters=8", "eval.query=2", "algo.eval_inner_steps=3"]
+
+
+def bench(*overrides: str) -> Bench:
+    return config.compose([*SMALL, *overrides])[0].build()
+
+
+def test_only_the_last_step_on_request() -> None:
+    b = bench()
+    meta = b.first_meta()
+    (every,) = evaluate(b, meta, Split.test, 4, Norm.transductive)
+    (last,) = evaluate(b, meta, Split.test, 4, Norm.transductive, last_only=True)
+    (row,) = last.by_steps()
+    assert row == every.by_steps()[-1] and row["steps"] == 3
+
+
+def test_shots_at_test_are_a_setting_of_their_own() -> None:
+    b = bench("shot=4", "eval.shot=2")
+    assert next(measured_episodes(b, Split.test, 3)).support_x.shape[:2] == (3, 10)
+    assert b.tasks.sample(Split.train, 0, range(1), 5, *b.experiment.training_shots()).support_x.shape[1] == 20
+    assert b.protocol()["task"] == "5-way 2-shot" and b.protocol()["train_shot"] == 4
+
+
+def test_scores_by_hand() -> None:
+    """The same numbers from the algorithm's own adapt, task by task."""
+    b = bench()
+    meta = b.first_meta()
+    (score,) = evaluate(b, meta, Split.test, 10, Norm.transductive)
+    assert score.metric.shape == score.loss.shape == (10, 4)
+    for t, task in enumerate(zip(*next(measured_episodes(b, Split.test, 10)), strict=True)):
+        support_x, support_y, query_x, query_y, key = task
+        path = b.experiment.algo.adapt(b.objective, meta, support_x, support_y, key, 3)
+        for s, params in enumerate(path):
+            outputs = b.objective.forward(params, query_x)
+            assert score.loss[t, s].item() == pytest.approx(b.objective.loss(outputs, query_y).item(), rel=1e-4)
+            assert score.metric[t, s].item() == pytest.approx(b.objective.metric(outputs, query_y).item())
+    row = score.by_steps()[3]
+    assert row["steps"] == 3 and row["mean"] == pytest.approx(score.metric[:, 3].double().mean().item())
+    (*_, last) = score.figures
+    assert (last.mean, last.ci95, last.tasks, last.diverged) == (row["mean"], row["ci95"], 10, 0)
+
+
+def test_tasks_are_paired_whatever_runs_and_however_it_is_batched() -> None:
+    """Neither algorithm, run seed, batching nor number of tasks changes what task i is."""
+    one = next(measured_episodes(bench(), Split.test, 40))
+    for other in (bench("algo=reptile", "seed=7"), bench("device.vectorize=loop")):
+        got = next(measured_episodes(other, Split.test, 33))
+        assert all(torch.equal(a[:32], b[:32]) for a, b in zip(one, got, strict=True))
+    moved = next(measured_episodes(bench("eval.seed=1"), Split.test, 40))
+    assert not torch.equal(one.support_x, moved.support_x)
+
+
+@pytest.mark.parametrize("algo", ON_IMAGES)
+def test_vectorised_evaluation_is_the_loops(algo: str) -> None:
+    slow = [] if algo == "protonet" else ["algo.inner_lr=0.01"]
+    b = bench(f"algo={algo}", *slow, "model.filters=16")
+    meta = b.first_meta()
+    scores = []
+    native = Engine(Vectorize.grouped, 3, native=library())
+    for engine in (Engine(Vectorize.loop), Engine(Vectorize.vmap, 3), Engine(Vectorize.vmap), native):
+        scores.append(evaluate(dataclasses.replace(b, engine=engine), meta, Split.test, 5, Norm.all))
+    for other in scores[1:]:
+        for a, c in zip(scores[0], other, strict=True):
+            torch.testing.assert_close(a.loss, c.loss, rtol=1e-3, atol=1e-4)
+    recorded = dataclasses.replace(b, engine=Engine(Vectorize.grouped, 5, Compile.auto, library()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # that it cannot be recorded
+        score = Evaluator(recorded, 5, Norm.transductive, last_only=True, times=CAPTURE_PAYS)
+        (last,) = score(meta, Split.test)
+    torch.testing.assert_close(last.loss, scores[0][0].loss[:, -1:], rtol=1e-3, atol=1e-4)
+
+
+def test_last_only_is_the_last_column() -> None:
+    b = bench()
+    meta = b.first_meta()
+    (full,) = evaluate(b, meta, Split.val, 5, Norm.support)
+    (last,) = evaluate(b, meta, Split.val, 5, Norm.support, last_only=True)
+    assert last.metric.shape == (5, 1) and torch.equal(last.metric, full.metric[:, -1:])
+
+
+def test_all_norms_in_one_pass() -> None:
+    b = bench()
+    scores = evaluate(b, b.first_meta(), Split.test, 4, Norm.all)
+    assert [score.norm for score in scores] == [Norm.transductive, Norm.support, Norm.support_plus_one]
+    for score in scores:
+        (alone,) = evaluate(b, b.first_meta(), Split.test, 4, score.norm)
+        assert torch.equal(alone.metric, score.metric)
+
+
+def test_an_evaluation_of_many_tasks_is_recorded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    class Counting(Captured):
+        def __init__(self, *arguments: Any):
+            made.append(len(arguments[-1].key))
+            super().__init__(*arguments)
+
+    monkeypatch.setattr("metarun.vectorize.Captured", Counting)
+
+    def scores(tasks: int, *overrides: str) -> list[Score]:
+        b = bench("device.chunk=2", "model.filters=16", "algo.eval_inner_steps=1", *overrides)
+        return evaluate(b, b.first_meta(), Split.test, tasks, Norm.all, last_only=True)
+
+    many = 2 * (CAPTURE_PAYS + 2) + 3  # and a rest, in chunks of other sizes
+    recorded, plain = scores(many), scores(many, "device.compile=false")
+    assert made == [2]
+    for a, b in zip(recorded, plain, strict=True):
+        assert a.metric.shape == (many, 1)
+        torch.testing.assert_close(a.loss, b.loss, rtol=1e-4, atol=1e-5)
+    validated = bench("device.chunk=2", "model.filters=16", "algo.eval_inner_steps=1")
+    often = Evaluator(validated, 2, Norm.transductive, times=CAPTURE_PAYS)
+    first, second = (often(validated.first_meta(), Split.val) for _ in range(2))
+    assert made == [2, 2] and torch.equal(first[0].loss, second[0].loss)
+    scores(2 * (CAPTURE_PAYS - 1))  # too few to earn it back
+    scores(10, "device.compile=true")  # which is about meta-steps
+    assert made == [2, 2]
+
+
+def test_predictions_cover_every_step() -> None:
+    b = config.compose(["dataset=sinusoid"])[0].build()
+    episodes = b.tasks.sample(Split.test, 0, range(2), 5, 10, 6)
+    assert predictions(b, b.first_meta(), episodes, Norm.transductive).shape == (2, 11, 6, 1)

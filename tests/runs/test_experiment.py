@@ -1,0 +1,169 @@
+"""What an experiment builds: which parameters are the method's, and what its first line says of the engine."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from metarun import config
+from metarun.core import tree
+from metarun.core.batch_norm import Norm
+from metarun.core.episode import Episode
+from metarun.core.objective import classification
+from metarun.datasets.base import Split
+from metarun.engine.over_tasks import MetaGradient
+from metarun.errors import UserError
+from metarun.models.base import Model, functional
+from metarun.runs.evaluate import evaluate
+from metarun.runs.experiment import Bench
+from metarun.verify import check
+
+FEW = ["meta_batch=2", "eval.query=2", "algo.eval_inner_steps=2"]
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class Own(Model):
+    make: Callable[[], list[nn.Module]]  # the layers before the head
+    frozen: tuple[str, ...] = ()
+
+    def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+        body = nn.Sequential(*self.make(), nn.Flatten())
+        net = nn.Sequential()
+        net.add_module("body", body)
+        net.add_module("head", nn.Linear(body(torch.zeros(2, *input_shape)).shape[1], outputs))
+        for name, p in net.named_parameters():
+            p.requires_grad_(not name.startswith(self.frozen) if self.frozen else True)
+        return net
+
+
+def convolutions() -> list[nn.Module]:
+    norm = nn.BatchNorm2d(16, track_running_stats=False)
+    return [nn.Conv2d(1, 16, 3, 2), norm, nn.Tanh(), nn.Conv2d(16, 8, 3, 2, bias=False), nn.GroupNorm(2, 8), nn.Tanh()]
+
+
+def bench(make: Callable[[], list[nn.Module]], *words: str, frozen: tuple[str, ...] = ()) -> Bench:
+    experiment = config.compose([*FEW, *words])[0]
+    return dataclasses.replace(experiment, model=Own(make=make, frozen=frozen)).build()
+
+
+def plain(module: nn.Module, episodes: Episode, lr: float, steps: int) -> dict[str, Tensor]:
+    """MAML's meta-gradient in the parameters that want one, by ``torch.autograd`` and nothing of metarun's."""
+    params: dict[str, Tensor] = dict(module.named_parameters())
+    moving = [name for name, p in params.items() if p.requires_grad]
+    total = torch.zeros((), dtype=torch.float64)
+    for support_x, support_y, query_x, query_y, _ in zip(*episodes, strict=True):
+        adapted = dict(params)
+        for _ in range(steps):
+            loss = nn.functional.cross_entropy(functional_call(module, adapted, (support_x,)), support_y)
+            grads = torch.autograd.grad(loss, [adapted[name] for name in moving], create_graph=True)
+            adapted |= {name: adapted[name] - lr * g for name, g in zip(moving, grads, strict=True)}
+        total = total + nn.functional.cross_entropy(functional_call(module, adapted, (query_x,)), query_y)
+    grads = torch.autograd.grad(total / len(episodes.key), [params[name] for name in moving])
+    return dict(zip(moving, grads, strict=True))
+
+
+FROZEN: dict[str, tuple[str, ...]] = {
+    "the first convolution": ("body.0",),
+    "batch norm's scale": ("body.1.weight",),
+    "the norms": ("body.1", "body.4"),
+    "the body": ("body",),
+    "the head": ("head",),
+    "all but a scale": ("body.0", "body.1.bias", "body.3", "body.4", "head"),
+}
+
+
+@pytest.mark.parametrize("which", FROZEN)
+def test_frozen_parameters_are_constants_in_both_loops(which: str) -> None:
+    module = Own(make=convolutions, frozen=FROZEN[which]).build((1, 12, 12), 3).double()
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(3, 12, 1, 12, 12, generator=generator, dtype=torch.float64)
+    y = torch.arange(3).repeat_interleave(2).expand(3, -1)
+    episodes = Episode(x[:, :6], y, x[:, 6:], y, torch.arange(3))
+    want = plain(module, episodes, lr=0.1, steps=2)
+    assert want and not any(name.startswith(FROZEN[which]) for name in want)
+    maml: Any = config.compose(["algo=maml", "algo.inner_lr=0.1", "algo.inner_steps=2"])[0].algo
+    meta = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+    engines = check.engines(torch.device("cpu"))
+    for way in ("loop", "vmap", "grouped", "native"):
+        engine, calls = engines[way]
+        got, _ = MetaGradient(engine, maml, classification(functional(module), 3), calls)(meta, episodes)
+        assert list(got) == list(want) and check.relative_error(got, want) < 1e-10
+    assert all(torch.equal(p, before[name]) for name, p in module.named_parameters())
+
+
+METHODS = {
+    "maml": ["algo.hypergrad=recompute", "algo.inner_steps=1"],
+    "reptile": ["algo.inner_steps=2"],
+    "meta_sgd": ["algo.inner_steps=1"],
+    "imaml": ["algo.inner_steps=2", "algo.cg_steps=1"],
+    "pretrain": [],
+    "protonet": [],
+}
+
+
+@pytest.mark.parametrize("algo", METHODS)
+def test_every_method_leaves_a_frozen_body_as_it_was(algo: str) -> None:
+    b = bench(convolutions, f"algo={algo}", *METHODS[algo], frozen=("body.0", "body.3"))
+    before = {name: p.detach().clone() for name, p in b.module.named_parameters()}
+    meta = b.first_meta()
+    assert meta and not any("body.0" in name or "body.3" in name for name in meta)
+    support, query = b.experiment.training_shots()
+    tasks = b.tasks.sample(Split.train, 0, range(2), 5, support, query)
+    grads, _ = b.meta_gradient()(meta, tasks)
+    assert list(grads) == list(meta)
+    moved = tree.add_scaled(meta, -0.1, grads)
+    evaluate(b, moved, Split.test, 2, Norm.support, last_only=True)
+    assert all(torch.equal(p, before[name]) for name, p in b.module.named_parameters())
+
+
+def test_nothing_left_to_train_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^model: every parameter has requires_grad=False, and nothing is left to"):
+        bench(convolutions, frozen=("body", "head"))
+    with pytest.raises(UserError, match=r"^model: algo=protonet needs a network whose last layer is linear"):
+        bench(convolutions, "algo=protonet", frozen=("head",))
+
+
+ENGINES: dict[str, tuple[Callable[[], list[nn.Module]], list[str], str]] = {
+    "convolutions": (convolutions, [], "grouped with native kernels, compile=auto"),
+    "uncompiled": (convolutions, ["device.compile=false"], "vmap, compile=false"),
+    "one by one": (convolutions, ["device.vectorize=loop"], "loop, compile=auto"),
+    "recurrent, behind a convolution": (
+        lambda: [nn.Conv2d(1, 8, 3, 2), nn.Flatten(2), nn.RNN(169, 4, batch_first=True), First()],
+        [],
+        "loop, compile=auto",
+    ),
+    "dilated alone": (lambda: [nn.Conv2d(1, 8, 3, 2, dilation=2)], [], "vmap, compile=auto"),
+    "dilated alone, grouped": (
+        lambda: [nn.Conv2d(1, 8, 3, 2, dilation=2)],
+        ["device.vectorize=grouped"],
+        "grouped, compile=auto",
+    ),
+    "a convolution that is never called": (lambda: [Idle()], [], "vmap, compile=auto"),
+}
+
+
+class First(nn.Module):
+    def forward(self, x: tuple[Tensor, ...]) -> Tensor:
+        return x[0]
+
+
+class Idle(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.idle = nn.Conv2d(1, 8, 3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+@pytest.mark.parametrize("network", ENGINES)
+def test_the_first_line_says_what_runs(network: str) -> None:
+    make, words, line = ENGINES[network]
+    assert bench(make, *words).engine.describe() == line
