@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarun import config
-from metarun import out_of_memory as room
+from metarun import config, out_of_memory
 from metarun.cli import main as cli
 from metarun.engine.over_tasks import MetaGradient, OverTasks
 from metarun.errors import OutOfMemory, UserError
@@ -34,7 +33,7 @@ TINY = [
 
 @pytest.mark.parametrize("kind", FAILS)
 def test_an_allocation_that_fails_is_one_line(kind: str) -> None:
-    with pytest.raises(OutOfMemory) as caught, room.out_of_memory_in_one_line():
+    with pytest.raises(OutOfMemory) as caught, out_of_memory.out_of_memory_in_one_line():
         FAILS[kind]()
     said = str(caught.value)
     assert said.startswith("out of memory") and "\n" not in said and caught.value.status == 2
@@ -47,20 +46,20 @@ def test_the_amount_is_said_and_other_errors_pass() -> None:
         "DefaultCPUAllocator: not enough memory: you tried to allocate 4000000000 bytes.": "4.0 GB",
     }.items():
         with pytest.raises(OutOfMemory, match=re.escape(f"({amount} more were asked for)")):  # noqa: SIM117
-            with room.out_of_memory_in_one_line():
+            with out_of_memory.out_of_memory_in_one_line():
                 raise RuntimeError(text)
     for error in (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("out of memory")):
-        with pytest.raises(type(error), match=str(error)) as caught, room.out_of_memory_in_one_line():
+        with pytest.raises(type(error), match=str(error)) as caught, out_of_memory.out_of_memory_in_one_line():
             raise error
         assert caught.value is error
 
 
 def test_what_the_machine_has() -> None:
-    there = room.machine_memory(torch.device("cpu"))
+    there = out_of_memory.machine_memory(torch.device("cpu"))
     assert 2**28 < there < 2**50
-    room.require_room(there, torch.device("cpu"), "it", "it")
+    out_of_memory.require_room(there, torch.device("cpu"), "it", "it")
     with pytest.raises(UserError, match=r"it would take .* GB of memory at once, and there are .* a smaller key"):
-        room.require_room(there + 1, torch.device("cpu"), "it", "key")
+        out_of_memory.require_room(there + 1, torch.device("cpu"), "it", "key")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +73,7 @@ def test_what_cannot_fit_is_refused_before_work(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(room, "machine_memory", lambda device: 2e8)
+    monkeypatch.setattr(out_of_memory, "machine_memory", lambda device: 2e8)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     assert cli.main([command, *TINY, *words.split()]) == 2
     out, err = capsys.readouterr()

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from metarun.algorithms.base import Algorithm
-from metarun.core import memory_cell as memory
-from metarun.core import rng as draws
+from metarun.core import memory_cell, rng
 from metarun.core.episode import Episode
 from metarun.core.hypergrad import Metrics
 from metarun.core.inner import Carry, Inner, minibatches
@@ -19,7 +18,7 @@ from metarun.core.objective import Objective
 from metarun.core.tree import Params
 from metarun.errors import UserError, require, require_count
 
-STATE = "state."  # what the network's state is called, before the names of memory.State
+STATE = "state."  # what the network's state is called, before the names of memory_cell.State
 
 
 class Measure(enum.Enum):
@@ -61,7 +60,7 @@ class MANN(Algorithm):
             raise UserError(
                 "algo=mann: needs a network that has a state, nothing of it frozen; choose model=mann or model=lstm"
             )
-        heads = len(memory.blank(params, self.slots).read)
+        heads = len(memory_cell.blank(params, self.slots).read)
         require(self.slots >= heads, "algo.slots", self.slots, f">= {heads}, the number of heads")
         return params
 
@@ -69,12 +68,12 @@ class MANN(Algorithm):
         labels, shot = one_hot(y, objective.way, x), len(x) // objective.way
 
         def start(meta: Params) -> Carry:
-            return _carry(memory.blank(meta, self.slots))
+            return _carry(memory_cell.blank(meta, self.slots))
 
         def step(meta: Params, carry: Carry, k: int) -> Carry:
-            state = memory.State(*carry.params.values())
-            chosen = shot * draws.permutation(draws.fold(key, k), objective.way) + k % shot
-            *_, state = memory.follow(meta, state, memory.project(meta, x[chosen]), labels[chosen])
+            state = memory_cell.State(*carry.params.values())
+            chosen = shot * rng.permutation(rng.fold(key, k), objective.way) + k % shot
+            *_, state = memory_cell.follow(meta, state, memory_cell.project(meta, x[chosen]), labels[chosen])
             return _carry(state)
 
         return Inner(start, step)
@@ -87,7 +86,7 @@ class MANN(Algorithm):
             value = objective.loss(logits, y)
             return value, {"loss": value.detach(), objective.metric_name: objective.metric(logits.detach(), y)}
 
-        return memory.gradient(meta, memory.blank(meta, self.slots), x, one_hot(y, objective.way, x), loss)
+        return memory_cell.gradient(meta, memory_cell.blank(meta, self.slots), x, one_hot(y, objective.way, x), loss)
 
     def trial(
         self,
@@ -104,8 +103,8 @@ class MANN(Algorithm):
         order = self._order(task)
         x, y = task.support_x[order], task.support_y[order]
         labels = one_hot(y, way, x)
-        states = memory.follow(meta, memory.blank(meta, self.slots), memory.project(meta, x), labels)
-        logits = memory.classify(meta, torch.stack([state.features for state in states]))
+        states = memory_cell.follow(meta, memory_cell.blank(meta, self.slots), memory_cell.project(meta, x), labels)
+        logits = memory_cell.classify(meta, torch.stack([state.features for state in states]))
         seen = (labels.cumsum(0) * labels).sum(1)  # the example is its class's first, second, ...
         instance = seen.argsort(stable=True).reshape(-1, way)  # [examples of a class, N] places in the sequence
         for k in steps:
@@ -123,5 +122,5 @@ def one_hot(labels: Tensor, way: int, like: Tensor) -> Tensor:
     return (labels[:, None] == torch.arange(way, device=labels.device)).to(like)
 
 
-def _carry(state: memory.State) -> Carry:
+def _carry(state: memory_cell.State) -> Carry:
     return Carry({STATE + name: value for name, value in state._asdict().items()}, {})

@@ -9,10 +9,9 @@ from metarun.config.overrides import as_typed
 from metarun.errors import UserError, require
 from metarun.files import user_path, write_atomic, write_json
 from metarun.progress import progress_bar
-from metarun.reproduce import cells as tables
+from metarun.reproduce import cells as published
 from metarun.reproduce import table as verdicts
-from metarun.results import curves as plots
-from metarun.results import tables as report
+from metarun.results import curves, tables
 from metarun.runs.experiment import Select
 from metarun.runs.folder import Record
 from metarun.runs.run import evaluate_run
@@ -74,15 +73,15 @@ def table(words: list[str]) -> int:
     values, paths = _settings(words, {"out": ""})
     if not paths:
         raise UserError("report needs at least one path: metarun report outputs/")
-    results = report.find([user_path(path) for path in paths])
-    rows = report.rows(results)
+    results = tables.find([user_path(path) for path in paths])
+    rows = tables.rows(results)
     first = user_path(paths[0])
     out = user_path(values["out"] or (first if first.is_dir() else first.parent))
     out.mkdir(parents=True, exist_ok=True)
-    text = report.markdown(rows)
+    text = tables.markdown(rows)
     write_atomic(out / "table.md", text.encode())
-    write_atomic(out / "table.csv", report.comma_separated(rows).encode())
-    plots.save(plots.comparison(report.by_steps(results)), out / "table.png")
+    write_atomic(out / "table.csv", tables.comma_separated(rows).encode())
+    curves.save(curves.comparison(tables.by_steps(results)), out / "table.png")
     print(text)
     print(f"written: {out / 'table.md'}, .csv and .png")
     return 0
@@ -161,7 +160,7 @@ def reproduce(words: list[str], train: Callable[[list[str]], int]) -> int:
     if "-h" in words or "--help" in words:
         print(
             "metarun reproduce TABLE [seed=0,1] [budget=1] [out=outputs/reproduce] [--list] [--report] [KEY=VALUE]\n\n"
-            f"TABLE: {', '.join(tables.tables())}, all, or a single cell such as omniglot/maml_5w1s.\n\n"
+            f"TABLE: {', '.join(published.tables())}, all, or a single cell such as omniglot/maml_5w1s.\n\n"
             "Runs the recipes of conf/recipe that are not done yet, each in out/results/CELL_sSEED, going on where\n"
             "one was interrupted, then writes RESULTS.md, .csv and .png to out: ours, the published number and a\n"
             "verdict. budget: share of the published training length; the result says so. KEY=VALUE: device,\n"
@@ -184,8 +183,8 @@ def reproduce(words: list[str], train: Callable[[list[str]], int]) -> int:
                 "recipe's own keys are fixed (metarun train recipe=CELL KEY=VALUE runs a changed one)"
             )
     if len(names) > 1 or not (names or "--report" in flags):
-        raise UserError(f"reproduce needs one table: {', '.join(tables.tables())}, all, or a single cell")
-    cells = tables.cells(names[0] if names else "all")
+        raise UserError(f"reproduce needs one table: {', '.join(published.tables())}, all, or a single cell")
+    cells = published.cells(names[0] if names else "all")
     try:
         seeds = sorted({int(seed) for seed in values["seed"].split(",")})
     except ValueError:
@@ -197,20 +196,20 @@ def reproduce(words: list[str], train: Callable[[list[str]], int]) -> int:
     require(0 < budget <= 1, "budget", values["budget"], "a number > 0 and <= 1")
     out = user_path(values["out"])
     if "--list" in flags:
-        print(tables.listing(out, cells, seeds, budget, extra))
+        print(published.listing(out, cells, seeds, budget, extra))
         return 0
-    if "--report" in flags and not any(tables.finished(out, cell) for cell in tables.cells("all")):
+    if "--report" in flags and not any(published.finished(out, cell) for cell in published.cells("all")):
         raise UserError(f"out={out}: holds no finished run of a recipe; without --report they are run")
     failure: UserError | OSError | None = None
     if not flags:
         for cell in cells:
-            tables.results(out, cell)  # what is wrong with finished ones shows before work starts
-        for missing, of_seeds in tables.missing(out, cells, seeds, budget).items():
+            published.results(out, cell)  # what is wrong with finished ones shows before work starts
+        for missing, of_seeds in published.missing(out, cells, seeds, budget).items():
             try:
-                train(tables.sweep(out, missing, of_seeds, budget) + extra)
+                train(published.sweep(out, missing, of_seeds, budget) + extra)
             except (UserError, OSError) as error:
                 failure = error  # the table shows what could be run
-        if failure and not any(tables.finished(out, cell) for cell in cells):
+        if failure and not any(published.finished(out, cell) for cell in cells):
             raise failure
     print(verdicts.write(out, cells))
     print(f"written: {out / verdicts.NAME}.md, .csv and .png")

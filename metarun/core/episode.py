@@ -8,7 +8,7 @@ Shape legend
     S  inner steps
     C, H, W  channels, height and width of an image
 
-Code that handles one task never sees the axis T; ``vectorize.py`` is the one place that adds it.
+Code that handles one task never sees the axis T; ``over_tasks.py`` is the one place that adds it.
 """
 
 from __future__ import annotations
@@ -43,4 +43,4 @@ class Episode(NamedTuple):
     support_y: Tensor
     query_x: Tensor
     query_y: Tensor
-    key: Tensor  # [T] int64: this task's own random stream (see draws.py), for mini-batch orders
+    key: Tensor  # [T] int64: this task's own random stream (see rng.py), for mini-batch orders

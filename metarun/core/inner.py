@@ -10,8 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metarun.core import rng as draws
-from metarun.core import tree
+from metarun.core import rng, tree
 from metarun.core.tree import Params
 
 
@@ -105,5 +104,5 @@ def minibatches(key: Tensor, examples: int, batch: int, steps: int) -> Tensor:
     with Reptile. ``key``: this task's int64 scalar key.
     """
     passes = -(-steps * batch // examples)
-    order = torch.cat([draws.permutation(draws.fold(key, i), examples) for i in range(passes)])
+    order = torch.cat([rng.permutation(rng.fold(key, i), examples) for i in range(passes)])
     return order[: steps * batch].reshape(steps, batch)

@@ -13,7 +13,7 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from metarun.core import rng as draws
+from metarun.core import rng
 from metarun.core.episode import Episode, View
 from metarun.core.objective import Objective
 from metarun.core.tree import Params
@@ -132,5 +132,5 @@ def first_that_works(
 
 def task_keys(seed: int, split: Split, indices: range, device: torch.device) -> Tensor:
     """[T] int64, one random stream a task."""
-    of_split = draws.fold(draws.root(seed, device), split.value)
-    return draws.fold(of_split, torch.arange(indices.start, indices.stop, indices.step, device=device))
+    of_split = rng.fold(rng.root(seed, device), split.value)
+    return rng.fold(of_split, torch.arange(indices.start, indices.stop, indices.step, device=device))

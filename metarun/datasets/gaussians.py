@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metarun.core import rng as draws
+from metarun.core import rng
 from metarun.core.episode import Episode
 from metarun.core.objective import Objective, binary
 from metarun.core.tree import Params
@@ -75,18 +75,18 @@ class Blobs(Tasks):
     def means(self, split: Split, seed: int, indices: range) -> Tensor:
         """[T, 2, 2]: of each task's classes 0 and 1, their coordinates."""
         key = task_keys(seed, split, indices, self.device)
-        return self.family.spread * draws.normal(draws.fold(key, 0), 4).unflatten(-1, (2, 2))
+        return self.family.spread * rng.normal(rng.fold(key, 0), 4).unflatten(-1, (2, 2))
 
     def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:
         key = task_keys(seed, split, indices, self.device)  # [T]
         label = torch.arange(2, device=self.device)
-        of_class = draws.fold(draws.fold(key, 1)[:, None], label)  # [T, 2]
-        around = draws.normal(of_class, 2 * (shot + query)).unflatten(-1, (shot + query, 2))
+        of_class = rng.fold(rng.fold(key, 1)[:, None], label)  # [T, 2]
+        around = rng.normal(of_class, 2 * (shot + query)).unflatten(-1, (shot + query, 2))
         x = self.means(split, seed, indices)[:, :, None] + self.family.deviation * around  # [T, 2, K+Q, 2]
         return Episode(
             support_x=x[:, :, :shot].flatten(1, 2),
             support_y=label.repeat_interleave(shot).expand(len(indices), -1),
             query_x=x[:, :, shot:].flatten(1, 2),
             query_y=label.repeat_interleave(query).expand(len(indices), -1),
-            key=draws.fold(key, 3),
+            key=rng.fold(key, 3),
         )

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarun.core import rng as draws
+from metarun.core import rng
 from metarun.core.episode import Episode, View
 from metarun.core.objective import Objective, classification
 from metarun.core.tree import Params
@@ -119,7 +119,7 @@ class ClassPool(Tasks):
         if self.fixed_labels:
             chosen = torch.arange(way, device=self.device).expand(len(key), -1)
         else:
-            chosen = draws.permutation(draws.fold(key, 0), self.classes(split))[:, :way]
+            chosen = rng.permutation(rng.fold(key, 0), self.classes(split))[:, :way]
         known = len(self.pools[split].counts)
         return chosen % known, chosen // known
 
@@ -162,10 +162,10 @@ class ClassPool(Tasks):
         pool = self.pools[split]
         key = task_keys(seed, split, indices, self.device)  # [T]
         classes, turn = self._classes(split, key, way)
-        of_class = draws.fold(draws.fold(key, 1)[:, None], torch.arange(way, device=self.device))  # [T, N]
-        instance = draws.subset(of_class, pool.counts[classes], pool.most, shot + query)  # [T, N, K+Q]
+        of_class = rng.fold(rng.fold(key, 1)[:, None], torch.arange(way, device=self.device))  # [T, N]
+        instance = rng.subset(of_class, pool.counts[classes], pool.most, shot + query)  # [T, N, K+Q]
         if self.rotations is Rotations.per_task:
-            turn = draws.integers(draws.fold(key, 2), way, below=4)  # [T, N]
+            turn = rng.integers(rng.fold(key, 2), way, below=4)  # [T, N]
         x = self.look_up(split, classes[..., None], instance, turn[..., None])  # [T, N, K+Q, C, H, W]
         label = torch.arange(way, device=self.device)
         return Episode(
@@ -173,7 +173,7 @@ class ClassPool(Tasks):
             support_y=label.repeat_interleave(shot).expand(len(indices), -1),
             query_x=x[:, :, shot:].flatten(1, 2),
             query_y=label.repeat_interleave(query).expand(len(indices), -1),
-            key=draws.fold(key, 3),
+            key=rng.fold(key, 3),
         )
 
 
@@ -212,11 +212,11 @@ class Pooled(Tasks):
             return self.pool.sample(split, seed, indices, way, shot, query)
         key = task_keys(seed, split, indices, self.pool.device)  # [T]
         images, known = way * (shot + query), self.pool.pools[split].counts
-        label = draws.integers(draws.fold(key, 0), images, below=self.pool.classes(split))  # [T, N*(K+Q)]
+        label = rng.integers(rng.fold(key, 0), images, below=self.pool.classes(split))  # [T, N*(K+Q)]
         classes, turn = label % len(known), label // len(known)
         if self.pool.rotations is Rotations.per_task:
-            turn = draws.integers(draws.fold(key, 2), images, below=4)
-        instance = (draws.uniform(draws.fold(key, 1), images) * known[classes]).long()
+            turn = rng.integers(rng.fold(key, 2), images, below=4)
+        instance = (rng.uniform(rng.fold(key, 1), images) * known[classes]).long()
         x = self.pool.look_up(split, classes, instance, turn)
         part = way * shot
-        return Episode(x[:, :part], label[:, :part], x[:, part:], label[:, part:], draws.fold(key, 3))
+        return Episode(x[:, :part], label[:, :part], x[:, part:], label[:, part:], rng.fold(key, 3))

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metarun.core import rng as draws
+from metarun.core import rng
 from metarun.core.episode import Episode, View
 from metarun.core.objective import Objective, regression
 from metarun.core.tree import Params
@@ -72,7 +72,7 @@ class Waves(Tasks):
     def waves(self, split: Split, seed: int, indices: range) -> tuple[Tensor, Tensor]:
         """Amplitude and phase of tasks, each [T, 1, 1]."""
         key = task_keys(seed, split, indices, self.device)
-        unit = draws.uniform(draws.fold(key, 0), 2)[:, :, None, None]  # [T, 2, 1, 1]
+        unit = rng.uniform(rng.fold(key, 0), 2)[:, :, None, None]  # [T, 2, 1, 1]
         ranges = (self.family.amplitude, self.family.phase)
         amplitude, phase = (low + (high - low) * unit[:, i] for i, (low, high) in enumerate(ranges))
         return amplitude, phase
@@ -83,9 +83,9 @@ class Waves(Tasks):
     def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:
         key = task_keys(seed, split, indices, self.device)
         amplitude, phase = self.waves(split, seed, indices)
-        x = self.family.x_max * (2 * draws.uniform(draws.fold(key, 1), shot + query)[..., None] - 1)
+        x = self.family.x_max * (2 * rng.uniform(rng.fold(key, 1), shot + query)[..., None] - 1)
         y = amplitude * torch.sin(x - phase)
-        return Episode(x[:, :shot], y[:, :shot], x[:, shot:], y[:, shot:], draws.fold(key, 3))
+        return Episode(x[:, :shot], y[:, :shot], x[:, shot:], y[:, shot:], rng.fold(key, 3))
 
 
 class Revealed(Waves):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from metarun.core import memory_cell as memory
+from metarun.core import memory_cell
 from metarun.core.tree import Params
 from metarun.errors import require_count
 from metarun.models.base import Init, Model
@@ -15,7 +15,7 @@ from metarun.models.base import Init, Model
 
 @dataclass(kw_only=True, slots=True)
 class MemoryAugmented(Model):
-    """The network of Santoro et al. 2016 (memory.py). What it saw before is its state, which ``algo=mann`` keeps."""
+    """The network of Santoro et al. 2016 (memory_cell.py). What it saw is its state, which ``algo=mann`` keeps."""
 
     units: int  # of the LSTM
     heads: int  # that read the memory, and as many that write; 0: no memory
@@ -48,10 +48,10 @@ class Network(nn.Module):
             assert isinstance(layer, nn.Linear)
             cell.init.apply(layer)
         self.state = nn.Module()
-        for name, value in memory.blank(dict(self.named_parameters()), slots=max(1, cell.heads))._asdict().items():
+        for name, value in memory_cell.blank(dict(self.named_parameters()), slots=max(1, cell.heads))._asdict().items():
             self.state.register_buffer(name, value.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         params: Params = {name: value for name, value in self.named_parameters()}
-        state = memory.State(**dict(self.state.named_buffers()))
-        return memory.classify(params, memory.step(params, state, memory.project(params, x)).features)
+        state = memory_cell.State(**dict(self.state.named_buffers()))
+        return memory_cell.classify(params, memory_cell.step(params, state, memory_cell.project(params, x)).features)

@@ -13,9 +13,9 @@ from metarun import config
 from metarun.errors import UserError, did_you_mean
 from metarun.files import cache_dir, write_json
 from metarun.progress import progress_bar
-from metarun.results import tables as report
+from metarun.results.tables import Result, read
 from metarun.runs import folder as run_folder
-from metarun.runs import journal as log
+from metarun.runs import journal
 from metarun.runs.experiment import Experiment
 from metarun.runs.folder import RESULT, Record, departures
 from metarun.verify import speed as bench
@@ -72,14 +72,14 @@ def finished(out: Path, cell: str) -> list[Path]:
     return sorted((out / RESULTS / cell).parent.glob(f"{Path(cell).name}_s[0-9]*/{RESULT}"))
 
 
-def results(out: Path, cell: str) -> list[report.Result]:
+def results(out: Path, cell: str) -> list[Result]:
     """A cell's finished runs, all seeds and budgets.
 
     Raises ``UserError`` for a file that was changed after it was written, or whose settings are not the recipe's.
     """
     found = []
     for file in finished(out, cell):
-        result = report.read(file)
+        result = read(file)
         if not result.get("recipe") or result["recipe"]["name"] != cell:
             raise UserError(f"{file}: is no result of recipe {cell}")
         _fits(file, result, cell)
@@ -95,7 +95,7 @@ def published(cell: str, budget: float = 1.0, seed: int = 0) -> tuple[Experiment
 _composed = functools.cache(config.recipe)
 
 
-def _fits(file: Path, result: report.Result, cell: str) -> None:
+def _fits(file: Path, result: Result, cell: str) -> None:
     _, record = published(cell, result["recipe"]["budget"], result["seed"])
     for key, (has, wanted) in departures(result["config"], record.identity()).items():
         raise UserError(f"{file}: does not fit its recipe: {key} is {has} there, {wanted} in {cell}")
@@ -106,7 +106,7 @@ def state(out: Path, cell: str, seed: int, budget: float) -> str:
     run_dir = folder(out, cell, seed, budget)
     if run_folder.finished(run_dir):
         return "done"
-    lines = log.read(run_dir)
+    lines = journal.read(run_dir)
     return f"at step {lines[-1]['step']}" if lines else "not run"
 
 

@@ -12,8 +12,7 @@ from typing import Any
 from metarun.files import write_atomic
 from metarun.progress import progress_bar
 from metarun.reproduce.cells import RESULTS, cells, finished, published, results
-from metarun.results import curves as plots
-from metarun.results import tables as report
+from metarun.results import curves, tables
 from metarun.runs.experiment import Experiment
 from metarun.runs.recipe import Reference, Verdict
 
@@ -58,11 +57,11 @@ def rows(out: Path, cell: str) -> list[Row]:
     return [_row(cell, experiment, runs, budget, reference) for reference in references]
 
 
-def _row(cell: str, x: Experiment, runs: list[report.Result], budget: float, reference: Reference | None) -> Row:
+def _row(cell: str, x: Experiment, runs: list[tables.Result], budget: float, reference: Reference | None) -> Row:
     steps = reference.steps if reference else x.algo.eval_inner_steps
     norm = reference.norm.name if reference and reference.norm else ""
     scores = [_score(run, norm, steps) for run in runs]
-    mean, interval, spread = report.over_seeds([(score["mean"], score["ci95"]) for score in scores])
+    mean, interval, spread = tables.over_seeds([(score["mean"], score["ci95"]) for score in scores])
     metric = runs[0]["metric"] if runs else "accuracy" if x.dataset.has_way else "mse"
     protocol = runs[0]["protocol"] if runs else {}
     if not runs:
@@ -97,7 +96,7 @@ def _row(cell: str, x: Experiment, runs: list[report.Result], budget: float, ref
     )
 
 
-def _score(result: report.Result, norm: str, steps: int) -> dict[str, Any]:
+def _score(result: tables.Result, norm: str, steps: int) -> dict[str, Any]:
     """{"norm", "mean", "ci95", "diverged"} of a result after so many inner steps, with batch norm as asked."""
     score = next(score for score in result["scores"] if norm in ("", score["norm"]))
     at = next(row for row in score["by_steps"] if row["steps"] == steps)
@@ -123,7 +122,7 @@ def write(out: Path, asked: list[str]) -> str:
     ]
     write_atomic(out / f"{NAME}.md", "\n".join(whole).encode())
     write_atomic(out / f"{NAME}.csv", comma_separated(table).encode())
-    plots.save(plots.reproduction([asdict(row) for row in table if row.seeds]), out / f"{NAME}.png")
+    curves.save(curves.reproduction([asdict(row) for row in table if row.seeds]), out / f"{NAME}.png")
     return markdown([row for row in table if row.cell in asked])
 
 
@@ -146,10 +145,10 @@ def markdown(table: list[Row]) -> str:
     lines = [f"| {TITLES} | verdict |", "|---" * (TITLES.count("|") + 2) + "|"]
     for row in table:
         percent = row.metric == "accuracy"
-        ours = report.figure(row.metric, {**asdict(row), "tasks": row.seeds * row.tasks}) if row.seeds else ""
+        ours = tables.figure(row.metric, {**asdict(row), "tasks": row.seeds * row.tasks}) if row.seeds else ""
         published = "" if math.isnan(row.published) else _published(row)
         apart = 100 * row.difference if percent else row.difference
-        spread = "" if math.isnan(row.sd_seeds) else f" (sd {report.amount(row.metric, row.sd_seeds)})"
+        spread = "" if math.isnan(row.sd_seeds) else f" (sd {tables.amount(row.metric, row.sd_seeds)})"
         texts = (
             row.cell,
             row.norm,
@@ -171,7 +170,7 @@ def markdown(table: list[Row]) -> str:
 
 def _published(row: Row) -> str:
     interval = None if math.isnan(row.published_ci) else row.published_ci
-    return report.amount(row.metric, row.published, interval) + ("" if row.confirmed else " (second hand)")
+    return tables.amount(row.metric, row.published, interval) + ("" if row.confirmed else " (second hand)")
 
 
 def _sources(chosen: list[str]) -> str:

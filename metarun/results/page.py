@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from metarun.files import write_atomic
-from metarun.results import tables as report
+from metarun.results import tables
 from metarun.results.tables import Result
 
 NAME = "report.md"
@@ -24,7 +24,7 @@ def summary(result: Result) -> str:
     """One line for each norm: the test figure with its protocol."""
     protocol = result["protocol"]
     return "\n".join(
-        f"meta-test {result['metric']}: {report.figure(result['metric'], score)}  "
+        f"meta-test {result['metric']}: {tables.figure(result['metric'], score)}  "
         f"({protocol['task']}, {score['tasks']} tasks, 95 % interval over tasks, norm {score['norm']}, "
         f"{protocol['test_steps']} inner steps, split {protocol['split']})"
         for score in result["scores"]
@@ -37,14 +37,14 @@ def write(out: Path, result: Result) -> None:
     lines = [f"# {names['algo']} on {names['dataset']}, {result['protocol']['task']}, seed {result['seed']}", ""]
     lines += [f"| norm | meta-test {metric} | tasks |", "|---|---|---|"]
     for score in result["scores"]:
-        lines.append(f"| {score['norm']} | {report.figure(metric, score)} | {score['tasks']} |")
+        lines.append(f"| {score['norm']} | {tables.figure(metric, score)} | {score['tasks']} |")
     lines += ["", "± is the 95 % interval over test tasks, 1.96 s / sqrt(n).", ""]
     if any(row.get("diverged") for score in result["scores"] for row in score["by_steps"]):
         worst = "accuracy 0" if metric == "accuracy" else "an infinite error"
         lines += [f"A task diverged where its outputs or its loss are not finite; it counts as {worst}.", ""]
     rule, _, step = result["protocol"]["selection"].partition(", ")
     validation = result["selected"]["validation"]
-    tested = f"Selected on validation: {report.figure(metric, validation)}" if validation else f"Tested: {rule}"
+    tested = f"Selected on validation: {tables.figure(metric, validation)}" if validation else f"Tested: {rule}"
     lines += [f"{tested}, {step}.", ""]
     for picture, caption in CAPTIONS.items():
         if (out / picture).exists():
@@ -52,7 +52,7 @@ def write(out: Path, result: Result) -> None:
     norms = [score["norm"] for score in result["scores"]]
     lines += ["## By inner steps", "", f"| steps | {' | '.join(norms)} |", "|---" * (len(norms) + 1) + "|"]
     for rows in zip(*(score["by_steps"] for score in result["scores"]), strict=True):
-        cells = " | ".join(report.figure(metric, row) for row in rows)
+        cells = " | ".join(tables.figure(metric, row) for row in rows)
         lines.append(f"| {rows[0]['steps']} | {cells} |")
     facts = {
         **result["protocol"],

@@ -16,8 +16,7 @@ import filelock
 
 from metarun.errors import UserError
 from metarun.files import read_file, user_path
-from metarun.results import page
-from metarun.results import tables as report
+from metarun.results import page, tables
 from metarun.runs import held_out
 from metarun.runs.experiment import Experiment, Resume
 from metarun.runs.held_out import Facts
@@ -182,7 +181,7 @@ def misfit(run_dir: Path) -> str | None:
     if read_file(path) is None:
         return None
     try:
-        result = report.read(path)
+        result = tables.read(path)
     except UserError as error:
         return str(error)
     before = Record.read(run_dir)

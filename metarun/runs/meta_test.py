@@ -23,12 +23,9 @@ from metarun.core.tree import Params
 from metarun.datasets.base import Split
 from metarun.errors import NotFinite
 from metarun.files import write_json
-from metarun.results import curves as plots
-from metarun.results import page
-from metarun.results import tables as report
-from metarun.results import task_figures as pictures
+from metarun.results import curves, page, tables, task_figures
 from metarun.results.tables import Result
-from metarun.runs import journal as log
+from metarun.runs import journal
 from metarun.runs.evaluate import Score, evaluate, predictions
 from metarun.runs.experiment import Bench
 from metarun.runs.folder import RESULT, Record
@@ -69,7 +66,7 @@ def test(bench: Bench, record: Record, tested: Tested, train_dir: Path, out: Pat
     seconds = time.perf_counter() - began
 
     def write() -> Result:
-        result = report.sealed(_content(bench, record, tested, scores, train_dir, seconds))
+        result = tables.sealed(_content(bench, record, tested, scores, train_dir, seconds))
         write_json(out / RESULT, result)
         return result
 
@@ -80,7 +77,7 @@ def _content(
     bench: Bench, record: Record, tested: Tested, scores: list[Score], train_dir: Path, seconds: float
 ) -> Result:
     """What ``test`` measured in so many seconds, with its protocol."""
-    x, lines = bench.experiment, log.read(train_dir)
+    x, lines = bench.experiment, journal.read(train_dir)
     done = x.steps if (train_dir / RESULT).exists() else max([tested.step, *(line["step"] for line in lines)])
     trained = done if tested.validation else tested.step
     training = [line["seconds"] for line in lines]
@@ -148,21 +145,21 @@ def illustrate(bench: Bench, result: Result, meta: Params, train_dir: Path, out:
 
     A picture that cannot be drawn is a warning: the numbers stand without it.
     """
-    lines = log.read(train_dir)
+    lines = journal.read(train_dir)
 
     def draw(name: str, make: Callable[[], Figure | None]) -> None:
         try:
             figure = make()
             if figure is not None:
-                plots.save(figure, out / name)
+                curves.save(figure, out / name)
         except Exception as error:  # whatever is wrong with a picture, it is only one
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             warnings.warn(f"{name}: not drawn ({reason})", stacklevel=2)
 
-    draw("curves.png", lambda: plots.curves(result, lines) if lines else None)
-    draw("steps.png", lambda: plots.steps(result))
+    draw("curves.png", lambda: curves.curves(result, lines) if lines else None)
+    draw("steps.png", lambda: curves.steps(result))
     learned = {name: rate.cpu().numpy() for name, rate in step_sizes(meta).items() if rate.ndim > 0}
-    draw("step_sizes.png", lambda: plots.step_sizes(learned) if learned else None)
+    draw("step_sizes.png", lambda: curves.step_sizes(learned) if learned else None)
     x, few = bench.experiment, range(3)
     episodes = bench.tasks.sample(Split.test, x.eval.seed, few, x.way, x.eval.shot, x.eval.query)
 
@@ -172,9 +169,9 @@ def illustrate(bench: Bench, result: Result, meta: Params, train_dir: Path, out:
             shown = bench.tasks.sample(Split.test, x.eval.seed, few, x.way, x.eval.shot, 300)
         names = bench.tasks.drawn(Split.test, x.eval.seed, few, x.way)
         outputs = predictions(bench, meta, shown, x.eval.norm.members(bench.mixing)[0])
-        return pictures.draw(shown, outputs, x.dataset.ink, names)
+        return task_figures.draw(shown, outputs, x.dataset.ink, names)
 
-    name = pictures.kind(episodes)
+    name = task_figures.kind(episodes)
     if name:
         draw(name, of_tasks)
     page.write(out, result)
@@ -184,7 +181,7 @@ def illustrate(bench: Bench, result: Result, meta: Params, train_dir: Path, out:
 
 def require_figures(result: Result) -> None:
     """Warn of test tasks that diverged; raise ``NotFinite`` where there are so many that no figure can be given."""
-    protocol, without = result["protocol"], [s for s in result["scores"] if not report.has_figure(s)]
+    protocol, without = result["protocol"], [s for s in result["scores"] if not tables.has_figure(s)]
     some = without or [s for s in result["scores"] if s.get("diverged")]
     if not some:
         return

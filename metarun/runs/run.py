@@ -15,11 +15,8 @@ from metarun.datasets.base import Split
 from metarun.engine.ranks import current
 from metarun.errors import ConfigError, UserError, in_folder
 from metarun.files import read_file, write_atomic, write_json
-from metarun.results import page
-from metarun.results import tables as report
-from metarun.runs import checkpoint, held_out
-from metarun.runs import journal as log
-from metarun.runs import meta_test as result
+from metarun.results import page, tables
+from metarun.runs import checkpoint, held_out, journal, meta_test
 from metarun.runs.checkpoint import TrainState
 from metarun.runs.experiment import Bench, Experiment, Select
 from metarun.runs.folder import (
@@ -50,7 +47,7 @@ def run(experiment: Experiment, record: Record) -> Path:
     ranks = current()
     with StopSignals(insist=ranks.world == 1) as stop, ExitStack() as held:  # torchrun kills what does not stop
 
-        def begin() -> tuple[Path, report.Result | None]:
+        def begin() -> tuple[Path, tables.Result | None]:
             run_dir, lock = claim(experiment, record)
             held.callback(lock.release)
             if problem := misfit(run_dir):
@@ -60,7 +57,7 @@ def run(experiment: Experiment, record: Record) -> Path:
                 write_json(run_dir / CONFIG, vars(record))
                 _take_over_training(experiment, record, run_dir)
                 return run_dir, None
-            found = report.read(run_dir / RESULT)
+            found = tables.read(run_dir / RESULT)
             if not complete(run_dir) and not checkpoint.folder(run_dir).exists():
                 page.write(run_dir, found)  # nothing is left to draw with
             return run_dir, found
@@ -73,7 +70,7 @@ def run(experiment: Experiment, record: Record) -> Path:
         held.enter_context(in_folder(run_dir))
         if found and ranks.on_first(lambda: complete(run_dir)):
             print(f"already done: {run_dir}")
-            result.require_figures(found)
+            meta_test.require_figures(found)
             return run_dir
         several = f", {ranks.world} ranks" if ranks.world > 1 else ""
         print(f"run folder: {run_dir} ({bench.device.type}, {bench.engine.describe()}{several})", flush=True)
@@ -83,9 +80,9 @@ def run(experiment: Experiment, record: Record) -> Path:
         state = train(bench, run_dir, stop, record.training())
         stop.wait = False
         tested = _chosen(bench, state)
-        found = found or result.test(bench, record, tested, run_dir, run_dir)
-        ranks.on_first(lambda: result.illustrate(bench, found, tested.meta, run_dir, run_dir))
-        result.require_figures(found)
+        found = found or meta_test.test(bench, record, tested, run_dir, run_dir)
+        ranks.on_first(lambda: meta_test.illustrate(bench, found, tested.meta, run_dir, run_dir))
+        meta_test.require_figures(found)
     return run_dir
 
 
@@ -119,7 +116,7 @@ def _take_over_training(experiment: Experiment, record: Record, run_dir: Path) -
     except (checkpoint.Damaged, UserError):
         return  # then this run trains by itself
     print(f"the same meta-training is done: testing the parameters of {other}")
-    write_atomic(run_dir / log.NAME, read_file(other / log.NAME) or b"")
+    write_atomic(run_dir / journal.NAME, read_file(other / journal.NAME) or b"")
     checkpoint.folder(run_dir).mkdir()
     write_atomic(checkpoint.folder(run_dir) / checkpoint.LAST, last.read_bytes())
 
@@ -145,9 +142,9 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
             tested = Tested.selected(meta, content)
         else:
             tested = Tested(tuned(bench, meta), content["step"], "last step", None)
-        found = result.test(bench, record, tested, run_dir, out)
-        ranks.on_first(lambda: result.illustrate(bench, found, tested.meta, run_dir, out))
-        result.require_figures(found)
+        found = meta_test.test(bench, record, tested, run_dir, out)
+        ranks.on_first(lambda: meta_test.illustrate(bench, found, tested.meta, run_dir, out))
+        meta_test.require_figures(found)
     return out
 
 

@@ -1,6 +1,6 @@
 """Are the meta-gradients right? Each method against an independent reference, on this machine, in float64.
 
-The references are in ``references.py``. The test suite holds more settings against them.
+The references are in ``definitions.py``. The test suite holds more settings against them.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ def small(algorithm: Any) -> Any:
 def unchecked(algorithms: dict[str, Algorithm]) -> dict[str, str]:
     """Option name -> why ``rows`` has nothing to say of this method, for those that have no reference."""
     write = (
-        "it has no reference: write its meta-gradient the long way and add it to REFERENCES in metarun/references.py "
-        "(CONTRIBUTING.md, Adding a part)"
+        "it has no reference: write its meta-gradient the long way and add it to REFERENCES in "
+        "metarun/verify/definitions.py (CONTRIBUTING.md, Adding a part)"
     )
     return {
         name: "it has no meta-gradient" if isinstance(given, Random) else write

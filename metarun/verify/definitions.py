@@ -1,6 +1,6 @@
 """Meta-gradients the long way: one task at a time, with ``torch.autograd``, to hold the package's against.
 
-No line of ``hypergrad.py`` or ``vectorize.py`` is in them, and of ``inner.py`` the order of mini-batches alone.
+No line of ``hypergrad.py`` or ``over_tasks.py`` is in them, and of ``inner.py`` the order of mini-batches alone.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """MANN's meta-gradient the long way: slot by slot and head by head, one task at a time, with ``torch.autograd``.
 
-No line of ``memory.py`` or ``algorithms/mann.py`` is in it.
+No line of ``memory_cell.py`` or ``algorithms/mann.py`` is in it.
 """
 
 from __future__ import annotations

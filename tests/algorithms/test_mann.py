@@ -11,8 +11,7 @@ from torch import Tensor
 
 from metarun import config
 from metarun.algorithms.mann import MANN, Measure
-from metarun.core import rng as draws
-from metarun.core import tree
+from metarun.core import rng, tree
 from metarun.core.batch_norm import Norm
 from metarun.core.episode import Episode
 from metarun.core.inner import minibatches
@@ -237,8 +236,8 @@ def test_a_method_chooses_its_network_and_the_command_line_another() -> None:
 
 def lookup(first: int, count: int = 16) -> Episode:
     """Two classes that are one pixel each, with labels 0 and 1 in either way: to be read off one example."""
-    keys = draws.fold(draws.root(0), torch.arange(first, first + count))
-    label = draws.integers(keys, 1, below=2)  # of the first pixel
+    keys = rng.fold(rng.root(0), torch.arange(first, first + count))
+    label = rng.integers(keys, 1, below=2)  # of the first pixel
     x = torch.eye(2)[torch.stack([label, 1 - label], 1).flatten(1)].repeat_interleave(4, 1)
     y = torch.tensor([0, 1]).repeat_interleave(4).expand(count, -1)
     return Episode(x, y, x, y, keys)

@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from metarun import config
-from metarun.config import registry as parts
+from metarun.config import registry
 from metarun.config.overrides import GROUPS
 from metarun.errors import UserError
 from metarun.runs.folder import Record
@@ -93,13 +93,13 @@ def test_every_file_states_every_value() -> None:
 
 
 def test_every_part_has_an_option_of_its_name() -> None:
-    for group in parts.PARTS:
-        assert set(parts.part_classes(group)) <= set(config.choices(group))
+    for group in registry.PARTS:
+        assert set(registry.part_classes(group)) <= set(config.choices(group))
 
 
 def test_parts_state_no_defaults_and_take_no_unknown_key() -> None:
-    for group in parts.PARTS:
-        for name, part in parts.part_classes(group).items():
+    for group in registry.PARTS:
+        for name, part in registry.part_classes(group).items():
             live = getattr(config.compose([f"{group}={name}"])[0], group)
             assert type(live) is part and not hasattr(live, "__dict__"), f"{name}: slots=True is missing"
             declared = OmegaConf.structured(part)
@@ -129,7 +129,7 @@ def test_a_run_older_than_a_group_takes_the_groups_default(group: str) -> None:
     assert getattr(again, group) == getattr(experiment, group) and same.names == record.names and again.eval.tasks == 7
 
 
-@pytest.mark.parametrize("group", parts.PARTS)
+@pytest.mark.parametrize("group", registry.PARTS)
 def test_a_part_that_is_not_installed_is_named(group: str) -> None:
     _, record = config.compose([])
     with pytest.raises(UserError, match=rf"^{group}: this run's is in metarun/\w+/mine\.py, which is not installed"):

@@ -21,13 +21,12 @@ from metarun.core.objective import Reduction
 from metarun.core.tree import Params
 from metarun.engine.over_tasks import Compile, Engine, MetaGradient
 from metarun.engine.trace import ROUNDING, distance
-from metarun.verify import check
-from metarun.verify import definitions as references
+from metarun.verify import check, definitions
 from metarun.verify.check import Problem
 
 PROBLEMS = {problem.name: problem for problem in check.problems(torch.device("cpu"))}
 CHOICES = {name: config.compose([f"algo={name}"])[0].algo for name in config.choices("algo")}
-ALGORITHMS = {name: algorithm for name, algorithm in CHOICES.items() if type(algorithm) in references.REFERENCES}
+ALGORITHMS = {name: algorithm for name, algorithm in CHOICES.items() if type(algorithm) in definitions.REFERENCES}
 ENGINES = check.engines(torch.device("cpu"))
 PATHS = {name: path for name, path in ENGINES.items() if "recorded" not in name}
 RECORDED = {name: path for name, path in ENGINES.items() if name not in PATHS}
@@ -212,7 +211,7 @@ def test_imaml_is_the_derivative_of_the_solved_inner_problem() -> None:
         losses = []
         for row in zip(*problem.episodes, strict=True):
             task = Episode(*row)
-            phi = references.plain_descent(algorithm, problem.objective, meta, task, False, algorithm.proximal)[-1]
+            phi = definitions.plain_descent(algorithm, problem.objective, meta, task, False, algorithm.proximal)[-1]
             losses.append(problem.objective.loss(problem.objective.forward(phi, task.query_x), task.query_y))
         return torch.stack(losses).mean()
 

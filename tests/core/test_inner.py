@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from metarun.core import rng as draws
+from metarun.core import rng
 from metarun.core.inner import SGD, Adam, Carry, Inner, descend, final, minibatches
 
 
@@ -33,7 +33,7 @@ def test_optimisers_are_torchs(kind: str) -> None:
 
 
 def test_minibatches_are_shuffled_passes_end_to_end() -> None:
-    order = minibatches(draws.root(4), examples=6, batch=4, steps=5)  # 20 of 24
+    order = minibatches(rng.root(4), examples=6, batch=4, steps=5)  # 20 of 24
     assert order.shape == (5, 4)
     flat = order.flatten().tolist()
     for first in (0, 6, 12):
@@ -42,7 +42,7 @@ def test_minibatches_are_shuffled_passes_end_to_end() -> None:
 
 
 def test_minibatches_depend_on_the_task_alone() -> None:
-    keys = draws.fold(draws.root(0), torch.arange(3))
+    keys = rng.fold(rng.root(0), torch.arange(3))
     together = torch.vmap(lambda key: minibatches(key, 10, 3, 4))(keys)
     assert torch.equal(together, torch.stack([minibatches(key, 10, 3, 4) for key in keys]))
     assert not torch.equal(together[0], together[1])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from metarun.core import memory_cell as memory
+from metarun.core import memory_cell
 from metarun.core.objective import cross_entropy
 from metarun.core.tree import Params
 from metarun.verify.mann_definition import sequence_logits
@@ -39,12 +39,12 @@ def sequence(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     return x, y, torch.eye(WAY, dtype=torch.float64)[y]
 
 
-def followed(params: Params, slots: int, x: Tensor, labels: Tensor) -> list[memory.State]:
-    return memory.follow(params, memory.blank(params, slots), memory.project(params, x), labels)
+def followed(params: Params, slots: int, x: Tensor, labels: Tensor) -> list[memory_cell.State]:
+    return memory_cell.follow(params, memory_cell.blank(params, slots), memory_cell.project(params, x), labels)
 
 
 def logits(params: Params, slots: int, x: Tensor, labels: Tensor) -> Tensor:
-    return memory.classify(params, torch.stack([state.features for state in followed(params, slots, x, labels)]))
+    return memory_cell.classify(params, torch.stack([state.features for state in followed(params, slots, x, labels)]))
 
 
 @pytest.mark.parametrize("slots", [2, 5, 30])  # with 5 and fewer, slots are used again
@@ -77,10 +77,10 @@ def test_examples_that_share_a_state_do_not_see_each_other() -> None:
     params, (x, _, labels) = parameters(), sequence()
     state = followed(params, 5, x, labels)[-1]
     others = torch.randn(7, INPUTS, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    drive = memory.project(params, others)
-    together = memory.step(params, state, drive)
+    drive = memory_cell.project(params, others)
+    together = memory_cell.step(params, state, drive)
     for i, alone in enumerate(drive):
-        one = memory.step(params, state, alone)
+        one = memory_cell.step(params, state, alone)
         for name in ("features", "cell", "memory", "read", "usage"):
             torch.testing.assert_close(getattr(together, name)[i], getattr(one, name))
 
@@ -88,7 +88,7 @@ def test_examples_that_share_a_state_do_not_see_each_other() -> None:
 def test_the_state_has_the_sizes_of_the_parameters() -> None:
     for heads, width in ((0, 3), (2, 3), (4, 1)):
         params = parameters(heads, width)
-        state = memory.blank(params, slots=6)
+        state = memory_cell.blank(params, slots=6)
         shapes = [tuple(value.shape) for value in state]
         width = width if heads else 0
         assert shapes == [(WAY,), (UNITS + heads * width,), (UNITS,), (6, width), (heads, 6), (6,)]
@@ -97,18 +97,18 @@ def test_the_state_has_the_sizes_of_the_parameters() -> None:
 
 def test_writing_goes_to_what_was_read_or_least_used() -> None:
     params = parameters()
-    blank = memory.blank(params, slots=4)
+    blank = memory_cell.blank(params, slots=4)
     usage = torch.tensor([3.0, 1.0, 2.0, 4.0], dtype=torch.float64)
     stored = torch.ones(4, 3, dtype=torch.float64)
     read = torch.tensor([[0, 0, 0, 1.0], [0, 0, 0, 1.0]], dtype=torch.float64)
     before = blank._replace(memory=stored, read=read, usage=usage)
-    drive = memory.project(params, torch.zeros(1, INPUTS, dtype=torch.float64))[0]
+    drive = memory_cell.project(params, torch.zeros(1, INPUTS, dtype=torch.float64))[0]
 
-    def written(gate: float) -> memory.State:
+    def written(gate: float) -> memory_cell.State:
         told = params["access.bias"].clone()
         told[-2:] = gate
         silent = {**params, "access.weight": 0 * params["access.weight"], "access.bias": told}
-        return memory.step(silent, before, drive)
+        return memory_cell.step(silent, before, drive)
 
     added = params["access.bias"][6:12].reshape(2, 3).tanh()
     fresh, updated = written(-1e3), written(1e3)
@@ -134,10 +134,12 @@ def test_the_gradient_is_autograds(heads: int) -> None:
     def loss(out: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return cross_entropy(out, y), {"largest": out.detach().max()}
 
-    got, metrics = memory.gradient(params, state, x, labels, loss)
+    got, metrics = memory_cell.gradient(params, state, x, labels, loss)
     leaves = {name: value.requires_grad_() for name, value in params.items()}
-    states = memory.follow(leaves, memory.State(*(v.detach() for v in state)), memory.project(leaves, x), labels)
-    out = memory.classify(leaves, torch.stack([s.features for s in states]))
+    states = memory_cell.follow(
+        leaves, memory_cell.State(*(v.detach() for v in state)), memory_cell.project(leaves, x), labels
+    )
+    out = memory_cell.classify(leaves, torch.stack([s.features for s in states]))
     want = torch.autograd.grad(cross_entropy(out, y), list(leaves.values()))
     for name, value in zip(leaves, want, strict=True):
         torch.testing.assert_close(got[name], value, rtol=1e-10, atol=1e-12)

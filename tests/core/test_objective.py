@@ -6,26 +6,34 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from metarun.core import objective as losses
-from metarun.core.objective import Reduction
+from metarun.core.objective import (
+    Figure,
+    Reduction,
+    accuracy,
+    binary,
+    binary_accuracy,
+    binary_cross_entropy,
+    classification,
+    cross_entropy,
+    mean_and_interval,
+    regression,
+)
 
 
 def test_cross_entropy_is_torchs() -> None:
     logits, labels = torch.randn(7, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 3, 0, 1])
-    assert losses.cross_entropy(logits, labels).item() == pytest.approx(
-        F.cross_entropy(logits, labels).item(), rel=1e-12
-    )
+    assert cross_entropy(logits, labels).item() == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-12)
 
 
 def test_accuracy_counts_hits() -> None:
     logits = torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, 1.0], [5.0, 1.0]])
-    assert losses.accuracy(logits, torch.tensor([0, 1, 1, 0])).item() == 0.75
+    assert accuracy(logits, torch.tensor([0, 1, 1, 0])).item() == 0.75
 
 
 def test_sum_over_shot_is_way_times_the_mean() -> None:
     """sum(CE) / K over N*K examples is N times their mean (the reduction of the code published with MAML)."""
     way, shot = 5, 3
-    objective = losses.classification(lambda params, x: x @ params["w"], way)
+    objective = classification(lambda params, x: x @ params["w"], way)
     params = {"w": torch.randn(8, way, dtype=torch.float64)}
     x, y = torch.randn(way * shot, 8, dtype=torch.float64), torch.arange(way).repeat_interleave(shot)
     summed = F.cross_entropy(x @ params["w"], y, reduction="sum") / shot
@@ -34,16 +42,16 @@ def test_sum_over_shot_is_way_times_the_mean() -> None:
 
 
 def test_regression_reductions_agree() -> None:
-    objective = losses.regression(lambda params, x: params["a"] * x)
+    objective = regression(lambda params, x: params["a"] * x)
     params, x = {"a": torch.tensor(2.0)}, torch.ones(10, 1)
     for reduction in Reduction:
         assert objective.inner_loss(params, x, torch.zeros(10, 1), reduction).item() == 4.0
 
 
 OBJECTIVES = {
-    "classification": (losses.classification(lambda params, x: x, 3), 3, torch.tensor([0, 1, 2, 0])),
-    "binary": (losses.binary(lambda params, x: x), 1, torch.tensor([0, 1, 1, 0])),
-    "regression": (losses.regression(lambda params, x: x), 1, torch.zeros(4, 1)),
+    "classification": (classification(lambda params, x: x, 3), 3, torch.tensor([0, 1, 2, 0])),
+    "binary": (binary(lambda params, x: x), 1, torch.tensor([0, 1, 1, 0])),
+    "regression": (regression(lambda params, x: x), 1, torch.zeros(4, 1)),
 }
 
 
@@ -62,11 +70,11 @@ def test_a_task_with_outputs_or_loss_that_are_not_finite_has_no_metric(name: str
 
 def test_tasks_that_diverged_count_with_the_worst_value() -> None:
     values, diverged = torch.tensor([0.8, math.nan, 0.4, 0.2]), torch.tensor([False, True, False, True])
-    figure = losses.Figure.of(values, diverged, worst=0.0)
+    figure = Figure.of(values, diverged, worst=0.0)
     assert figure.mean == pytest.approx(0.3) and (figure.tasks, figure.diverged, figure.known) == (4, 2, True)
-    assert figure.ci95 == pytest.approx(losses.mean_and_interval(torch.tensor([0.8, 0.0, 0.4, 0.0]))[1])
-    assert not losses.Figure.of(values, torch.ones(4, dtype=torch.bool), worst=0.0).known
-    error = losses.Figure.of(values, diverged, OBJECTIVES["regression"][0].worst)
+    assert figure.ci95 == pytest.approx(mean_and_interval(torch.tensor([0.8, 0.0, 0.4, 0.0]))[1])
+    assert not Figure.of(values, torch.ones(4, dtype=torch.bool), worst=0.0).known
+    error = Figure.of(values, diverged, OBJECTIVES["regression"][0].worst)
     assert error.mean == math.inf and not error.known
     goodness = OBJECTIVES["regression"][0].goodness
     assert goodness(math.inf) == goodness(math.nan) == -math.inf < goodness(1e30)
@@ -74,26 +82,26 @@ def test_tasks_that_diverged_count_with_the_worst_value() -> None:
 
 def test_interval_over_tasks() -> None:
     values = torch.tensor([1.0, 0.0, 1.0, 1.0])
-    mean, half = losses.mean_and_interval(values)
+    mean, half = mean_and_interval(values)
     assert mean == 0.75
     assert half == pytest.approx(1.96 * 0.5 / 2)  # s = 0.5, n = 4
-    assert math.isnan(losses.mean_and_interval(values[:1])[1])
+    assert math.isnan(mean_and_interval(values[:1])[1])
 
 
 def test_binary_cross_entropy_is_torchs() -> None:
     logits, labels = 3 * torch.randn(40, 1, dtype=torch.float64), torch.arange(40) % 2
     want = F.binary_cross_entropy_with_logits(logits[:, 0], labels.double())
-    assert losses.binary_cross_entropy(logits, labels).item() == pytest.approx(want.item(), rel=1e-12)
+    assert binary_cross_entropy(logits, labels).item() == pytest.approx(want.item(), rel=1e-12)
 
 
 def test_binary_accuracy_counts_hits() -> None:
     logits = torch.tensor([[2.0], [-1.0], [0.5], [-3.0], [0.0]])
-    assert losses.binary_accuracy(logits, torch.tensor([1, 0, 0, 1, 0])).item() == pytest.approx(0.6)
+    assert binary_accuracy(logits, torch.tensor([1, 0, 0, 1, 0])).item() == pytest.approx(0.6)
 
 
 def test_binary_loss_and_its_derivatives_stay_finite_for_any_logit() -> None:
     def loss(logit: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        return losses.binary_cross_entropy(logit[None, None], label[None])
+        return binary_cross_entropy(logit[None, None], label[None])
 
     logits = torch.tensor([-1e4, -100.0, -30.0, 0.0, 30.0, 100.0, 1e4])
     for label in (0, 1):
@@ -110,7 +118,7 @@ def test_binary_loss_has_the_second_derivative_of_finite_differences() -> None:
     generator = torch.Generator().manual_seed(0)
     x, w = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((4, 9, 3), (4, 3, 1)))
     labels = torch.arange(9) % 2
-    objective = losses.binary(lambda params, x: x @ params["w"])
+    objective = binary(lambda params, x: x @ params["w"])
 
     def loss(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return objective.query_loss({"w": w}, x, labels)[0]
@@ -127,7 +135,7 @@ def test_binary_loss_has_the_second_derivative_of_finite_differences() -> None:
 
 
 def test_binary_sum_over_shot_is_twice_the_mean() -> None:
-    objective = losses.binary(lambda params, x: x @ params["w"])
+    objective = binary(lambda params, x: x @ params["w"])
     params, x = {"w": torch.ones(2, 1)}, torch.randn(6, 2)
     summed, mean = (
         objective.inner_loss(params, x, torch.arange(6) % 2, r) for r in (Reduction.sum_over_shot, Reduction.mean)

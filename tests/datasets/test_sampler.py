@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from metarun import config
-from metarun.core import rng as draws
+from metarun.core import rng
 from metarun.core.episode import Episode
 from metarun.datasets.base import Split, task_keys
 from metarun.datasets.sampler import ClassPool, Rotations
@@ -129,12 +129,12 @@ def equal_classes(pool: ClassPool, split: Split, seed: int, indices: range, way:
         pool.rotations is Rotations.as_classes and split is Split.train
     )
     key = task_keys(seed, split, indices, pool.device)
-    chosen = draws.permutation(draws.fold(key, 0), classes * (4 if turned_too else 1))[:, :way]
-    of_class = draws.fold(draws.fold(key, 1)[:, None], torch.arange(way))
-    instance = draws.permutation(of_class, images.shape[1])[:, :, : shot + query]
+    chosen = rng.permutation(rng.fold(key, 0), classes * (4 if turned_too else 1))[:, :way]
+    of_class = rng.fold(rng.fold(key, 1)[:, None], torch.arange(way))
+    instance = rng.permutation(of_class, images.shape[1])[:, :, : shot + query]
     turn = chosen // classes
     if pool.rotations is Rotations.per_task:
-        turn = draws.integers(draws.fold(key, 2), way, below=4)
+        turn = rng.integers(rng.fold(key, 2), way, below=4)
     x = images[(chosen % classes)[..., None], instance]
     for t in range(len(indices)):
         for n in range(way):
@@ -146,7 +146,7 @@ def equal_classes(pool: ClassPool, split: Split, seed: int, indices: range, way:
         label.repeat_interleave(shot).expand(len(indices), -1),
         x[:, :, shot:].flatten(1, 2),
         label.repeat_interleave(query).expand(len(indices), -1),
-        draws.fold(key, 3),
+        rng.fold(key, 3),
     )
 
 

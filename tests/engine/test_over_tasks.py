@@ -13,7 +13,7 @@ from torch.fx.experimental import proxy_tensor
 
 from metarun import config
 from metarun.core.episode import Episode
-from metarun.engine import trace as capture
+from metarun.engine import trace
 from metarun.engine.kernels import build
 from metarun.engine.over_tasks import (
     CAPTURE_PAYS,
@@ -132,7 +132,7 @@ def test_a_torch_that_records_otherwise_is_named(monkeypatch: pytest.MonkeyPatch
     said = r"^torch \d.*this one differs \(.*unexpected keyword.*device\.compile=false"
     with pytest.raises(UserError, match=said) as raised:
         list(over_tasks({"w": torch.tensor(1.0)}, episodes(2)))
-    assert "\n" not in str(raised.value) and f"torch{capture.TORCH}" in str(raised.value)
+    assert "\n" not in str(raised.value) and f"torch{trace.TORCH}" in str(raised.value)
     monkeypatch.delattr(proxy_tensor, "make_fx")
     with pytest.raises(UserError, match="this one differs"):
         list(over_tasks({"w": torch.tensor(1.0)}, episodes(2)))
@@ -140,7 +140,7 @@ def test_a_torch_that_records_otherwise_is_named(monkeypatch: pytest.MonkeyPatch
 
 def test_the_torch_that_is_named_is_the_one_that_is_installed() -> None:
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
-    assert f'"torch{capture.TORCH}",' in text
+    assert f'"torch{trace.TORCH}",' in text
 
 
 def test_what_cannot_be_recorded_runs_as_it_is() -> None:

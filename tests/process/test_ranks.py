@@ -21,8 +21,7 @@ from metarun.cli import main as cli
 from metarun.engine import ranks
 from metarun.engine.ranks import Ranks, current, joined
 from metarun.errors import ConfigError
-from metarun.runs import checkpoint
-from metarun.runs import journal as log
+from metarun.runs import checkpoint, journal
 from metarun.runs.folder import LOCK
 from tests.conftest import Command
 from tests.process.test_resume import outcome
@@ -180,7 +179,7 @@ def test_two_ranks_give_the_result_of_one(metarun: Command, tmp_path: Path) -> N
     assert alone.returncode == 0, alone.stderr
     one = tmp_path / "one"
 
-    for ours, theirs in zip(log.read(two), log.read(one), strict=True):
+    for ours, theirs in zip(journal.read(two), journal.read(one), strict=True):
         assert ours.keys() == theirs.keys() and ours["split"] == theirs["split"]
         for key in ours.keys() - {"split", "seconds", "tasks_per_s"}:
             assert ours[key] == pytest.approx(theirs[key], rel=1e-4), key
@@ -233,8 +232,8 @@ def test_a_signal_to_one_rank_or_to_torchrun_saves_and_the_run_goes_on_with_the_
     steps = []
     for to_one in (True, False):
         run = launch(tmp_path, "train", "run_dir=run", *SELDOM)
-        lines = len(log.read(tmp_path / "run"))
-        until(lambda known=lines: len(log.read(tmp_path / "run")) > known, run)  # type: ignore[misc]
+        lines = len(journal.read(tmp_path / "run"))
+        until(lambda known=lines: len(journal.read(tmp_path / "run")) > known, run)  # type: ignore[misc]
         os.kill(pids(run)[1] if to_one else run.pid, signal.SIGTERM)
         _, told, err = finish(run)
         assert len(told) == 1 and "saved; the same command goes on from there" in told[0], err

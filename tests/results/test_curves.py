@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metarun.results import curves as plots
+from metarun.results import curves
 
 
 def line(metric: str, mean: list[float], half: float) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def line(metric: str, mean: list[float], half: float) -> dict[str, Any]:
 
 @pytest.mark.parametrize("mean, half", [([0.43], 0.005), ([0.2, 0.95, 0.96], 0.01), ([0.0, 1.0], 0.0), ([0.99], 0.05)])
 def test_accuracies_lie_between_two_marks_or_more(mean: list[float], half: float) -> None:
-    (axes,) = plots.comparison([line("accuracy", mean, half)]).axes
+    (axes,) = curves.comparison([line("accuracy", mean, half)]).axes
     low, high = axes.get_ylim()
     assert 0 < low <= max(mean[0], 0.001) and min(mean[-1], 0.999) <= high < 1
     assert sum(low <= mark <= high for mark in axes.get_yticks()) >= 2
@@ -31,13 +31,13 @@ def test_accuracies_lie_between_two_marks_or_more(mean: list[float], half: float
 
 
 def test_errors_are_on_a_log_scale_and_steps_are_whole_numbers() -> None:
-    (axes,) = plots.comparison([line("mse", [3.3, 0.6, 0.4], 0.5)]).axes
+    (axes,) = curves.comparison([line("mse", [3.3, 0.6, 0.4], 0.5)]).axes
     assert axes.get_yscale() == "log"
     assert all(tick == round(tick) for tick in axes.get_xticks())
 
 
 def test_long_paths_begin_at_the_left_and_count_in_plain_numbers() -> None:
-    (axes,) = plots.comparison([line("accuracy", [0.2] + [0.9] * 50, 0.01)]).axes
+    (axes,) = curves.comparison([line("accuracy", [0.2] + [0.9] * 50, 0.01)]).axes
     assert axes.get_xscale() == "symlog" and -1 < axes.get_xlim()[0] < 0
     assert [axes.xaxis.get_major_formatter()(tick) for tick in axes.get_xticks()][-3:] == ["10", "20", "50"]
 
@@ -53,7 +53,7 @@ def lines_of_a_run(metric: str, values: list[float], **more: Any) -> tuple[dict[
 
 
 def test_accuracies_stay_within_0_and_100_and_meta_iterations_are_whole() -> None:
-    figure = plots.curves(*lines_of_a_run("accuracy", [0.98, 1.0, 0.01]))
+    figure = curves.curves(*lines_of_a_run("accuracy", [0.98, 1.0, 0.01]))
     left, right = figure.axes
     assert left.get_ylim()[0] >= 0 and left.get_ylim()[1] <= 100
     bars = np.concatenate([np.asarray(path) for path in left.collections[0].get_segments()])  # type: ignore[attr-defined]
@@ -65,7 +65,7 @@ def test_accuracies_stay_within_0_and_100_and_meta_iterations_are_whole() -> Non
 
 @pytest.mark.parametrize("values", [[0.9, 1.0, 1.1], [0.02, 0.3, 0.5], [3.0, 0.004, 80.0], [1e-9, 1.0, 1e7], [2.0]])
 def test_a_log_axis_has_numbers(values: list[float]) -> None:
-    for axes in plots.curves(*lines_of_a_run("mse", values)).axes:
+    for axes in curves.curves(*lines_of_a_run("mse", values)).axes:
         low, high = axes.get_ylim()
         seen = [tick for tick in axes.get_yticks() if low <= tick <= high]
         assert len(seen) >= 2 and all(axes.yaxis.get_major_formatter()(tick) for tick in seen)
@@ -76,25 +76,25 @@ def test_a_log_axis_has_numbers(values: list[float]) -> None:
 def test_one_line_that_diverged_does_not_stretch_the_axis(wild: float) -> None:
     sound = line("mse", [4.0, 0.5, 0.3], 0.1)
     bad = {**line("mse", [4.0, 50.0, wild], np.nan), "diverged": [0, 0, 7], "label": "bad"}
-    (axes,) = plots.comparison([sound, bad, sound]).axes
+    (axes,) = curves.comparison([sound, bad, sound]).axes
     assert axes.get_ylim()[1] < 1000
     marks = {str(drawn.get_marker()): drawn for drawn in axes.lines if len(np.asarray(drawn.get_xdata()))}
     for mark in ("^", "x"):  # beyond the axis, and with tasks that diverged
         assert list(np.asarray(marks[mark].get_xdata())) == [2]
         assert np.asarray(marks[mark].get_ydata())[0] == pytest.approx(axes.get_ylim()[1])
-    (alone,) = plots.comparison([bad]).axes
+    (alone,) = curves.comparison([bad]).axes
     assert alone.get_ylim()[1] < 1e5
 
 
 def test_tasks_that_diverged_do_not_stretch_a_logit_axis_that_says_what_it_is() -> None:
     bad = {**line("accuracy", [0.2, 0.9, 0.0], 0.01), "diverged": [0, 0, 4]}
-    (axes,) = plots.comparison([bad]).axes
+    (axes,) = curves.comparison([bad]).axes
     assert axes.get_ylim()[0] >= 0.1 and "logit scale" in axes.get_ylabel()
-    figure = plots.curves(*lines_of_a_run("accuracy", [0.5, 0.6], diverged=2))
+    figure = curves.curves(*lines_of_a_run("accuracy", [0.5, 0.6], diverged=2))
     assert "some tasks diverged" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_fourteen_step_sizes_are_told_apart() -> None:
-    (axes,) = plots.step_sizes({f"layer.{i}": np.full(3, 0.1 + 0.001 * i) for i in range(14)}).axes
+    (axes,) = curves.step_sizes({f"layer.{i}": np.full(3, 0.1 + 0.001 * i) for i in range(14)}).axes
     looks = {(drawn.get_color(), drawn.get_linestyle(), drawn.get_marker()) for drawn in axes.lines}
     assert len(looks) == 14 and axes.get_ylim()[0] > 0.09

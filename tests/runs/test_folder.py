@@ -14,9 +14,8 @@ from metarun import config
 from metarun.cli import main as cli
 from metarun.errors import UserError
 from metarun.files import write_json
-from metarun.results import page
-from metarun.results import tables as report
-from metarun.runs import folder as run_folder
+from metarun.results import page, tables
+from metarun.runs import folder
 from metarun.runs.folder import CONFIG, LOCK, RESULT, Record, claim, finished, fresh, misfit, same_training
 
 
@@ -25,9 +24,9 @@ def record_of(*words: str) -> Record:
     return config.compose(list(words))[1]
 
 
-def sealed_for(record: Record) -> report.Result:
+def sealed_for(record: Record) -> tables.Result:
     """A result as a run of this configuration would write it, of no figures."""
-    return report.sealed({"scores": [], "config": record.identity(), "config_hash": record.hash()})
+    return tables.sealed({"scores": [], "config": record.identity(), "config_hash": record.hash()})
 
 
 def test_names_are_readable_and_never_taken_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,9 +116,9 @@ def test_a_spoiled_result_is_no_finished_run(tmp_path: Path, how: str) -> None:
     (tmp_path / RESULT).write_bytes(spoiled[how])
     said = misfit(tmp_path)
     assert not finished(tmp_path) and said is not None and "\n" not in said and str(tmp_path / RESULT) in said
-    kept = [run_folder.set_aside(tmp_path / RESULT), None]
+    kept = [folder.set_aside(tmp_path / RESULT), None]
     write_json(tmp_path / RESULT, sealed_for(other))
-    kept[1] = run_folder.set_aside(tmp_path / RESULT)
+    kept[1] = folder.set_aside(tmp_path / RESULT)
     assert [path and path.name for path in kept] == ["result.unfit.json", "result.unfit_2.json"]
     assert (tmp_path / "result.unfit.json").read_bytes() == spoiled[how] and not (tmp_path / RESULT).exists()
 
@@ -129,7 +128,7 @@ def test_a_run_whose_result_is_spoiled_is_tested_again(tmp_path: Path, capsys: p
              "eval.tasks=2", "device.compile=false", f"run_dir={tmp_path / 'run'}"]  # fmt: skip
     assert cli.main(words) == 0
     file = tmp_path / "run" / RESULT
-    result = report.read(file)
+    result = tables.read(file)
     file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
     edited = file.read_bytes()
     capsys.readouterr()
@@ -138,7 +137,7 @@ def test_a_run_whose_result_is_spoiled_is_tested_again(tmp_path: Path, capsys: p
         assert cli.main(words) == 0
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "was changed after" in err and "testing again" in err and "result.unfit.json" in err
-    assert report.read(file)["scores"] == result["scores"]
+    assert tables.read(file)["scores"] == result["scores"]
     assert file.with_name("result.unfit.json").read_bytes() == edited
     assert cli.main(words) == 0 and "already done" in capsys.readouterr().out
 

@@ -16,7 +16,7 @@ from metarun.datasets.base import Split
 from metarun.datasets.omniglot import NamedSplit
 from metarun.datasets.sampler import ClassPool
 from metarun.errors import UserError
-from metarun.results import tables as report
+from metarun.results import tables
 from metarun.runs import held_out
 from metarun.runs.folder import CONFIG, Record
 from tests.datasets.test_image_folder import COUNTS, QUICK, own_images
@@ -114,7 +114,7 @@ def test_every_door_knows_the_classes_of_a_run(trained: Path, capfd: pytest.Capt
     assert cli.main(["eval", "run=run"]) == 0  # the classes moved, and by chance none of training's into the test
     assert "tested on other data than it was trained on" in capfd.readouterr().err
     assert cli.main(["train", "run_dir=second", "seed=1", *MORE]) == 0
-    rows = report.rows(report.find([trained / "run" / "result.json", trained / "second"]))
+    rows = tables.rows(tables.find([trained / "run" / "result.json", trained / "second"]))
     assert [row["seeds"] for row in rows] == [1, 1]
     assert all("pool_sha256" in row["split"] for row in rows) and rows[0]["split"] != rows[1]["split"]
 
@@ -127,7 +127,7 @@ def test_every_door_knows_the_classes_of_a_run(trained: Path, capfd: pytest.Capt
 
 
 def test_results_that_say_nothing_of_their_data_still_merge() -> None:
-    def result(seed: int, **facts: str) -> report.Result:
+    def result(seed: int, **facts: str) -> tables.Result:
         score = {"norm": "none", "tasks": 2, "mean": 0.5, "ci95": 0.1, "by_steps": []}
         protocol = {"task": "t", "split": "s", "test_steps": 1, **facts}
         names = {"algo": "a", "dataset": "d"}
@@ -135,10 +135,10 @@ def test_results_that_say_nothing_of_their_data_still_merge() -> None:
             "protocol": protocol
         }
 
-    assert [row["seeds"] for row in report.rows([result(0), result(1, data_sha256="x")])] == [2]
+    assert [row["seeds"] for row in tables.rows([result(0), result(1, data_sha256="x")])] == [2]
     several = [result(0, data_sha256="y"), result(1, data_sha256="x"), result(2, data_sha256="x")]
-    assert sorted(row["seeds"] for row in report.rows(several)) == [1, 2]
-    assert sorted(row["split"] for row in report.rows(several)) == ["s, data_sha256 x", "s, data_sha256 y"]
+    assert sorted(row["seeds"] for row in tables.rows(several)) == [1, 2]
+    assert sorted(row["split"] for row in tables.rows(several)) == ["s, data_sha256 x", "s, data_sha256 y"]
 
 
 def test_runs_of_the_former_vinyals_split_are_refused(tmp_path: Path) -> None:

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from metarun.errors import UserError
-from metarun.runs import journal as log
+from metarun.runs import journal
 from metarun.runs.journal import MetricsLog
 
 
 def test_lines_come_back(tmp_path: Path) -> None:
     metrics = MetricsLog(tmp_path, 0)
     metrics.write(10, "train", {"loss": 0.5})
-    assert [line["loss"] for line in log.read(tmp_path)] == [0.5]  # before it is closed, too
+    assert [line["loss"] for line in journal.read(tmp_path)] == [0.5]  # before it is closed, too
     metrics.close()
-    assert log.read(tmp_path / "nowhere") == []
+    assert journal.read(tmp_path / "nowhere") == []
 
 
 def test_what_is_not_finite_is_null_in_the_file_and_nan_here(tmp_path: Path) -> None:
@@ -27,9 +27,9 @@ def test_what_is_not_finite_is_null_in_the_file_and_nan_here(tmp_path: Path) -> 
         metrics = MetricsLog(tmp_path, 5)
         metrics.write(5, "val", {"mse": math.inf, "ci95": math.nan, "tasks": 4})
         metrics.close()
-        for line in (tmp_path / log.NAME).read_text().splitlines():
+        for line in (tmp_path / journal.NAME).read_text().splitlines():
             assert '"mse": null, "ci95": null, "tasks": 4' in line
-    assert len(log.read(tmp_path)) == 2 and math.isnan(log.read(tmp_path)[0]["mse"])
+    assert len(journal.read(tmp_path)) == 2 and math.isnan(journal.read(tmp_path)[0]["mse"])
 
 
 def test_resume_forgets_what_will_be_written_again(tmp_path: Path) -> None:
@@ -37,12 +37,12 @@ def test_resume_forgets_what_will_be_written_again(tmp_path: Path) -> None:
     for step in (10, 20, 30):
         metrics.write(step, "train", {"loss": 1.0})
     metrics.close()
-    with open(tmp_path / log.NAME, "a") as file:
+    with open(tmp_path / journal.NAME, "a") as file:
         file.write('{"step": 40, "spl')  # a kill in the middle of a line
     again = MetricsLog(tmp_path, 20)
     again.write(30, "train", {"loss": 2.0})
     again.close()
-    lines = log.read(tmp_path)
+    lines = journal.read(tmp_path)
     assert [(line["step"], line["loss"]) for line in lines] == [(10, 1.0), (20, 1.0), (30, 2.0)]
     assert [line["seconds"] for line in lines] == sorted(line["seconds"] for line in lines)
 
@@ -76,24 +76,24 @@ ODD = {  # lines that are none of metarun's
 def test_a_line_that_is_none_is_left_out_and_the_others_stay(tmp_path: Path, odd: str) -> None:
     first, last = {"step": 10, "split": "train", "loss": 0.5, "seconds": 1.5}, {**GOOD, "step": 30}
     whole = [json.dumps(first).encode(), ODD[odd], json.dumps(GOOD).encode(), json.dumps(last).encode(), b""]
-    (tmp_path / log.NAME).write_bytes(b"\n".join(whole))
+    (tmp_path / journal.NAME).write_bytes(b"\n".join(whole))
     with pytest.warns(UserWarning, match=r"metrics\.jsonl: left out 1 of its 4 lines"):
-        assert log.read(tmp_path) == [first, GOOD, last]
+        assert journal.read(tmp_path) == [first, GOOD, last]
     with pytest.warns(UserWarning, match="left out 1"):
         again = MetricsLog(tmp_path, 20)  # as a resume does
     again.write(30, "val", {"accuracy": 0.6})
     again.close()
-    lines = log.read(tmp_path)  # without a warning: the log is metarun's again
+    lines = journal.read(tmp_path)  # without a warning: the log is metarun's again
     assert lines[:2] == [first, GOOD] and lines[2]["step"] == 30 and lines[2]["seconds"] >= 2.0
 
 
 def test_a_whole_last_line_without_its_end_counts(tmp_path: Path) -> None:
-    (tmp_path / log.NAME).write_text(json.dumps(GOOD))
-    assert log.read(tmp_path) == [GOOD]
+    (tmp_path / journal.NAME).write_text(json.dumps(GOOD))
+    assert journal.read(tmp_path) == [GOOD]
 
 
 def test_a_log_that_is_a_folder_is_said(tmp_path: Path) -> None:
-    (tmp_path / log.NAME).mkdir()
+    (tmp_path / journal.NAME).mkdir()
     with pytest.raises(UserError, match=r"metrics\.jsonl: is a folder"):
         MetricsLog(tmp_path, 0)
 

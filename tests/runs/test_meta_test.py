@@ -19,9 +19,7 @@ from metarun.core.objective import Objective, binary, classification, regression
 from metarun.core.tree import Params
 from metarun.datasets.base import Split, Tasks
 from metarun.errors import NotFinite
-from metarun.results import curves as plots
-from metarun.results import tables as report
-from metarun.results import task_figures as pictures
+from metarun.results import curves, tables, task_figures
 from metarun.runs import run, train
 from metarun.runs.experiment import Experiment
 from metarun.runs.folder import Record
@@ -98,7 +96,7 @@ def test_any_inputs_have_a_result_and_a_picture_where_they_are_one(
 ) -> None:
     tasks, way, picture = INPUTS[name]
     out = start(monkeypatch, tmp_path, tasks, f"way={way}", "query=3")
-    (result,) = report.find([out])
+    (result,) = tables.find([out])
     assert math.isfinite(result["scores"][0]["mean"]) and (out / "report.md").exists()
     drawn = {path.name for path in out.glob("*.png")}
     assert drawn == {"curves.png", "steps.png"} | ({picture} if picture else set())
@@ -109,12 +107,12 @@ def test_a_picture_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest.M
     def fails(*_: Any) -> None:
         raise KeyError("some reason")
 
-    monkeypatch.setattr(pictures, "draw", fails)
-    monkeypatch.setattr(plots, "curves", fails)
+    monkeypatch.setattr(task_figures, "draw", fails)
+    monkeypatch.setattr(curves, "curves", fails)
     with pytest.warns(UserWarning, match=r"\.png: not drawn \('some reason'\)") as caught:
         out = start(monkeypatch, tmp_path, Made((1, 6, 6)))
     assert sorted(str(w.message).split(":")[0] for w in caught) == ["curves.png", "episodes.png"]
-    assert report.find([out]) and "curves.png" not in (out / "report.md").read_text()
+    assert tables.find([out]) and "curves.png" not in (out / "report.md").read_text()
     assert [path.name for path in out.glob("*.png")] == ["steps.png"]
 
 
@@ -125,7 +123,7 @@ def test_a_run_that_dies_while_drawing_is_not_tested_again(
         raise SystemExit
 
     with monkeypatch.context() as dying, pytest.raises(SystemExit):
-        dying.setattr(plots, "curves", dies)
+        dying.setattr(curves, "curves", dies)
         start(dying, tmp_path, Made((1, 6, 6)))
     before = (tmp_path / "run/result.json").read_bytes()
     assert not (tmp_path / "run/report.md").exists()
@@ -216,6 +214,6 @@ def test_an_evaluation_before_the_training_is_done_is_marked(tmp_path: Path, mon
         start(monkeypatch, tmp_path, Made((4,)), "steps=9")
     for which in type(begun.eval.select):
         run.evaluate_run(tmp_path / "run", *config.reopen(Record.read(tmp_path / "run"), []), which)  # type: ignore[arg-type]
-    assert {row["algo"] for row in report.rows(report.find([tmp_path]))} == {
+    assert {row["algo"] for row in tables.rows(tables.find([tmp_path]))} == {
         "maml (unfinished: 3 of 9 meta-iterations)"
     }

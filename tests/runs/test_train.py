@@ -14,8 +14,7 @@ from metarun.datasets.base import Split
 from metarun.datasets.sampler import ClassPool
 from metarun.engine.over_tasks import Engine, MetaGradient, Vectorize
 from metarun.errors import Interrupted, NotFinite
-from metarun.runs import checkpoint
-from metarun.runs import journal as log
+from metarun.runs import checkpoint, journal
 from metarun.runs import train as loop
 from metarun.runs.evaluate import Evaluator
 from metarun.runs.experiment import Bench
@@ -51,7 +50,7 @@ def test_it_learns(algo: str, tmp_path: Path) -> None:
     slow = algo in ("anil", "pretrain")  # with their defaults, in 40 steps
     words = [f"algo={algo}", "steps=40", "eval.every=40", "algo.eval_inner_steps=3", "model.filters=16"]
     run(bench(*words, *(["algo.outer_lr=0.03"] if slow else [])), tmp_path)
-    losses = [line["loss"] for line in log.read(tmp_path) if line["split"] == "train"]
+    losses = [line["loss"] for line in journal.read(tmp_path) if line["split"] == "train"]
     assert sum(losses[-3:]) / 3 < (0.95 if slow else 0.9) * losses[0]
 
 
@@ -144,7 +143,7 @@ def test_a_signal_during_validation_loses_nothing(tmp_path: Path, monkeypatch: p
 
 def test_the_log_says_what_happened(tmp_path: Path) -> None:
     run(bench("steps=5", "eval.every=2"), tmp_path)
-    lines = log.read(tmp_path)
+    lines = journal.read(tmp_path)
     assert [(line["split"], line["step"]) for line in lines] == [
         ("train", 2), ("val", 2), ("train", 4), ("val", 4), ("train", 5), ("val", 5),
     ]  # fmt: skip
@@ -179,7 +178,7 @@ def test_a_split_without_validation_classes_trains_and_selects_the_last(tmp_path
     state = run(
         bench("dataset=omniglot", f"data_root={data_root}", "dataset.split=lake", "steps=2", "eval.every=1"), tmp_path
     )
-    assert state.selection is None and {line["split"] for line in log.read(tmp_path)} == {"train"}
+    assert state.selection is None and {line["split"] for line in journal.read(tmp_path)} == {"train"}
 
 
 def test_chunks_do_not_change_the_gradient() -> None:

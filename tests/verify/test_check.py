@@ -16,8 +16,7 @@ from metarun.algorithms.protonet import ProtoNet
 from metarun.cli import main as cli
 from metarun.engine.over_tasks import Engine, Vectorize
 from metarun.errors import require
-from metarun.verify import check
-from metarun.verify import definitions as references
+from metarun.verify import check, definitions
 
 
 @dataclass(kw_only=True, slots=True)
@@ -55,8 +54,8 @@ def little(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_method_of_ones_own_is_checked_whatever_settings_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(references.REFERENCES, Centres, references.protonet_reference)
-    monkeypatch.setitem(references.REFERENCES, OneStep, references.maml_reference)
+    monkeypatch.setitem(definitions.REFERENCES, Centres, definitions.protonet_reference)
+    monkeypatch.setitem(definitions.REFERENCES, OneStep, definitions.maml_reference)
     mine = {"centres": made(Centres, "protonet", temperature=1.0), "one": made(OneStep, "maml", inner_steps=1)}
     rows = list(check.rows(mine, torch.device("cpu")))
     assert {row.algo for row in rows} >= {"centres", "one"} and all(row.right for row in rows)
@@ -72,7 +71,7 @@ def test_small_settings_are_those_that_a_method_uses() -> None:
 def test_a_method_without_a_reference_gets_a_line_beside_the_table(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(references.REFERENCES, ProtoNet)
+    monkeypatch.delitem(definitions.REFERENCES, ProtoNet)
     assert cli.main(["check", "algo=fomaml,protonet,random", "device=cpu"]) == 0
     out = capsys.readouterr().out
     assert "fomaml            mlp" in out and "1 right, 0 wrong" in out
@@ -83,7 +82,7 @@ def test_a_method_without_a_reference_gets_a_line_beside_the_table(
 def test_a_check_that_checks_nothing_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(references.REFERENCES, ProtoNet)
+    monkeypatch.delitem(definitions.REFERENCES, ProtoNet)
     assert cli.main(["check", "algo=protonet", "device=cpu"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("metarun: error: protonet: not checked, it has no reference")
