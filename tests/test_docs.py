@@ -11,6 +11,8 @@ import pytest
 from metarun.reproduce import cells as reproduce
 from metarun.reproduce import table as verdicts
 from metarun.results import tables
+from metarun.results.result import find
+from metarun.results.result import read as read_result
 from tests.test_layers import ORDER
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +31,7 @@ def test_every_result_stands_in_a_table_that_was_generated(page: Path) -> None:
 def test_every_result_in_a_note_stands_in_a_result_file(note: Path) -> None:
     known = set()
     for file in note.parent.glob(f"{note.stem}*/**/result.json"):  # also of the cell's variants, and of evaluations
-        result = tables.read(file)
+        result = read_result(file)
         for row in (row for score in result["scores"] for row in score["by_steps"]):
             known |= set(RESULT.findall(tables.amount(result["metric"], row["mean"], row["ci95"])))
     assert set(RESULT.findall(note.read_text())) <= known
@@ -44,7 +46,7 @@ def test_the_published_tables_are_written_from_the_committed_results(tmp_path: P
 
 @pytest.mark.parametrize("table", sorted((ROOT / "benchmarks/methods").glob("*/table.md")), ids=lambda t: t.parent.name)
 def test_the_methods_tables_are_written_from_the_committed_results(table: Path) -> None:
-    rows = tables.rows(tables.find([table.parent]))
+    rows = tables.rows(find([table.parent]))
     assert table.read_text() == tables.markdown(rows)
 
 

@@ -12,9 +12,10 @@ from metarun.progress import progress_bar
 from metarun.reproduce import cells as published
 from metarun.reproduce import table as verdicts
 from metarun.results import curves, tables
+from metarun.results.result import find
 from metarun.runs.experiment import Select
 from metarun.runs.folder import Record
-from metarun.runs.run import evaluate_run
+from metarun.runs.load import evaluate_run
 from metarun.verify import check as gradients
 from metarun.verify import speed
 
@@ -73,7 +74,7 @@ def table(words: list[str]) -> int:
     values, paths = _settings(words, {"out": ""})
     if not paths:
         raise UserError("report needs at least one path: metarun report outputs/")
-    results = tables.find([user_path(path) for path in paths])
+    results = find([user_path(path) for path in paths])
     rows = tables.rows(results)
     first = user_path(paths[0])
     out = user_path(values["out"] or (first if first.is_dir() else first.parent))

@@ -13,7 +13,7 @@ from metarun import config
 from metarun.errors import UserError, did_you_mean
 from metarun.files import cache_dir, write_json
 from metarun.progress import progress_bar
-from metarun.results.tables import Result, read
+from metarun.results.result import Result, read
 from metarun.runs import folder as run_folder
 from metarun.runs import journal
 from metarun.runs.experiment import Experiment

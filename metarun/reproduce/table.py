@@ -9,12 +9,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from metarun.core.intervals import over_seeds
 from metarun.files import write_atomic
 from metarun.progress import progress_bar
 from metarun.reproduce.cells import RESULTS, cells, finished, published, results
+from metarun.reproduce.verdict import Verdict
 from metarun.results import curves, tables
+from metarun.results.result import Result
 from metarun.runs.experiment import Experiment
-from metarun.runs.recipe import Reference, Verdict
+from metarun.runs.recipe import Reference
 
 NAME = "RESULTS"
 
@@ -57,11 +60,11 @@ def rows(out: Path, cell: str) -> list[Row]:
     return [_row(cell, experiment, runs, budget, reference) for reference in references]
 
 
-def _row(cell: str, x: Experiment, runs: list[tables.Result], budget: float, reference: Reference | None) -> Row:
+def _row(cell: str, x: Experiment, runs: list[Result], budget: float, reference: Reference | None) -> Row:
     steps = reference.steps if reference else x.algo.eval_inner_steps
     norm = reference.norm.name if reference and reference.norm else ""
     scores = [_score(run, norm, steps) for run in runs]
-    mean, interval, spread = tables.over_seeds([(score["mean"], score["ci95"]) for score in scores])
+    mean, interval, spread = over_seeds([(score["mean"], score["ci95"]) for score in scores])
     metric = runs[0]["metric"] if runs else "accuracy" if x.dataset.has_way else "mse"
     protocol = runs[0]["protocol"] if runs else {}
     if not runs:
@@ -96,7 +99,7 @@ def _row(cell: str, x: Experiment, runs: list[tables.Result], budget: float, ref
     )
 
 
-def _score(result: tables.Result, norm: str, steps: int) -> dict[str, Any]:
+def _score(result: Result, norm: str, steps: int) -> dict[str, Any]:
     """{"norm", "mean", "ci95", "diverged"} of a result after so many inner steps, with batch norm as asked."""
     score = next(score for score in result["scores"] if norm in ("", score["norm"]))
     at = next(row for row in score["by_steps"] if row["steps"] == steps)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from metarun.files import write_atomic
 from metarun.results import tables
-from metarun.results.tables import Result
+from metarun.results.result import Result
 
 NAME = "report.md"
 CAPTIONS = {

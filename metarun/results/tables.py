@@ -1,21 +1,17 @@
-"""Results: their files, sealed against edits, and one table of any number of them."""
+"""One table of any number of results, and the lines of a plot of them."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import math
 import textwrap
-from pathlib import Path
 from typing import Any
 
-from metarun.errors import UserError
-from metarun.files import finite, read_file
+from metarun.core.intervals import over_seeds
 from metarun.results.labels import labels, telling, title, written
-
-Result = dict[str, Any]
+from metarun.results.result import Result
 
 
 def amount(metric: str, mean: float, half: float | None = None) -> str:
@@ -39,46 +35,6 @@ def has_figure(score: dict[str, Any]) -> bool:
     return math.isfinite(score["mean"]) and score.get("diverged", 0) < score["tasks"]
 
 
-def sealed(result: Result) -> Result:
-    """The result with a SHA-256 over its content as it is written, so that an edited file gives itself away."""
-    return {**result, "sha256": _digest(finite(result))}
-
-
-def _digest(content: Result) -> str:
-    rest = {key: value for key, value in content.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def read(file: Path) -> Result:
-    """One ``result.json``, with nan where it has null for a number that is not finite.
-
-    Raises ``UserError`` for a file that is damaged or was changed after it was written.
-    """
-    try:
-        result = json.loads(read_file(file) or b"")
-        whole = result["sha256"] == _digest(result)
-        for score in result["scores"]:
-            for entry in (score, *score["by_steps"]):
-                entry.update({key: math.nan for key in ("mean", "ci95", "loss") if entry.get(key, 0) is None})
-        rows([result])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(f"{file}: damaged, or not written by metarun") from None
-    if not whole:
-        raise UserError(f"{file}: was changed after metarun wrote it (its sha256 does not fit)")
-    return result
-
-
-def find(paths: list[Path]) -> list[Result]:
-    """Every ``result.json`` under the paths. Raises ``UserError`` for a path without one, and for a damaged one."""
-    results = []
-    for path in paths:
-        files = sorted(path.rglob("result.json")) if path.is_dir() else [path] if path.exists() else []
-        if not files:
-            raise UserError(f"{path}: holds no finished run (no result.json)")
-        results += [read(file) for file in files]
-    return results
-
-
 COLUMNS = (
     "algo",
     "dataset",
@@ -94,17 +50,6 @@ COLUMNS = (
     "sd_seeds",
     "diverged",
 )
-
-
-def over_seeds(scores: list[tuple[float, float]]) -> tuple[float, float, float]:
-    """(mean, 95 % interval over tasks) of each seed's run -> mean over seeds, root mean square of the intervals, and
-    the standard deviation of the means; nan where there are too few."""
-    n = len(scores)
-    if n == 0:
-        return math.nan, math.nan, math.nan
-    mean = sum(m for m, _ in scores) / n
-    spread = math.sqrt(sum((m - mean) ** 2 for m, _ in scores) / (n - 1)) if n > 1 else math.nan
-    return mean, math.sqrt(sum(half**2 for _, half in scores) / n), spread
 
 
 def _runs(results: list[Result]) -> list[list[tuple[Result, dict[str, Any]]]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metarun.core.batch_norm import Norm, predict
 from metarun.core.episode import Episode
-from metarun.core.objective import Figure
+from metarun.core.intervals import Figure
 from metarun.core.tree import Params
 from metarun.datasets.base import Split
 from metarun.engine.over_tasks import CAPTURE_PAYS, OverTasks, concatenate

@@ -16,7 +16,8 @@ import filelock
 
 from metarun.errors import UserError
 from metarun.files import read_file, user_path
-from metarun.results import page, tables
+from metarun.results import page
+from metarun.results.result import read as read_result
 from metarun.runs import held_out
 from metarun.runs.experiment import Experiment, Resume
 from metarun.runs.held_out import Facts
@@ -181,7 +182,7 @@ def misfit(run_dir: Path) -> str | None:
     if read_file(path) is None:
         return None
     try:
-        result = tables.read(path)
+        result = read_result(path)
     except UserError as error:
         return str(error)
     before = Record.read(run_dir)

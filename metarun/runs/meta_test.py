@@ -24,7 +24,7 @@ from metarun.datasets.base import Split
 from metarun.errors import NotFinite
 from metarun.files import write_json
 from metarun.results import curves, page, tables, task_figures
-from metarun.results.tables import Result
+from metarun.results.result import Result, sealed
 from metarun.runs import journal
 from metarun.runs.evaluate import Score, evaluate, predictions
 from metarun.runs.experiment import Bench
@@ -66,7 +66,7 @@ def test(bench: Bench, record: Record, tested: Tested, train_dir: Path, out: Pat
     seconds = time.perf_counter() - began
 
     def write() -> Result:
-        result = tables.sealed(_content(bench, record, tested, scores, train_dir, seconds))
+        result = sealed(_content(bench, record, tested, scores, train_dir, seconds))
         write_json(out / RESULT, result)
         return result
 

@@ -6,16 +6,14 @@ import warnings
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from metarun.algorithms.base import step_sizes
-from metarun.core import tree
-from metarun.core.tree import Params
 from metarun.datasets.base import Split
 from metarun.engine.ranks import current
-from metarun.errors import ConfigError, UserError, in_folder
+from metarun.errors import UserError, in_folder
 from metarun.files import read_file, write_atomic, write_json
-from metarun.results import page, tables
+from metarun.results import page
+from metarun.results.result import Result
+from metarun.results.result import read as read_result
 from metarun.runs import checkpoint, held_out, journal, meta_test
 from metarun.runs.checkpoint import TrainState
 from metarun.runs.experiment import Bench, Experiment, Select
@@ -26,13 +24,11 @@ from metarun.runs.folder import (
     claim,
     complete,
     finished,
-    fresh,
     misfit,
     same_training,
     set_aside,
 )
 from metarun.runs.meta_test import Tested
-from metarun.runs.owner import Owner
 from metarun.runs.preflight import preflight
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import train, tuned
@@ -47,7 +43,7 @@ def run(experiment: Experiment, record: Record) -> Path:
     ranks = current()
     with StopSignals(insist=ranks.world == 1) as stop, ExitStack() as held:  # torchrun kills what does not stop
 
-        def begin() -> tuple[Path, tables.Result | None]:
+        def begin() -> tuple[Path, Result | None]:
             run_dir, lock = claim(experiment, record)
             held.callback(lock.release)
             if problem := misfit(run_dir):
@@ -57,7 +53,7 @@ def run(experiment: Experiment, record: Record) -> Path:
                 write_json(run_dir / CONFIG, vars(record))
                 _take_over_training(experiment, record, run_dir)
                 return run_dir, None
-            found = tables.read(run_dir / RESULT)
+            found = read_result(run_dir / RESULT)
             if not complete(run_dir) and not checkpoint.folder(run_dir).exists():
                 page.write(run_dir, found)  # nothing is left to draw with
             return run_dir, found
@@ -119,72 +115,3 @@ def _take_over_training(experiment: Experiment, record: Record, run_dir: Path) -
     write_atomic(run_dir / journal.NAME, read_file(other / journal.NAME) or b"")
     checkpoint.folder(run_dir).mkdir()
     write_atomic(checkpoint.folder(run_dir) / checkpoint.LAST, last.read_bytes())
-
-
-def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: Select) -> Path:
-    """Measure a run's checkpoint again under another protocol; writes a new folder in ``run_dir/eval``.
-
-    Training files are only read. Raises ``UserError`` where there is no checkpoint to read, and ``NotFinite`` when all
-    is written where a figure cannot be given.
-    """
-    ranks = current()
-    with StopSignals():
-        bench = ranks.together(lambda: experiment.build(testing=True))
-        content = ranks.on_first(lambda: _trained(run_dir, which, bench))
-        _refuse_other_step_size(content["meta"], run_dir, record)
-        _refuse_seen_classes(run_dir, record, bench, content)
-        ranks.on_first(lambda: preflight(bench, training=False))
-        x = experiment
-        name = f"{x.eval.norm.name}_{x.eval.tasks}tasks_{x.algo.eval_inner_steps}steps"
-        out = ranks.on_first(lambda: fresh(run_dir / "eval" / name))
-        meta = tree.combine(lambda p: p.to(bench.device), content["meta"])
-        if "value" in content:
-            tested = Tested.selected(meta, content)
-        else:
-            tested = Tested(tuned(bench, meta), content["step"], "last step", None)
-        found = meta_test.test(bench, record, tested, run_dir, out)
-        ranks.on_first(lambda: meta_test.illustrate(bench, found, tested.meta, run_dir, out))
-        meta_test.require_figures(found)
-    return out
-
-
-def _trained(run_dir: Path, which: Select, bench: Bench) -> dict[str, Any]:
-    """Meta-parameters of a run and what is known of them: {"meta", "step"}, "value" and "ci95" where selected.
-
-    Raises ``UserError`` where they are not the run's, or not of the bench's network.
-    """
-    before = Record.read(run_dir)
-    owner = Owner.of(bench, before.training() if before else None)
-    names = [checkpoint.BEST, checkpoint.LAST] if which is Select.best else [checkpoint.LAST]
-    paths = [checkpoint.folder(run_dir) / name for name in names]
-    path = next((path for path in paths if read_file(path) is not None), None)
-    if path is None:
-        raise UserError(f"run={run_dir}: has no checkpoint")
-    try:
-        return checkpoint.read(path, owner)
-    except checkpoint.Damaged as error:
-        state = checkpoint.load(run_dir, lambda: owner)
-        if state is None:
-            raise UserError(f"{error}, and there is no other") from None
-        warnings.warn(f"{error}; taking the parameters from the last good checkpoint", stacklevel=2)
-        return vars(state.selection) if which is Select.best and state.selection else vars(state)
-
-
-def _refuse_seen_classes(run_dir: Path, asked: Record, bench: Bench, content: dict[str, Any]) -> None:
-    """Raise ``UserError`` where a test class was trained on, or was there to choose these parameters."""
-    before, tested = Record.read(run_dir), held_out.facts(bench.tasks)
-    assert before is not None, "evaluate_run is given a run folder"
-    held_out.refuse_renamed_split(before.data, before.names, before.values, f"run={run_dir}")
-    chosen = "value" in content or len(bench.experiment.algo.candidates(content["meta"])) > 1
-    was, now = (record.values["dataset"] for record in (before, asked))
-    held_out.refuse_trained(before.data, was, tested, now, chosen, f"run={run_dir}")
-    if was == now and (said := held_out.differences(before.data, tested)):
-        warnings.warn(f"run={run_dir}: tested on other data than it was trained on ({said})", stacklevel=2)
-
-
-def _refuse_other_step_size(trained: Params, run_dir: Path, asked: Record) -> None:
-    """Raise ``ConfigError`` for a step size that would change nothing, since the parameters hold those to be used."""
-    before = Record.read(run_dir)
-    was, now = (record and record.values["algo"].get("inner_lr") for record in (before, asked))
-    if step_sizes(trained) and now != was:
-        raise ConfigError("algo.inner_lr", now, f"as trained, {was}: this method found step sizes of its own")

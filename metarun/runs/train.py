@@ -17,7 +17,7 @@ from metarun.core import tree
 from metarun.core.batch_norm import Norm
 from metarun.core.episode import Episode
 from metarun.core.hypergrad import Metrics
-from metarun.core.objective import Figure
+from metarun.core.intervals import Figure
 from metarun.core.tree import Params
 from metarun.datasets.base import Split
 from metarun.errors import Interrupted, NotFinite

@@ -19,7 +19,7 @@ from metarun.engine.over_tasks import CAPTURE_PAYS, Compile, Engine, MetaGradien
 from metarun.models.base import Model, functional
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import train
-from metarun.verify import check
+from metarun.verify import check, problems
 from tests.conftest import ON_IMAGES
 
 ROOT = Path(__file__).parents[2]
@@ -114,7 +114,7 @@ NETWORKS = {
 def test_its_meta_gradient_is_right(network: str) -> None:
     torch.manual_seed(0)
     module = NETWORKS[network]().double()
-    (problem, *_) = check.problems(torch.device("cpu"))
+    (problem, *_) = problems.problems(torch.device("cpu"))
     x = torch.randn(3, 12, 1, 12, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     problem = dataclasses.replace(
         problem,
@@ -122,7 +122,7 @@ def test_its_meta_gradient_is_right(network: str) -> None:
         meta={name: p.detach() for name, p in module.named_parameters()},
         episodes=problem.episodes._replace(support_x=x[:, :6], query_x=x[:, 6:]),
     )
-    maml = check.small(config.compose(["algo=maml"])[0].algo)
+    maml = problems.small(config.compose(["algo=maml"])[0].algo)
     slope_of = check.query_loss_after_adapting(maml, problem)
     cuda, cpu, run = torch.device("cuda"), torch.device("cpu"), functools.partial(module, x[0])
     engines = [  # on a GPU vmap, but for recurrent layers
@@ -132,10 +132,10 @@ def test_its_meta_gradient_is_right(network: str) -> None:
     ]
     for engine, calls in zip(engines, (0, CAPTURE_PAYS, 0), strict=True):
         got, _ = MetaGradient(engine, maml, problem.objective, calls)(problem.meta, problem.episodes)
-        assert check.relative_error(got, check.reference(maml, problem)) < 1e-10
+        assert problems.relative_error(got, check.reference(maml, problem)) < 1e-10
         direction = tree.scale(1 / tree.norm(got), got)
         assert tree.norm(got).item() == pytest.approx(
-            check.finite_difference(slope_of, problem.meta, direction), rel=1e-5
+            problems.finite_difference(slope_of, problem.meta, direction), rel=1e-5
         )
 
 

@@ -12,14 +12,14 @@ from metarun import config
 from metarun.algorithms.maml import MAML, Derivative
 from metarun.algorithms.mamlpp import EARLY, LEAST, MAMLpp
 from metarun.engine.over_tasks import Engine, MetaGradient, Vectorize
-from metarun.verify import check
+from metarun.verify import problems
 
-(PROBLEM, *_) = check.problems(torch.device("cpu"))
+(PROBLEM, *_) = problems.problems(torch.device("cpu"))
 
 
 def algorithm(**settings: Any) -> Any:
     plain = {"learned_rates": False, "multi_step": 0.0, "first_order_until": 0.0}
-    return dataclasses.replace(check.small(config.compose(["algo=mamlpp"])[0].algo), **plain | settings)
+    return dataclasses.replace(problems.small(config.compose(["algo=mamlpp"])[0].algo), **plain | settings)
 
 
 def gradient(algo: MAML, progress: float = 0.0) -> dict[str, torch.Tensor]:

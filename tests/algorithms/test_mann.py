@@ -25,16 +25,16 @@ from metarun.models.base import Init, functional, initialise
 from metarun.models.mann import MemoryAugmented
 from metarun.runs.evaluate import evaluate, predictions
 from metarun.runs.experiment import Bench
-from metarun.verify import check
-from metarun.verify.check import Problem
+from metarun.verify import problems
 from metarun.verify.mann_definition import sequence_logits, sequence_loss
+from metarun.verify.problems import Problem
 
 SMALL = ["algo=mann", "model.units=6", "model.heads=2", "model.width=3", "algo.slots=5"]
 WAY, SHOT = 3, 2  # of the problem
 
 
 def problem() -> Problem:
-    return next(p for p in check.problems(torch.device("cpu")) if p.name == "mann")
+    return next(p for p in problems.problems(torch.device("cpu")) if p.name == "mann")
 
 
 def tasks(of: Problem) -> list[Episode]:
@@ -166,7 +166,7 @@ def test_the_meta_gradient_equals_finite_differences() -> None:
     drawn = tree.combine(lambda p: torch.randn(p.shape, generator=generator, dtype=p.dtype), got)
     for direction in (got, drawn):
         unit = tree.scale(1 / tree.norm(direction), direction)
-        slope = check.finite_difference(mean_loss, of.meta, unit, step=1e-6)
+        slope = problems.finite_difference(mean_loss, of.meta, unit, step=1e-6)
         assert tree.dot(got, unit).item() == pytest.approx(slope, rel=1e-6)
 
 

@@ -21,10 +21,10 @@ from metarun.core.objective import Reduction
 from metarun.core.tree import Params
 from metarun.engine.over_tasks import Compile, Engine, MetaGradient
 from metarun.engine.trace import ROUNDING, distance
-from metarun.verify import check, definitions
-from metarun.verify.check import Problem
+from metarun.verify import check, definitions, problems
+from metarun.verify.problems import Problem
 
-PROBLEMS = {problem.name: problem for problem in check.problems(torch.device("cpu"))}
+PROBLEMS = {problem.name: problem for problem in problems.problems(torch.device("cpu"))}
 CHOICES = {name: config.compose([f"algo={name}"])[0].algo for name in config.choices("algo")}
 ALGORITHMS = {name: algorithm for name, algorithm in CHOICES.items() if type(algorithm) in definitions.REFERENCES}
 ENGINES = check.engines(torch.device("cpu"))
@@ -44,7 +44,7 @@ def changed(algorithm: Algorithm, **settings: Any) -> Any:
 
 def variants() -> dict[str, Algorithm]:
     """Each option of the group, and the settings that change what is computed."""
-    found: dict[str, Any] = {name: check.small(algorithm) for name, algorithm in ALGORITHMS.items()}
+    found: dict[str, Any] = {name: problems.small(algorithm) for name, algorithm in ALGORITHMS.items()}
 
     def also(name: str, what: str, **settings: Any) -> None:
         found[f"{name} {what}"] = changed(found[name], **settings)
@@ -72,13 +72,13 @@ def variants() -> dict[str, Algorithm]:
 
 
 VARIANTS = variants()
-SUITED = [(name, p) for name, algorithm in VARIANTS.items() for p in PROBLEMS if check.suits(algorithm, PROBLEMS[p])]
+SUITED = [(name, p) for name, algorithm in VARIANTS.items() for p in PROBLEMS if problems.suits(algorithm, PROBLEMS[p])]
 EXACT = {name: a for name, a in VARIANTS.items() if isinstance(a, MAML) and a.hypergrad is not Derivative.first_order}
 
 
 def gradient(algorithm: Algorithm, problem: Problem, path: Path) -> Params:
     engine, calls = path
-    meta = check.first_meta(algorithm, problem)
+    meta = problems.first_meta(algorithm, problem)
     return MetaGradient(engine, algorithm, problem.objective, calls)(meta, problem.episodes)[0]
 
 
@@ -89,7 +89,7 @@ def reference(name: str, problem: str) -> Params:
 
 
 def scaled_difference(a: Params, b: Params) -> float:
-    return check.relative_error(a, b)
+    return problems.relative_error(a, b)
 
 
 def test_only_what_has_no_gradient_has_no_reference() -> None:
@@ -110,7 +110,7 @@ def test_equals_its_definition(name: str, on: str, path: str) -> None:
     algorithm, problem = VARIANTS[name], PROBLEMS[on]
     got = gradient(algorithm, problem, PATHS[path])
     want = reference(name, on)
-    assert check.relative_error({key: got[key] for key in want}, want) < 1e-7
+    assert problems.relative_error({key: got[key] for key in want}, want) < 1e-7
     assert set(want) == set(got) or isinstance(algorithm, Reptile)  # whose handed-on moments have a test of their own
     assert all(value.dtype == torch.float64 for value in got.values())
 
@@ -147,7 +147,7 @@ def test_exact_derivative_equals_finite_differences(name: str, problem: Problem)
         along_gradient = tree.scale(1 / tree.norm(got), got)
         drawn = tree.combine(lambda p: torch.randn(p.shape, generator=generator, dtype=p.dtype), got)
         for direction in (along_gradient, tree.scale(1 / tree.norm(drawn), drawn)):
-            slope = check.finite_difference(fn, check.first_meta(algorithm, problem), direction)
+            slope = problems.finite_difference(fn, problems.first_meta(algorithm, problem), direction)
             assert tree.dot(got, direction).item() == pytest.approx(slope, rel=1e-5, abs=1e-7)
 
 
@@ -159,7 +159,7 @@ def test_exact_derivative_equals_finite_differences_in_every_entry() -> None:
         for i in range(parameter.numel()):
             unit = tree.zeros_like(problem.meta)
             unit[name].view(-1)[i] = 1
-            slope = check.finite_difference(fn, problem.meta, unit, step=1e-6)
+            slope = problems.finite_difference(fn, problem.meta, unit, step=1e-6)
             assert got[name].view(-1)[i].item() == pytest.approx(slope, rel=1e-5, abs=1e-8), (name, i)
 
 
@@ -216,7 +216,7 @@ def test_imaml_is_the_derivative_of_the_solved_inner_problem() -> None:
         return torch.stack(losses).mean()
 
     direction = tree.scale(1 / tree.norm(got), got)
-    slope = check.finite_difference(solved_query_loss, problem.meta, direction, step=1e-5)
+    slope = problems.finite_difference(solved_query_loss, problem.meta, direction, step=1e-5)
     assert tree.dot(got, direction).item() == pytest.approx(slope, rel=1e-7)
 
 

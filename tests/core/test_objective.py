@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 
 from metarun.core.objective import (
-    Figure,
     Reduction,
     accuracy,
     binary,
@@ -15,7 +14,6 @@ from metarun.core.objective import (
     binary_cross_entropy,
     classification,
     cross_entropy,
-    mean_and_interval,
     regression,
 )
 
@@ -66,26 +64,6 @@ def test_a_task_with_outputs_or_loss_that_are_not_finite_has_no_metric(name: str
     assert metric.isnan().tolist() == [False, name != "binary" or damage != 3e38, False]
     _, metrics = objective.query_loss({}, outputs[1], labels)
     assert metrics[objective.metric_name].isnan() == metric[1].isnan()
-
-
-def test_tasks_that_diverged_count_with_the_worst_value() -> None:
-    values, diverged = torch.tensor([0.8, math.nan, 0.4, 0.2]), torch.tensor([False, True, False, True])
-    figure = Figure.of(values, diverged, worst=0.0)
-    assert figure.mean == pytest.approx(0.3) and (figure.tasks, figure.diverged, figure.known) == (4, 2, True)
-    assert figure.ci95 == pytest.approx(mean_and_interval(torch.tensor([0.8, 0.0, 0.4, 0.0]))[1])
-    assert not Figure.of(values, torch.ones(4, dtype=torch.bool), worst=0.0).known
-    error = Figure.of(values, diverged, OBJECTIVES["regression"][0].worst)
-    assert error.mean == math.inf and not error.known
-    goodness = OBJECTIVES["regression"][0].goodness
-    assert goodness(math.inf) == goodness(math.nan) == -math.inf < goodness(1e30)
-
-
-def test_interval_over_tasks() -> None:
-    values = torch.tensor([1.0, 0.0, 1.0, 1.0])
-    mean, half = mean_and_interval(values)
-    assert mean == 0.75
-    assert half == pytest.approx(1.96 * 0.5 / 2)  # s = 0.5, n = 4
-    assert math.isnan(mean_and_interval(values[:1])[1])
 
 
 def test_binary_cross_entropy_is_torchs() -> None:

@@ -17,8 +17,8 @@ from metarun.errors import ConfigError, UserError
 from metarun.runs.evaluate import evaluate
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import train
-from metarun.verify import check
-from metarun.verify.check import Problem
+from metarun.verify import check, problems
+from metarun.verify.problems import Problem
 
 
 def blobs(spread: float = 2.0, deviation: float = 1.0) -> Blobs:
@@ -88,15 +88,15 @@ def test_its_meta_gradient_equals_finite_differences() -> None:
     algorithm = bench.experiment.algo
     assert isinstance(algorithm, MAML) and algorithm.inner_steps == 5
     got, _ = bench.meta_gradient()(meta, episodes)
-    assert check.relative_error(got, check.reference(algorithm, problem)) < 1e-12
+    assert problems.relative_error(got, check.reference(algorithm, problem)) < 1e-12
     first_order = dataclasses.replace(algorithm, hypergrad=type(algorithm.hypergrad).first_order)
-    assert check.relative_error(check.reference(first_order, problem), got) > 1e-2
+    assert problems.relative_error(check.reference(first_order, problem), got) > 1e-2
     fn = check.query_loss_after_adapting(algorithm, problem)
     for name, parameter in meta.items():
         for i in range(parameter.numel()):
             unit = tree.zeros_like(meta)
             unit[name].view(-1)[i] = 1
-            slope = check.finite_difference(fn, meta, unit, step=1e-6)
+            slope = problems.finite_difference(fn, meta, unit, step=1e-6)
             assert got[name].view(-1)[i].item() == pytest.approx(slope, rel=1e-6, abs=1e-9), (name, i)
 
 

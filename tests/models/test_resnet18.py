@@ -15,8 +15,8 @@ from metarun.engine.over_tasks import MetaGradient
 from metarun.errors import UserError
 from metarun.models.base import functional, initialise
 from metarun.models.resnet18 import ResNet18
-from metarun.verify import check
-from metarun.verify.check import Problem
+from metarun.verify import check, problems
+from metarun.verify.problems import Problem
 
 SIDE = 40  # the last block then sees 2x2 positions; one position, of two images, would magnify rounding
 ENGINES = check.engines(torch.device("cpu"))
@@ -52,7 +52,7 @@ def test_its_meta_gradient_is_the_plain_loops(path: str, derivative: Derivative)
     """torchvision's blocks write in place, which must stay right under nested transforms and custom functions."""
     meta_gradient = MetaGradient(ENGINES[path][0], maml(derivative), problem().objective)
     got, metrics = meta_gradient(problem().meta, problem().episodes)
-    assert check.relative_error(got, reference()) < 1e-10
+    assert problems.relative_error(got, reference()) < 1e-10
     assert metrics["loss"].shape == (2,)
 
 

@@ -20,13 +20,14 @@ from metarun.config import composition
 from metarun.errors import UserError
 from metarun.reproduce import cells as reproduce
 from metarun.reproduce import table as verdicts
-from metarun.results import tables
+from metarun.results.result import Result, sealed
+from metarun.results.result import read as read_result
 from tests.conftest import Command
 
 CELL = "sinusoid/maml_5s"
 
 
-def result(cell: str = CELL, seed: int = 0, budget: float = 1.0, mean: float = 0.4, **edits: object) -> tables.Result:
+def result(cell: str = CELL, seed: int = 0, budget: float = 1.0, mean: float = 0.4, **edits: object) -> Result:
     """A result as a run of the recipe would write it, with the same error after every number of steps."""
     x, record = config.compose([f"recipe={cell}", f"seed={seed}", f"recipe.budget={budget}"])
     by_steps = [{"steps": s, "mean": mean, "ci95": 0.05, "loss": mean} for s in range(x.algo.eval_inner_steps + 1)]
@@ -40,10 +41,10 @@ def result(cell: str = CELL, seed: int = 0, budget: float = 1.0, mean: float = 0
         "scores": [{"norm": n, "tasks": 600, "mean": mean, "ci95": 0.05, "by_steps": by_steps} for n in norms],
         "config": record.identity(),
     }
-    return tables.sealed({**content, **edits})
+    return sealed({**content, **edits})
 
 
-def put(out: Path, content: tables.Result) -> Path:
+def put(out: Path, content: Result) -> Path:
     recipe = content["recipe"]
     folder = reproduce.folder(out, recipe["name"], content["seed"], recipe["budget"])
     folder.mkdir(parents=True)
@@ -119,7 +120,7 @@ def test_the_norms_of_a_table_are_rows_of_their_own(tmp_path: Path) -> None:
     content = result(cell, mean=0.954)
     for score in content["scores"]:
         score["ci95"] = score["by_steps"][-1]["ci95"] = 0.002
-    put(tmp_path, tables.sealed(content))
+    put(tmp_path, sealed(content))
     plain, transductive = verdicts.rows(tmp_path, cell)
     assert (plain.norm, plain.verdict) == ("support_plus_one", "reproduced")
     assert (transductive.norm, transductive.verdict) == ("transductive", "below")
@@ -159,7 +160,7 @@ def test_reproduce_runs_what_is_missing_and_shares_training(metarun: Command, tm
     assert second.returncode == 0 and "run folder" not in second.stdout, "nothing is left to run"
     third = metarun("reproduce", "sinusoid/maml_10s", *BRIEF)
     assert "the same meta-training is done: testing the parameters of" in third.stdout
-    results = {file.parent.name: tables.read(file) for file in (tmp_path / "outputs").rglob("result.json")}
+    results = {file.parent.name: read_result(file) for file in (tmp_path / "outputs").rglob("result.json")}
     five, ten = results["maml_5s_s0_b0.0003"], results["maml_10s_s0_b0.0003"]
     assert (five["protocol"]["task"], ten["protocol"]["task"]) == ("5-shot", "10-shot")
     assert five["protocol"]["recipe"] == "sinusoid/maml_5s, budget 0.0003"
@@ -167,7 +168,7 @@ def test_reproduce_runs_what_is_missing_and_shares_training(metarun: Command, tm
         "train", "recipe=sinusoid/maml_10s", "recipe.budget=0.0003", "device.compile=false", "run_dir=alone"
     )
     assert alone.returncode == 0, alone.stderr
-    assert tables.read(tmp_path / "alone" / "result.json")["scores"] == ten["scores"], "as if it had trained itself"
+    assert read_result(tmp_path / "alone" / "result.json")["scores"] == ten["scores"], "as if it had trained itself"
 
 
 def test_an_interrupted_reproduce_goes_on(tmp_path: Path) -> None:

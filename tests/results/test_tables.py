@@ -11,9 +11,11 @@ import pytest
 from metarun.errors import UserError
 from metarun.files import write_json
 from metarun.results import tables
+from metarun.results.result import Result, find, sealed
+from metarun.results.result import read as read_result
 
 
-def result(seed: int = 0, mean: float = 0.9, ci95: float = 0.01, **config) -> tables.Result:
+def result(seed: int = 0, mean: float = 0.9, ci95: float = 0.01, **config) -> Result:
     content = {
         "names": {"algo": "maml", "dataset": "omniglot"},
         "seed": seed,
@@ -22,7 +24,7 @@ def result(seed: int = 0, mean: float = 0.9, ci95: float = 0.01, **config) -> ta
         "scores": [{"norm": "transductive", "tasks": 600, "mean": mean, "ci95": ci95, "by_steps": []}],
         "config": {"way": 5, "seed": seed, **config},
     }
-    return tables.sealed(content)
+    return sealed(content)
 
 
 def test_seeds_are_merged_and_the_two_spreads_kept_apart() -> None:
@@ -44,7 +46,7 @@ def test_the_best_comes_first_and_what_diverged_last() -> None:
     means = [0.4, math.nan, 0.2, 0.9]
     found = [row["mean"] for row in tables.rows([result(mean=mean, way=i) for i, mean in enumerate(means)])]
     assert found[:3] == [0.9, 0.4, 0.2] and math.isnan(found[3])
-    errors = [tables.sealed({**result(mean=mean, way=i), "metric": "mse"}) for i, mean in enumerate(means)]
+    errors = [sealed({**result(mean=mean, way=i), "metric": "mse"}) for i, mean in enumerate(means)]
     found = [row["mean"] for row in tables.rows(errors)]
     assert found[:3] == [0.2, 0.4, 0.9] and math.isnan(found[3])
 
@@ -52,7 +54,7 @@ def test_the_best_comes_first_and_what_diverged_last() -> None:
 def test_a_network_without_batch_norm_stands_beside_the_others() -> None:
     without = result(mean=0.95, memory=1)
     without["scores"][0]["norm"] = "none (no batch norm)"
-    found = [tables.sealed(without), result(mean=0.9)]
+    found = [sealed(without), result(mean=0.9)]
     assert [row["norm"] for row in tables.rows(found)] == ["transductive", "none (no batch norm)"]
     panels = {line["panel"] for line in tables.by_steps(found)}
     assert panels == {"omniglot, 5-way 1-shot, maml 1100/100/423, 600 tasks, norm transductive"}
@@ -72,28 +74,28 @@ def test_csv_keeps_every_digit() -> None:
 
 def test_damaged_and_missing_results_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no finished run"):
-        tables.find([tmp_path])
+        find([tmp_path])
     for text in ("{", "{}", "[1]"):
         (tmp_path / "result.json").write_text(text)
         with pytest.raises(UserError, match=r"result\.json: damaged"):
-            tables.find([tmp_path])
+            find([tmp_path])
     (tmp_path / "result.json").write_text(json.dumps(result()))
-    assert tables.find([tmp_path])[0]["seed"] == 0
+    assert find([tmp_path])[0]["seed"] == 0
     edited = {**result(), "seed": 1}
     (tmp_path / "result.json").write_text(json.dumps(edited))
     with pytest.raises(UserError, match=r"result\.json: was changed after metarun wrote it"):
-        tables.find([tmp_path])
+        find([tmp_path])
 
 
-def diverged(**changes) -> tables.Result:
+def diverged(**changes) -> Result:
     content = result()
     content["scores"][0] |= {"diverged": 12, "by_steps": [{"steps": 0, "mean": 0.5, "ci95": 0.1, "diverged": 3}]}
     content["scores"][0] |= changes
-    return tables.sealed(content)
+    return sealed(content)
 
 
 def test_a_column_says_how_many_tasks_diverged(tmp_path: Path) -> None:
-    rows = tables.rows([diverged(), tables.sealed({**diverged(), "seed": 1}), result(way=20)])
+    rows = tables.rows([diverged(), sealed({**diverged(), "seed": 1}), result(way=20)])
     assert sorted(row["diverged"] for row in rows) == [0, 24]
     text = tables.markdown(rows)
     assert "| sd between seeds | diverged |" in text and "| 24 of 1200 |" in text and "| 0 of 600 |" in text
@@ -108,21 +110,21 @@ def test_null_is_read_as_nan_and_older_files_with_bare_nan_still_fit(tmp_path: P
     file = tmp_path / "result.json"
     write_json(file, diverged(mean=math.inf, ci95=math.nan))
     assert '"mean": null' in file.read_text()
-    assert math.isnan(tables.read(file)["scores"][0]["mean"])
+    assert math.isnan(read_result(file)["scores"][0]["mean"])
     old = {key: value for key, value in result(mean=math.nan).items() if key != "sha256"}
     old["scores"][0]["mean"] = math.nan  # as json.dumps writes it
     old["sha256"] = hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()
     file.write_text(json.dumps(old))
-    assert "NaN" in file.read_text() and math.isnan(tables.rows(tables.find([tmp_path]))[0]["mean"])
+    assert "NaN" in file.read_text() and math.isnan(tables.rows(find([tmp_path]))[0]["mean"])
 
 
 def test_what_was_tested_before_its_training_was_done_says_so_and_is_merged_with_nothing() -> None:
-    early = tables.sealed({**result(1, steps=100), "trained": 40, "selected": {"step": 40, "validation": None}})
+    early = sealed({**result(1, steps=100), "trained": 40, "selected": {"step": 40, "validation": None}})
     rows = tables.rows([early, result(0, steps=100)])
     names = "maml (unfinished: 40 of 100 meta-iterations)", "maml"
     assert {row["algo"] for row in rows} == set(names) and all(row["seeds"] == 1 for row in rows)
     older = {key: value for key, value in early.items() if key != "trained"}
-    assert tables.rows([tables.sealed(older)])[0]["algo"] == names[0]
+    assert tables.rows([sealed(older)])[0]["algo"] == names[0]
 
 
 def test_amounts_carry_their_unit() -> None:
@@ -187,5 +189,5 @@ def test_a_setting_that_one_method_has_is_no_column() -> None:
     del other["algo.inner_lr"]
     content = result(**other)
     content["names"]["algo"] = "protonet"
-    rows = tables.rows([result(**{**SETTINGS, "algo (option)": "maml"}), tables.sealed(content)])
+    rows = tables.rows([result(**{**SETTINGS, "algo (option)": "maml"}), sealed(content)])
     assert [len(row) for row in rows] == [len(tables.COLUMNS)] * 2

@@ -14,7 +14,7 @@ from metarun import config
 from metarun.cli import main as cli
 from metarun.errors import UserError
 from metarun.files import write_atomic
-from metarun.runs import checkpoint, run
+from metarun.runs import checkpoint, load
 from metarun.runs import train as loop
 from metarun.runs.checkpoint import Damaged, Selection, TrainState
 from metarun.runs.experiment import Select
@@ -181,7 +181,7 @@ def doors() -> Callable[[Path, str], list[Callable[[], object]]]:
     def of(run_dir: Path, file: str) -> list[Callable[[], object]]:
         which = Select.best if file == checkpoint.BEST else Select.last
         training = lambda: loop.train(bench, run_dir, StopSignals(), record.training())  # noqa: E731
-        testing = lambda: run._trained(run_dir, which, bench)  # noqa: E731
+        testing = lambda: load._trained(run_dir, which, bench)  # noqa: E731
         return [testing] if file == checkpoint.BEST else [testing, training]
 
     return of

@@ -22,7 +22,7 @@ from metarun.errors import UserError
 from metarun.models.base import Model, functional
 from metarun.runs.evaluate import evaluate
 from metarun.runs.experiment import Bench
-from metarun.verify import check
+from metarun.verify import check, problems
 
 FEW = ["meta_batch=2", "eval.query=2", "algo.eval_inner_steps=2"]
 
@@ -94,7 +94,7 @@ def test_frozen_parameters_are_constants_in_both_loops(which: str) -> None:
     for way in ("loop", "vmap", "grouped", "native"):
         engine, calls = engines[way]
         got, _ = MetaGradient(engine, maml, classification(functional(module), 3), calls)(meta, episodes)
-        assert list(got) == list(want) and check.relative_error(got, want) < 1e-10
+        assert list(got) == list(want) and problems.relative_error(got, want) < 1e-10
     assert all(torch.equal(p, before[name]) for name, p in module.named_parameters())
 
 

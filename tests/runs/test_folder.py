@@ -14,7 +14,9 @@ from metarun import config
 from metarun.cli import main as cli
 from metarun.errors import UserError
 from metarun.files import write_json
-from metarun.results import page, tables
+from metarun.results import page
+from metarun.results.result import Result, sealed
+from metarun.results.result import read as read_result
 from metarun.runs import folder
 from metarun.runs.folder import CONFIG, LOCK, RESULT, Record, claim, finished, fresh, misfit, same_training
 
@@ -24,9 +26,9 @@ def record_of(*words: str) -> Record:
     return config.compose(list(words))[1]
 
 
-def sealed_for(record: Record) -> tables.Result:
+def sealed_for(record: Record) -> Result:
     """A result as a run of this configuration would write it, of no figures."""
-    return tables.sealed({"scores": [], "config": record.identity(), "config_hash": record.hash()})
+    return sealed({"scores": [], "config": record.identity(), "config_hash": record.hash()})
 
 
 def test_names_are_readable_and_never_taken_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +130,7 @@ def test_a_run_whose_result_is_spoiled_is_tested_again(tmp_path: Path, capsys: p
              "eval.tasks=2", "device.compile=false", f"run_dir={tmp_path / 'run'}"]  # fmt: skip
     assert cli.main(words) == 0
     file = tmp_path / "run" / RESULT
-    result = tables.read(file)
+    result = read_result(file)
     file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
     edited = file.read_bytes()
     capsys.readouterr()
@@ -137,7 +139,7 @@ def test_a_run_whose_result_is_spoiled_is_tested_again(tmp_path: Path, capsys: p
         assert cli.main(words) == 0
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "was changed after" in err and "testing again" in err and "result.unfit.json" in err
-    assert tables.read(file)["scores"] == result["scores"]
+    assert read_result(file)["scores"] == result["scores"]
     assert file.with_name("result.unfit.json").read_bytes() == edited
     assert cli.main(words) == 0 and "already done" in capsys.readouterr().out
 

@@ -17,6 +17,7 @@ from metarun.datasets.omniglot import NamedSplit
 from metarun.datasets.sampler import ClassPool
 from metarun.errors import UserError
 from metarun.results import tables
+from metarun.results.result import Result, find
 from metarun.runs import held_out
 from metarun.runs.folder import CONFIG, Record
 from tests.datasets.test_image_folder import COUNTS, QUICK, own_images
@@ -114,7 +115,7 @@ def test_every_door_knows_the_classes_of_a_run(trained: Path, capfd: pytest.Capt
     assert cli.main(["eval", "run=run"]) == 0  # the classes moved, and by chance none of training's into the test
     assert "tested on other data than it was trained on" in capfd.readouterr().err
     assert cli.main(["train", "run_dir=second", "seed=1", *MORE]) == 0
-    rows = tables.rows(tables.find([trained / "run" / "result.json", trained / "second"]))
+    rows = tables.rows(find([trained / "run" / "result.json", trained / "second"]))
     assert [row["seeds"] for row in rows] == [1, 1]
     assert all("pool_sha256" in row["split"] for row in rows) and rows[0]["split"] != rows[1]["split"]
 
@@ -127,7 +128,7 @@ def test_every_door_knows_the_classes_of_a_run(trained: Path, capfd: pytest.Capt
 
 
 def test_results_that_say_nothing_of_their_data_still_merge() -> None:
-    def result(seed: int, **facts: str) -> tables.Result:
+    def result(seed: int, **facts: str) -> Result:
         score = {"norm": "none", "tasks": 2, "mean": 0.5, "ci95": 0.1, "by_steps": []}
         protocol = {"task": "t", "split": "s", "test_steps": 1, **facts}
         names = {"algo": "a", "dataset": "d"}

@@ -20,9 +20,11 @@ from metarun.core.tree import Params
 from metarun.datasets.base import Split, Tasks
 from metarun.errors import NotFinite
 from metarun.results import curves, tables, task_figures
+from metarun.results.result import find
 from metarun.runs import run, train
 from metarun.runs.experiment import Experiment
 from metarun.runs.folder import Record
+from metarun.runs.load import evaluate_run
 
 WORDS = ["model=mlp", "model.hidden=[4]", "steps=2", "meta_batch=2", "eval.every=1", "eval.val_tasks=4"]
 WORDS += ["eval.tasks=6", "algo.eval_inner_steps=2", "algo.inner_steps=1", "device.compile=false", "run_dir=run"]
@@ -96,7 +98,7 @@ def test_any_inputs_have_a_result_and_a_picture_where_they_are_one(
 ) -> None:
     tasks, way, picture = INPUTS[name]
     out = start(monkeypatch, tmp_path, tasks, f"way={way}", "query=3")
-    (result,) = tables.find([out])
+    (result,) = find([out])
     assert math.isfinite(result["scores"][0]["mean"]) and (out / "report.md").exists()
     drawn = {path.name for path in out.glob("*.png")}
     assert drawn == {"curves.png", "steps.png"} | ({picture} if picture else set())
@@ -112,7 +114,7 @@ def test_a_picture_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest.M
     with pytest.warns(UserWarning, match=r"\.png: not drawn \('some reason'\)") as caught:
         out = start(monkeypatch, tmp_path, Made((1, 6, 6)))
     assert sorted(str(w.message).split(":")[0] for w in caught) == ["curves.png", "episodes.png"]
-    assert tables.find([out]) and "curves.png" not in (out / "report.md").read_text()
+    assert find([out]) and "curves.png" not in (out / "report.md").read_text()
     assert [path.name for path in out.glob("*.png")] == ["steps.png"]
 
 
@@ -189,7 +191,7 @@ def test_without_a_figure_all_is_written_and_the_status_is_3(
         assert (tmp_path / "run/report.md").exists() and (tmp_path / "run/steps.png").exists()
     experiment, record = config.reopen(Record.read(tmp_path / "run"), ["eval.tasks=5"])  # type: ignore[arg-type]
     with pytest.raises(NotFinite):
-        run.evaluate_run(tmp_path / "run", experiment, record, experiment.eval.select)
+        evaluate_run(tmp_path / "run", experiment, record, experiment.eval.select)
     assert len(list((tmp_path / "run/eval").glob("*/report.md"))) == 1
 
 
@@ -213,7 +215,5 @@ def test_an_evaluation_before_the_training_is_done_is_marked(tmp_path: Path, mon
     with pytest.raises(InterruptedError):
         start(monkeypatch, tmp_path, Made((4,)), "steps=9")
     for which in type(begun.eval.select):
-        run.evaluate_run(tmp_path / "run", *config.reopen(Record.read(tmp_path / "run"), []), which)  # type: ignore[arg-type]
-    assert {row["algo"] for row in tables.rows(tables.find([tmp_path]))} == {
-        "maml (unfinished: 3 of 9 meta-iterations)"
-    }
+        evaluate_run(tmp_path / "run", *config.reopen(Record.read(tmp_path / "run"), []), which)  # type: ignore[arg-type]
+    assert {row["algo"] for row in tables.rows(find([tmp_path]))} == {"maml (unfinished: 3 of 9 meta-iterations)"}

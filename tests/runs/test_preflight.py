@@ -17,8 +17,9 @@ from metarun.errors import UserError
 from metarun.models.base import Model
 from metarun.runs.experiment import Bench, Experiment
 from metarun.runs.folder import Record
+from metarun.runs.load import evaluate_run
 from metarun.runs.preflight import Rehearsal, preflight
-from metarun.runs.run import evaluate_run, run
+from metarun.runs.run import run
 from tests.runs.test_experiment import First, convolutions
 
 FEW = ["algo.eval_inner_steps=2", "eval.query=2"]

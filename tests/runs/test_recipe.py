@@ -14,7 +14,8 @@ from metarun.core.batch_norm import Norm
 from metarun.datasets.base import Split
 from metarun.datasets.generated import Generated
 from metarun.errors import ConfigError, UserError
-from metarun.runs.recipe import Reference, Verdict
+from metarun.reproduce.verdict import Verdict
+from metarun.runs.recipe import Reference
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import train
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from metarun import config
-from metarun.core.objective import Figure
+from metarun.core.intervals import Figure
 from metarun.core.tree import Params
 from metarun.datasets.base import Split
 from metarun.datasets.sampler import ClassPool

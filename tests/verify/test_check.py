@@ -16,7 +16,7 @@ from metarun.algorithms.protonet import ProtoNet
 from metarun.cli import main as cli
 from metarun.engine.over_tasks import Engine, Vectorize
 from metarun.errors import require
-from metarun.verify import check, definitions
+from metarun.verify import check, definitions, problems
 
 
 @dataclass(kw_only=True, slots=True)
@@ -44,12 +44,12 @@ def made(kind: type, of: str, **more: object) -> Algorithm:
 @pytest.fixture(autouse=True)
 def little(monkeypatch: pytest.MonkeyPatch) -> None:
     """One network, one way of computing."""
-    problem = next(check.problems(torch.device("cpu")))
+    problem = next(problems.problems(torch.device("cpu")))
 
-    def problems(*_: object) -> Iterator[check.Problem]:
+    def one(*_: object) -> Iterator[problems.Problem]:
         yield problem
 
-    monkeypatch.setattr(check, "problems", problems)
+    monkeypatch.setattr(check, "problems", one)
     monkeypatch.setattr(check, "engines", lambda device: {"vmap": (Engine(Vectorize.vmap), 0)})
 
 
@@ -63,7 +63,7 @@ def test_a_method_of_ones_own_is_checked_whatever_settings_it_has(monkeypatch: p
 
 
 def test_small_settings_are_those_that_a_method_uses() -> None:
-    reptile, pretrain = (check.small(config.compose([f"algo={name}"])[0].algo) for name in ("reptile", "pretrain"))
+    reptile, pretrain = (problems.small(config.compose([f"algo={name}"])[0].algo) for name in ("reptile", "pretrain"))
     assert (reptile.inner_lr, reptile.inner_steps, reptile.inner_batch) == (0.2, 3, 4)
     assert (pretrain.inner_lr, pretrain.inner_steps, pretrain.inner_batch) == (0.2, 0, None)
 

@@ -21,8 +21,8 @@ from metarun.core.tree import Params
 from metarun.engine.kernels.layout import PlainLayout, plain
 from metarun.engine.over_tasks import MetaGradient, OverTasks
 from metarun.models.base import functional
-from metarun.verify import check
-from metarun.verify.check import Problem
+from metarun.verify import check, problems
+from metarun.verify.problems import Problem
 
 ENGINES = check.engines(torch.device("cpu"))
 WAYS = ["loop", "vmap", "native" if "native" in ENGINES else "grouped"]
@@ -150,7 +150,7 @@ def test_layers_behind_a_convolution_on_every_engine(layer: str) -> None:
         want = check.reference(algo, given)
         for way in WAYS[1:]:
             got, _ = MetaGradient(ENGINES[way][0], algo, given.objective)(given.meta, given.episodes)
-            assert check.relative_error(got, want) < 1e-10, (name, way)
+            assert problems.relative_error(got, want) < 1e-10, (name, way)
 
     def outputs(meta: Params, task: Episode) -> Tensor:
         _, adapted = MAML_STORED.adapt(given.objective, meta, task.support_x, task.support_y, task.key, 1)

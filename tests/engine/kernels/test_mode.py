@@ -22,7 +22,7 @@ from metarun.engine.kernels.build import Library, library
 from metarun.engine.kernels.mode import Grouped
 from metarun.engine.over_tasks import CAPTURE_PAYS, Compile, Engine, MetaGradient, Vectorize
 from metarun.models.base import functional
-from metarun.verify import check
+from metarun.verify import check, problems
 
 
 class Calls(TorchDispatchMode):
@@ -272,10 +272,10 @@ class Unusual(nn.Module):
         return self.head(F.adaptive_avg_pool2d(x * x, 1).flatten(1))
 
 
-def unusual() -> check.Problem:
+def unusual() -> problems.Problem:
     torch.manual_seed(0)
     module = Unusual(3).double()
-    problem = next(iter(check.problems(torch.device("cpu"))))
+    problem = next(iter(problems.problems(torch.device("cpu"))))
     x = drawn(3, 12, 3, 18, 18)
     meta = {name: p.detach() + 0.1 * drawn(*p.shape) for name, p in module.named_parameters()}
     return dataclasses.replace(
@@ -295,7 +295,7 @@ WAYS: dict[str, Callable[[], tuple[Engine, int]]] = {
 
 
 @functools.cache
-def problem_and_loop() -> tuple[check.Problem, dict[Derivative, tuple[MAML, Params]]]:
+def problem_and_loop() -> tuple[problems.Problem, dict[Derivative, tuple[MAML, Params]]]:
     """MAML's meta-gradient one task at a time, which is also what ``torch.autograd`` says."""
     problem = unusual()
     maml = config.compose(["algo=maml"])[0].algo
@@ -304,7 +304,7 @@ def problem_and_loop() -> tuple[check.Problem, dict[Derivative, tuple[MAML, Para
     for derivative in (Derivative.store, Derivative.recompute):
         algorithm = dataclasses.replace(maml, hypergrad=derivative, inner_steps=1, inner_lr=0.2)
         loop, _ = MetaGradient(Engine(Vectorize.loop, 1), algorithm, problem.objective)(problem.meta, problem.episodes)
-        assert check.relative_error(loop, check.reference(algorithm, problem)) < 1e-10
+        assert problems.relative_error(loop, check.reference(algorithm, problem)) < 1e-10
         found[derivative] = algorithm, loop
     return problem, found
 
@@ -320,5 +320,5 @@ def test_meta_gradient_of_an_unusual_network(derivative: Derivative, way: str) -
     engine, calls = WAYS[way]()
     with Calls() as operators:
         got, _ = MetaGradient(engine, algorithm, problem.objective, calls)(problem.meta, problem.episodes)
-    assert check.relative_error(got, want) < 1e-10
+    assert problems.relative_error(got, want) < 1e-10
     assert bool(operators.names) == ("native" in way)
