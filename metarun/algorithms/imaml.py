@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from metarun.algorithms.base import GradientBased
 from metarun.core import tree
-from metarun.core.episode import Episode
-from metarun.core.hypergrad import Metrics, implicit
+from metarun.core.hypergrad import implicit
 from metarun.core.inner import SGD, Carry, Inner
-from metarun.core.objective import Objective
+from metarun.core.meta import Meta
+from metarun.core.problem import Metrics, Problem
 from metarun.core.tree import Params
 from metarun.errors import require, require_count
 
@@ -53,29 +53,29 @@ class IMAML(GradientBased):
         for name in ("cg_damping", "lam_damping"):
             require(getattr(self, name) >= 0, name, getattr(self, name), ">= 0")
 
-    def inner(self, objective: Objective, x: Tensor, y: Tensor, key: Tensor, *, training: bool) -> Inner:
-        sgd = SGD(lr=self.inner_lr)
+    def inner(self, problem: Problem, task: Any, *, training: bool) -> Inner:
+        sgd, seen = SGD(lr=self.inner_lr), self.seen(problem, training)
 
-        def step(meta: Params, carry: Carry, k: int) -> Carry:
-            grads = torch.func.grad(lambda p: objective.inner_loss(p, x, y, self.inner_loss))(carry.params)
+        def step(meta: Meta, carry: Carry, k: int) -> Carry:
+            grads = torch.func.grad(lambda p: seen.support_loss(p, task, k))(carry.params)
             if self.descent is Descent.joint:
-                pull = tree.subtract(carry.params, meta)
+                pull = tree.subtract(carry.params, meta.model)
                 return sgd.update(carry, tree.add_scaled(grads, self.proximal, pull))
             carry = sgd.update(carry, grads)
             if not training or k + 1 < self.inner_steps:
                 return carry
-            pull = tree.subtract(carry.params, meta)
+            pull = tree.subtract(carry.params, meta.model)
             return sgd.update(carry, tree.scale(self.proximal, pull))
 
-        return Inner(lambda meta: Carry(meta, {}), step)
+        return Inner(lambda meta: Carry(meta.model, {}), step)
 
-    def meta_grad(self, objective: Objective, meta: Params, task: Episode) -> tuple[Params, Metrics]:
+    def meta_grad(self, problem: Problem, meta: Meta, task: Any, progress: Tensor) -> tuple[Meta, Metrics]:
         def support_loss(params: Params) -> Tensor:
-            return objective.inner_loss(params, task.support_x, task.support_y, self.inner_loss)
+            return self.seen(problem, True).support_loss(params, task, self.inner_steps)
 
-        return implicit(
-            self.inner(objective, task.support_x, task.support_y, task.key, training=True),
-            lambda meta, carry: objective.query_loss(carry.params, task.query_x, task.query_y),
+        grads, metrics = implicit(
+            self.inner(problem, task, training=True),
+            lambda meta, carry: problem.query_loss(carry.params, task),
             meta,
             self.inner_steps,
             support_loss=support_loss,
@@ -83,3 +83,4 @@ class IMAML(GradientBased):
             damping=self.cg_damping,
             cg_steps=self.cg_steps,
         )
+        return Meta.of(grads), metrics

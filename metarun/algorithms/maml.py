@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from metarun.algorithms.base import GradientDescent, model_params
+from metarun.algorithms.base import GradientDescent
 from metarun.core import tree
-from metarun.core.episode import Episode
-from metarun.core.hypergrad import Metrics, Outer, recompute, store
+from metarun.core.hypergrad import Outer, recompute, store
 from metarun.core.inner import Carry, Inner
-from metarun.core.objective import Objective
+from metarun.core.meta import Meta
+from metarun.core.problem import Metrics, Problem
 from metarun.core.tree import Params
 from metarun.errors import require
 
@@ -46,19 +47,18 @@ class MAML(GradientDescent):
         GradientDescent.__post_init__(self)
         require(self.segment >= 1, "segment", self.segment, ">= 1")
 
-    def slope(self, objective: Objective, params: Params, fixed: Params, x: Tensor, y: Tensor) -> Params:
+    def slope(self, loss: Callable[[Params], Tensor], params: Params, fixed: Params) -> Params:
         if self.hypergrad is Derivative.first_order:  # of constants, so that no graph of the inner gradient is kept
             params, fixed = tree.detach(params), tree.detach(fixed)
-        return GradientDescent.slope(self, objective, params, fixed, x, y)
+        return GradientDescent.slope(self, loss, params, fixed)
 
-    def meta_grad(self, objective: Objective, meta: Params, task: Episode) -> tuple[Params, Metrics]:
-        def outer(meta: Params, carry: Carry) -> tuple[Tensor, Metrics]:
-            return objective.query_loss({**model_params(meta), **carry.params}, task.query_x, task.query_y)
+    def meta_grad(self, problem: Problem, meta: Meta, task: Any, progress: Tensor) -> tuple[Meta, Metrics]:
+        def outer(meta: Meta, carry: Carry) -> tuple[Tensor, Metrics]:
+            return problem.query_loss({**meta.model, **carry.params}, task)
 
-        inner = self.inner(objective, task.support_x, task.support_y, task.key, training=True)
-        return self.differentiate(inner, outer, meta)
+        return self.differentiate(self.inner(problem, task, training=True), outer, meta)
 
-    def differentiate(self, inner: Inner, outer: Outer, meta: Params) -> tuple[Params, Metrics]:
+    def differentiate(self, inner: Inner, outer: Outer, meta: Meta) -> tuple[Meta, Metrics]:
         """The derivative of the query loss ``outer`` through the inner loop, as ``hypergrad`` says."""
         if self.hypergrad is Derivative.recompute:
             return recompute(inner, outer, meta, self.inner_steps, self.segment)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from metarun.algorithms.base import Algorithm
 from metarun.core import memory_cell, rng
-from metarun.core.episode import Episode
-from metarun.core.hypergrad import Metrics
-from metarun.core.inner import Carry, Inner, minibatches
-from metarun.core.objective import Objective
+from metarun.core.batch_norm import Norm
+from metarun.core.inner import Carry, Inner, minibatch
+from metarun.core.meta import Meta
+from metarun.core.objective import supervised
+from metarun.core.problem import Metrics, Problem
 from metarun.core.tree import Params
 from metarun.errors import UserError, require, require_count
 
@@ -55,66 +57,59 @@ class MANN(Algorithm):
         by_instance = {"judged by": "k+1st instance of each class, k steps; no query set"}
         return by_instance if self.measure is Measure.instances else {}
 
-    def init(self, params: Params) -> Params:
+    def init(self, params: Params) -> Meta:
         if not {"input.weight", "recurrent.weight", "head.weight", "head.bias"} <= params.keys():
             raise UserError(
                 "algo=mann: needs a network that has a state, nothing of it frozen; choose model=mann or model=lstm"
             )
         heads = len(memory_cell.blank(params, self.slots).read)
         require(self.slots >= heads, "algo.slots", self.slots, f">= {heads}, the number of heads")
-        return params
+        return Meta.of(params)
 
-    def inner(self, objective: Objective, x: Tensor, y: Tensor, key: Tensor, *, training: bool) -> Inner:
-        labels, shot = one_hot(y, objective.way, x), len(x) // objective.way
+    def inner(self, problem: Problem, task: Any, *, training: bool) -> Inner:
+        x, way = task.support_x, supervised(problem, "algo=mann").way
+        labels, shot = one_hot(task.support_y, way, x), len(x) // way
 
-        def start(meta: Params) -> Carry:
-            return _carry(memory_cell.blank(meta, self.slots))
+        def start(meta: Meta) -> Carry:
+            return _carry(memory_cell.blank(meta.model, self.slots))
 
-        def step(meta: Params, carry: Carry, k: int) -> Carry:
-            state = memory_cell.State(*carry.params.values())
-            chosen = shot * rng.permutation(rng.fold(key, k), objective.way) + k % shot
-            *_, state = memory_cell.follow(meta, state, memory_cell.project(meta, x[chosen]), labels[chosen])
+        def step(meta: Meta, carry: Carry, k: int) -> Carry:
+            state, params = memory_cell.State(*carry.params.values()), meta.model
+            chosen = shot * rng.permutation(rng.fold(task.key, k), way) + k % shot
+            *_, state = memory_cell.follow(params, state, memory_cell.project(params, x[chosen]), labels[chosen])
             return _carry(state)
 
         return Inner(start, step)
 
-    def meta_grad(self, objective: Objective, meta: Params, task: Episode) -> tuple[Params, Metrics]:
-        order = self._order(task)
+    def meta_grad(self, problem: Problem, meta: Meta, task: Any, progress: Tensor) -> tuple[Meta, Metrics]:
+        tasks, order, params = supervised(problem, "algo=mann"), self._order(task), meta.model
         x, y = task.support_x[order], task.support_y[order]
+        blank, labels = memory_cell.blank(params, self.slots), one_hot(y, tasks.way, x)
+        grads, metrics = memory_cell.gradient(params, blank, x, labels, lambda logits: tasks.judged(logits, y))
+        return Meta.of(grads), metrics
 
-        def loss(logits: Tensor) -> tuple[Tensor, Metrics]:
-            value = objective.loss(logits, y)
-            return value, {"loss": value.detach(), objective.metric_name: objective.metric(logits.detach(), y)}
-
-        return memory_cell.gradient(meta, memory_cell.blank(meta, self.slots), x, one_hot(y, objective.way, x), loss)
-
-    def trial(
-        self,
-        objective: Objective,
-        meta: Params,
-        task: Episode,
-        steps: range,
-        predict: Callable[[Params], list[Tensor]],
-    ) -> Iterator[tuple[list[Tensor], Tensor]]:
+    def measure_adaptation(
+        self, problem: Problem, meta: Meta, task: Any, steps: range, norms: list[Norm]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         if self.measure is Measure.query:
-            yield from Algorithm.trial(self, objective, meta, task, steps, predict)
+            yield from Algorithm.measure_adaptation(self, problem, meta, task, steps, norms)
             return
-        way = objective.way
-        order = self._order(task)
+        tasks, order, params = supervised(problem, "algo=mann"), self._order(task), meta.model
         x, y = task.support_x[order], task.support_y[order]
-        labels = one_hot(y, way, x)
-        states = memory_cell.follow(meta, memory_cell.blank(meta, self.slots), memory_cell.project(meta, x), labels)
-        logits = memory_cell.classify(meta, torch.stack([state.features for state in states]))
+        labels = one_hot(y, tasks.way, x)
+        blank = memory_cell.blank(params, self.slots)
+        states = memory_cell.follow(params, blank, memory_cell.project(params, x), labels)
+        logits = memory_cell.classify(params, torch.stack([state.features for state in states]))
         seen = (labels.cumsum(0) * labels).sum(1)  # the example is its class's first, second, ...
-        instance = seen.argsort(stable=True).reshape(-1, way)  # [examples of a class, N] places in the sequence
+        instance = seen.argsort(stable=True).reshape(-1, tasks.way)  # [examples of a class, N] places in the sequence
         for k in steps:
             places = instance[min(k, len(instance) - 1)]  # when all are read, the last stands
-            yield [logits[places]], y[places]
+            yield tasks.measured([logits[places]], y[places])
 
-    def _order(self, task: Episode) -> Tensor:
+    def _order(self, task: Any) -> Tensor:
         """[N*K] places in the support set, in random order."""
         examples = len(task.support_y)
-        return minibatches(task.key, examples, examples, 1)[0]
+        return minibatch(task.key, examples, examples, 0)
 
 
 def one_hot(labels: Tensor, way: int, like: Tensor) -> Tensor:

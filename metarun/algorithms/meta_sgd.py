@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metarun.algorithms.base import STEP_SIZES
 from metarun.algorithms.maml import MAML
+from metarun.core.meta import Meta
 from metarun.core.tree import Params
 
 
@@ -23,10 +23,10 @@ class MetaSGD(MAML):
 
     fewest_inner_steps: ClassVar[int] = 1
 
-    def init(self, params: Params) -> Params:
+    def init(self, params: Params) -> Meta:
         MAML.init(self, params)
-        rates = {STEP_SIZES + name: torch.full_like(p, self.inner_lr) for name, p in params.items() if self.moves(name)}
-        return params | rates
+        sizes = {name: torch.full_like(p, self.inner_lr) for name, p in params.items() if self.moves(name)}
+        return Meta.of(params, step_sizes=sizes)
 
-    def step_size(self, meta: Params, name: str, k: int) -> Tensor | float:
-        return meta[STEP_SIZES + name]
+    def step_size(self, meta: Meta, name: str, k: int) -> Tensor | float:
+        return meta.step_sizes[name]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from metarun.algorithms.base import Algorithm, model_params
-from metarun.core.episode import Episode
-from metarun.core.hypergrad import Metrics, store
+from metarun.algorithms.base import Algorithm
+from metarun.core.hypergrad import store
 from metarun.core.inner import Carry, Inner
-from metarun.core.objective import Objective
+from metarun.core.meta import Meta
+from metarun.core.objective import supervised
+from metarun.core.problem import Metrics, Problem
 from metarun.core.tree import Params
 from metarun.errors import UserError
 
@@ -25,37 +27,37 @@ class ProtoNet(Algorithm):
     further ones leave it; before the first it is zero.
     """
 
-    def init(self, params: Params) -> Params:
+    def init(self, params: Params) -> Meta:
         if "head.weight" not in params or "head.bias" not in params:
             raise UserError(
                 "model: algo=protonet needs a network whose last layer is linear, called head and not frozen"
             )
-        return params
+        return Meta.of(params)
 
-    def inner(self, objective: Objective, x: Tensor, y: Tensor, key: Tensor, *, training: bool) -> Inner:
-        way = objective.outputs
+    def inner(self, problem: Problem, task: Any, *, training: bool) -> Inner:
+        tasks, x, y = supervised(problem, "algo=protonet"), task.support_x, task.support_y
+        way = tasks.outputs
         if way < 2:
             raise UserError("dataset: algo=protonet needs tasks with one output for each class")
 
-        def start(meta: Params) -> Carry:
-            width = meta["head.weight"].shape[1]
+        def start(meta: Meta) -> Carry:
+            width = meta.model["head.weight"].shape[1]
             return Carry({"head.weight": x.new_zeros(way, width), "head.bias": x.new_zeros(way)}, {})
 
-        def step(meta: Params, carry: Carry, k: int) -> Carry:
+        def step(meta: Meta, carry: Carry, k: int) -> Carry:
             if k > 0:
                 return carry
-            width = meta["head.weight"].shape[1]
+            width = meta.model["head.weight"].shape[1]
             bare = {"head.weight": torch.eye(width, dtype=x.dtype, device=x.device), "head.bias": x.new_zeros(width)}
-            embedded = objective.forward({**model_params(meta), **bare}, x)  # [N*K, width]
+            embedded = tasks.forward({**meta.model, **bare}, x)  # [N*K, width]
             members = (y == torch.arange(way, device=y.device)[:, None]).to(x.dtype)  # [N, N*K]
             centres = members @ embedded / members.sum(1, keepdim=True)
             return Carry({"head.weight": 2 * centres, "head.bias": -centres.square().sum(1)}, {})
 
         return Inner(start, step)
 
-    def meta_grad(self, objective: Objective, meta: Params, task: Episode) -> tuple[Params, Metrics]:
-        def outer(meta: Params, carry: Carry) -> tuple[Tensor, Metrics]:
-            return objective.query_loss({**model_params(meta), **carry.params}, task.query_x, task.query_y)
+    def meta_grad(self, problem: Problem, meta: Meta, task: Any, progress: Tensor) -> tuple[Meta, Metrics]:
+        def outer(meta: Meta, carry: Carry) -> tuple[Tensor, Metrics]:
+            return problem.query_loss({**meta.model, **carry.params}, task)
 
-        inner = self.inner(objective, task.support_x, task.support_y, task.key, training=True)
-        return store(inner, outer, meta, self.inner_steps)
+        return store(self.inner(problem, task, training=True), outer, meta, self.inner_steps)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from metarun.algorithms.base import model_params
+from torch import Tensor
+
 from metarun.algorithms.pretrain import Pretrain
 from metarun.core import tree
-from metarun.core.episode import Episode, View
-from metarun.core.hypergrad import Metrics
-from metarun.core.objective import Objective
-from metarun.core.tree import Params
+from metarun.core.episode import View
+from metarun.core.meta import Meta
+from metarun.core.problem import Metrics, Problem
 
 
 @dataclass(kw_only=True, slots=True)
@@ -24,6 +24,6 @@ class Random(Pretrain):
     def meta_iterations(self, steps: int) -> int:
         return 1
 
-    def meta_grad(self, objective: Objective, meta: Params, task: Episode) -> tuple[Params, Metrics]:
-        _, metrics = objective.query_loss(model_params(meta), task.query_x, task.query_y)
+    def meta_grad(self, problem: Problem, meta: Meta, task: Any, progress: Tensor) -> tuple[Meta, Metrics]:
+        _, metrics = problem.query_loss(meta.model, task)
         return tree.zeros_like(meta), metrics

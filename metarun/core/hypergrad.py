@@ -20,23 +20,24 @@ from torch.func import grad, grad_and_value, vjp
 
 from metarun.core import tree
 from metarun.core.inner import Carry, Inner, descend, final
+from metarun.core.meta import Meta
+from metarun.core.problem import Metrics
 from metarun.core.tree import Params
 
-Metrics = dict[str, Tensor]
-Outer = Callable[[Params, Carry], tuple[Tensor, Metrics]]  # (meta, last carry) -> query loss, metrics
+Outer = Callable[[Meta, Carry], tuple[Tensor, Metrics]]  # (meta, last carry) -> query loss, metrics
 
 
-def store(inner: Inner, outer: Outer, meta: Params, steps: int) -> tuple[Params, Metrics]:
+def store(inner: Inner, outer: Outer, meta: Meta, steps: int) -> tuple[Meta, Metrics]:
     """Differentiate through the unrolled inner loop; memory grows with ``steps`` times the activations."""
 
-    def unrolled(meta: Params) -> tuple[Tensor, Metrics]:
+    def unrolled(meta: Meta) -> tuple[Tensor, Metrics]:
         return outer(meta, final(inner, meta, steps))
 
     grads, (_, metrics) = grad_and_value(unrolled, has_aux=True)(meta)
     return grads, metrics
 
 
-def recompute(inner: Inner, outer: Outer, meta: Params, steps: int, segment: int) -> tuple[Params, Metrics]:
+def recompute(inner: Inner, outer: Outer, meta: Meta, steps: int, segment: int) -> tuple[Meta, Metrics]:
     """The same derivative by a reverse sweep that redoes each step from its stored iterate.
 
     With lambda_S the query gradient at theta_S, each step contributes lambda_k = (d step_k / d theta_k)^T
@@ -62,17 +63,17 @@ def recompute(inner: Inner, outer: Outer, meta: Params, steps: int, segment: int
 
 def _again(carry: Carry) -> Carry:
     """A copy. A recording would otherwise find that a step from it was computed before, and keep its activations."""
-    return Carry(*(tree.combine(torch.clone, part) for part in carry))
+    return tree.combine(torch.clone, carry)
 
 
-def _query_gradient(outer: Outer, meta: Params, last: Carry) -> tuple[Params, Carry, Metrics]:
+def _query_gradient(outer: Outer, meta: Meta, last: Carry) -> tuple[Meta, Carry, Metrics]:
     """The query loss's gradient in the meta-parameters themselves and in the last carry."""
     linearised: Any = vjp(outer, meta, last, has_aux=True)
     loss, pull, metrics = linearised
     return *pull(torch.ones_like(loss)), metrics
 
 
-def _through_start(inner: Inner, meta: Params, adjoint: Carry) -> Params:
+def _through_start(inner: Inner, meta: Meta, adjoint: Carry) -> Meta:
     """What the gradient in the first carry contributes to the meta-parameters."""
     return vjp(inner.start, meta)[1](adjoint)[0]
 
@@ -80,7 +81,7 @@ def _through_start(inner: Inner, meta: Params, adjoint: Carry) -> Params:
 def implicit(
     inner: Inner,
     outer: Outer,
-    meta: Params,
+    meta: Meta,
     steps: int,
     *,
     support_loss: Callable[[Params], Tensor],

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from metarun.core import rng, tree
+from metarun.core.meta import Meta
 from metarun.core.tree import Params
 
 
@@ -28,11 +29,11 @@ class Inner(NamedTuple):
     ``step`` sees the meta-parameters, so that anything in it may be meta-learned.
     """
 
-    start: Callable[[Params], Carry]
-    step: Callable[[Params, Carry, int], Carry]
+    start: Callable[[Meta], Carry]
+    step: Callable[[Meta, Carry, int], Carry]
 
 
-def descend(inner: Inner, meta: Params, steps: int, first: int = 0, carry: Carry | None = None) -> Iterator[Carry]:
+def descend(inner: Inner, meta: Meta, steps: int, first: int = 0, carry: Carry | None = None) -> Iterator[Carry]:
     """The carries after 0, 1, ..., ``steps`` inner steps; the only inner loop there is.
 
     With ``first`` and the carry that step number ``first`` begins from, the rest of that path: from it on.
@@ -44,7 +45,7 @@ def descend(inner: Inner, meta: Params, steps: int, first: int = 0, carry: Carry
         yield carry
 
 
-def final(inner: Inner, meta: Params, steps: int) -> Carry:
+def final(inner: Inner, meta: Meta, steps: int) -> Carry:
     """The carry after ``steps`` inner steps."""
     *_, last = descend(inner, meta, steps)
     return last
@@ -97,12 +98,12 @@ class Adam:
         return Carry(params, state)
 
 
-def minibatches(key: Tensor, examples: int, batch: int, steps: int) -> Tensor:
-    """[steps, batch] indices into a support set: shuffled passes laid end to end, then cut into batches.
+def minibatch(key: Tensor, examples: int, batch: int, k: int) -> Tensor:
+    """[batch] indices into a support set for step k: shuffled passes laid end to end, then cut into batches.
 
     No example comes twice before every other came once, and a batch may span two passes, as in the code published
     with Reptile. ``key``: this task's int64 scalar key.
     """
-    passes = -(-steps * batch // examples)
-    order = torch.cat([rng.permutation(rng.fold(key, i), examples) for i in range(passes)])
-    return order[: steps * batch].reshape(steps, batch)
+    first, last = k * batch // examples, ((k + 1) * batch - 1) // examples
+    order = torch.cat([rng.permutation(rng.fold(key, i), examples) for i in range(first, last + 1)])
+    return order[k * batch - first * examples :][:batch]

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad
 
+from metarun.core.problem import Metrics
 from metarun.core.tree import Params
 
-Metrics = dict[str, Tensor]
 USAGE_DECAY = 0.95  # gamma of the usage weights, as in the published reimplementations
 
 

@@ -1,28 +1,21 @@
-"""What a task is judged by: a loss to descend and a metric to report, for one task at a time."""
+"""Supervised tasks: their losses and metrics, and the problem that labelled examples are."""
 
 from __future__ import annotations
 
-import enum
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metarun.core.batch_norm import Norm, predict
+from metarun.core.episode import Episode
+from metarun.core.inner import minibatch
+from metarun.core.metric import ACCURACY, SQUARED_ERROR, Metric
+from metarun.core.problem import EVERYTHING, Metrics, Problem, Reduction, Support
 from metarun.core.tree import Params
-
-
-class Reduction(enum.Enum):
-    """How the inner loss sums over the support set.
-
-    ``mean``: over all examples, as most PyTorch code. ``sum_over_shot``: the sum over examples divided by K, which
-    is what the code published with the MAML paper descends (N times the mean, so N times the inner step).
-    """
-
-    mean = "mean"
-    sum_over_shot = "sum_over_shot"
+from metarun.errors import UserError
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -69,80 +62,112 @@ def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective:
-    """A model and its loss as pure functions of parameters: all that an algorithm knows of the task at hand.
+class Supervised(Problem):
+    """Tasks that are labelled examples (``Episode``), and a model for them.
 
-    forward: (params, x [B, ...]) -> outputs [B, outputs]; loss, metric: (outputs, y) -> scalar. The metric of a task
-    that diverged, one with outputs or a loss that are not finite, is nan.
-    ``way`` is N for classification and 1 for regression, ``outputs`` the width of a network's last layer for one task.
+    forward: (params, x [B, ...]) -> outputs [B, outputs]. loss, judge: (outputs, y) -> scalar, what is descended and
+    the metric; the metric of a task that diverged, one with outputs or a loss that are not finite, is nan.
+    way: N for classification, 1 for regression. outputs: width of a network's last layer for one task.
     """
 
     forward: Callable[[Params, Tensor], Tensor]
     loss: Callable[[Tensor, Tensor], Tensor]
-    metric: Callable[[Tensor, Tensor], Tensor]
-    metric_name: str
-    larger_is_better: bool  # of the metric
+    judge: Callable[[Tensor, Tensor], Tensor]
+    metric: Metric
     way: int
     outputs: int
     fixed_labels: bool  # whether an output is for the same class in every task
+    support: Support = EVERYTHING
 
-    def inner_loss(self, params: Params, x: Tensor, y: Tensor, reduction: Reduction) -> Tensor:
-        """The loss that the inner loop descends, a scalar."""
+    def seen_by(self, support: Support) -> Supervised:
+        return replace(self, support=support)
+
+    def support_set(self, task: Episode, k: int) -> tuple[Tensor, Tensor]:
+        """The support examples that inner step k sees, and their labels."""
+        x, y = task.support_x, task.support_y
+        if self.support.batch is None:
+            return x, y
+        seen = minibatch(task.key, len(x), min(self.support.batch, len(x)), k)
+        return x[seen], y[seen]
+
+    def inner_loss(self, params: Params, x: Tensor, y: Tensor) -> Tensor:
+        """The loss on support examples, reduced as the inner loop descends it."""
         loss = self.loss(self.forward(params, x), y)
-        return self.way * loss if reduction is Reduction.sum_over_shot else loss
+        return self.way * loss if self.support.reduction is Reduction.sum_over_shot else loss
 
-    def goodness(self, value: float) -> float:
-        """What orders values of the metric, the better one larger and what is not finite last."""
-        if not math.isfinite(value):
-            return -math.inf
-        return value if self.larger_is_better else -value
-
-    @property
-    def worst(self) -> float:
-        """The metric that stands for a task that diverged."""
-        return 0.0 if self.larger_is_better else math.inf
-
-    def query_loss(self, params: Params, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss and {"loss", metric} on examples that the inner loop did not see."""
-        outputs = self.forward(params, x)
+    def judged(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Metrics]:
+        """Mean loss and {"loss", metric} of outputs."""
         loss = self.loss(outputs, y)
-        return loss, {"loss": loss.detach(), self.metric_name: self.metric(outputs.detach(), y)}
+        return loss, {"loss": loss.detach(), self.metric.name: self.judge(outputs.detach(), y)}
+
+    def support_loss(self, params: Params, task: Episode, k: int) -> Tensor:
+        return self.inner_loss(params, *self.support_set(task, k))
+
+    def support_metrics(self, params: Params, task: Episode, k: int) -> Metrics:
+        x, y = self.support_set(task, k)
+        return self.judged(self.forward(params, x), y)[1]
+
+    def query_loss(self, params: Params, task: Episode) -> tuple[Tensor, Metrics]:
+        return self.judged(self.forward(params, task.query_x), task.query_y)
+
+    def whole_loss(self, params: Params, task: Episode) -> tuple[Tensor, Metrics]:
+        x, y = torch.cat([task.support_x, task.query_x]), torch.cat([task.support_y, task.query_y])
+        return self.judged(self.forward(params, x), y)
+
+    def predict(self, params: Params, task: Episode, norm: Norm) -> Tensor:
+        """Outputs [N*Q, outputs] for the query set, with the statistics of ``norm`` (not ``all``)."""
+        return predict(self.forward, params, task.support_x, task.query_x, norm)
+
+    def measure(self, params: Params, task: Episode, norms: Sequence[Norm]) -> tuple[Tensor, Tensor]:
+        return self.measured([self.predict(params, task, norm) for norm in norms], task.query_y)
+
+    def measured(self, outputs: Sequence[Tensor], y: Tensor) -> tuple[Tensor, Tensor]:
+        """(metric, loss), each [len(outputs)], of several outputs for the same targets."""
+        metrics, losses = ([of(o, y) for o in outputs] for of in (self.judge, self.loss))
+        return torch.stack(metrics), torch.stack(losses)
 
 
-def classification(forward: Callable[[Params, Tensor], Tensor], way: int, fixed_labels: bool = False) -> Objective:
-    return Objective(
+def supervised(problem: Problem, who: str) -> Supervised:
+    """The problem, for methods that work on labelled examples alone. Raises ``UserError`` for any other."""
+    if not isinstance(problem, Supervised):
+        raise UserError(f"{who}: works on labelled examples, which this data set's tasks have none of")
+    return problem
+
+
+Forward = Callable[[Params, Tensor], Tensor]
+
+
+def classification(forward: Forward, way: int, fixed_labels: bool = False) -> Supervised:
+    return Supervised(
         forward=forward,
         loss=cross_entropy,
-        metric=accuracy,
-        metric_name="accuracy",
-        larger_is_better=True,
+        judge=accuracy,
+        metric=ACCURACY,
         way=way,
         outputs=way,
         fixed_labels=fixed_labels,
     )
 
 
-def binary(forward: Callable[[Params, Tensor], Tensor]) -> Objective:
+def binary(forward: Forward) -> Supervised:
     """Two classes told apart by the sign of one output."""
-    return Objective(
+    return Supervised(
         forward=forward,
         loss=binary_cross_entropy,
-        metric=binary_accuracy,
-        metric_name="accuracy",
-        larger_is_better=True,
+        judge=binary_accuracy,
+        metric=ACCURACY,
         way=2,
         outputs=1,
         fixed_labels=True,
     )
 
 
-def regression(forward: Callable[[Params, Tensor], Tensor]) -> Objective:
-    return Objective(
+def regression(forward: Forward) -> Supervised:
+    return Supervised(
         forward=forward,
         loss=mean_squared_error,
-        metric=squared_error,
-        metric_name="mse",
-        larger_is_better=False,
+        judge=squared_error,
+        metric=SQUARED_ERROR,
         way=1,
         outputs=1,
         fixed_labels=True,

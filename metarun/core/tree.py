@@ -1,51 +1,63 @@
-"""Arithmetic on parameters: ``dict[str, Tensor]``, one entry per parameter, names as in ``nn.Module``."""
+"""Arithmetic on trees of tensors: parameters are a dict with one entry each, meta-parameters a tuple of such dicts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-Params = dict[str, Tensor]
+Params = dict[str, Tensor]  # names as in ``nn.Module``
+Tree = TypeVar("Tree")  # a dict of tensors, or a tuple of trees
 
 
-def combine(fn: Callable[..., Tensor], *trees: Params) -> Params:
-    """Apply ``fn`` entry by entry over the names of the first tree."""
-    return {name: fn(*(tree[name] for tree in trees)) for name in trees[0]}
+def combine(fn: Callable[..., Tensor], first: Tree, *others: Any) -> Tree:
+    """Apply ``fn`` entry by entry over the names of the first tree, which the others have too."""
+    if isinstance(first, dict):
+        return {name: fn(value, *(other[name] for other in others)) for name, value in first.items()}  # type: ignore[return-value]
+    assert isinstance(first, tuple)
+    parts = [combine(fn, *part) for part in zip(first, *others, strict=True)]
+    return type(first)(*parts)
 
 
-def detach(a: Params) -> Params:
+def leaves(tree: Any) -> Iterator[Tensor]:
+    """Every tensor, in order."""
+    for part in tree.values() if isinstance(tree, dict) else tree:
+        yield from [part] if isinstance(part, Tensor) else leaves(part)
+
+
+def detach(a: Tree) -> Tree:
     """The same values as constants, through which no derivative goes."""
     return combine(torch.detach, a)
 
 
-def add(a: Params, b: Params) -> Params:
+def add(a: Tree, b: Tree) -> Tree:
     return combine(torch.add, a, b)
 
 
-def subtract(a: Params, b: Params) -> Params:
+def subtract(a: Tree, b: Tree) -> Tree:
     return combine(torch.sub, a, b)
 
 
-def scale(factor: Tensor | float, a: Params) -> Params:
+def scale(factor: Tensor | float, a: Tree) -> Tree:
     return combine(lambda x: factor * x, a)
 
 
-def add_scaled(a: Params, factor: Tensor | float, b: Params) -> Params:
+def add_scaled(a: Tree, factor: Tensor | float, b: Tree) -> Tree:
     """a + factor * b."""
     return combine(lambda x, y: x + factor * y, a, b)
 
 
-def dot(a: Params, b: Params) -> Tensor:
+def dot(a: Tree, b: Tree) -> Tensor:
     """Inner product over all entries, a scalar."""
-    return torch.stack([(a[name] * b[name]).sum() for name in a]).sum()
+    return torch.stack([x.sum() for x in leaves(combine(torch.mul, a, b))]).sum()
 
 
-def norm(a: Params) -> Tensor:
+def norm(a: Any) -> Tensor:
     """Euclidean norm over all entries, a scalar."""
     return dot(a, a).sqrt()
 
 
-def zeros_like(a: Params) -> Params:
+def zeros_like(a: Tree) -> Tree:
     return combine(torch.zeros_like, a)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metarun.core import rng
 from metarun.core.episode import Episode, View
-from metarun.core.objective import Objective
+from metarun.core.problem import Problem
 from metarun.core.tree import Params
 from metarun.errors import UserError
 from metarun.files import cache_dir, user_path
@@ -67,8 +67,8 @@ class Tasks(abc.ABC):
         """Width of a model's last layer."""
 
     @abc.abstractmethod
-    def objective(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
-        """The loss and metric of these tasks, for a model."""
+    def problem(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Problem:
+        """The losses and the metric of these tasks, for a model's ``forward``: (params, x) -> outputs."""
 
     def seen(self, view: View) -> Tasks:
         """The same tasks, as a method is shown the meta-training split; the other splits stay tasks to be adapted to.

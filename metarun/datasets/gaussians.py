@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarun.core import rng
 from metarun.core.episode import Episode
-from metarun.core.objective import Objective, binary
+from metarun.core.objective import Supervised, binary
 from metarun.core.tree import Params
 from metarun.datasets.base import Dataset, Split, Tasks, task_keys
 from metarun.errors import require
@@ -69,7 +69,7 @@ class Blobs(Tasks):
     def outputs(self, way: int) -> int:
         return 1
 
-    def objective(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
+    def problem(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Supervised:
         return binary(forward)
 
     def means(self, split: Split, seed: int, indices: range) -> Tensor:

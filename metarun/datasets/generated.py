@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metarun.core.episode import Episode
-from metarun.core.objective import Objective, binary, classification, regression
+from metarun.core.objective import Supervised, binary, classification, regression
 from metarun.core.tree import Params
 from metarun.datasets.base import Dataset, Split, Tasks
 
@@ -30,7 +30,7 @@ class Generated(Tasks):
     def outputs(self, way: int) -> int:
         return way if self.has_way and not self.binary else 1
 
-    def objective(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
+    def problem(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Supervised:
         if self.binary:
             return binary(forward)
         return classification(forward, way) if self.has_way else regression(forward)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarun.core import rng
 from metarun.core.episode import Episode, View
-from metarun.core.objective import Objective, classification
+from metarun.core.objective import Supervised, classification
 from metarun.core.tree import Params
 from metarun.datasets.base import Split, Tasks, task_keys
 from metarun.errors import UserError, require
@@ -140,7 +140,7 @@ class ClassPool(Tasks):
     def outputs(self, way: int) -> int:
         return way
 
-    def objective(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
+    def problem(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Supervised:
         return classification(forward, way, self.fixed_labels)
 
     def look_up(self, split: Split, classes: Tensor, instance: Tensor, turn: Tensor) -> Tensor:
@@ -204,8 +204,8 @@ class Pooled(Tasks):
             raise UserError("dataset: no class is for training, and the network of algo=pretrain tells those apart")
         return self.pool.classes(Split.train)
 
-    def objective(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
-        return self.pool.objective(forward, way)
+    def problem(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Supervised:
+        return self.pool.problem(forward, way)
 
     def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:
         if split is not Split.train:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarun.core import rng
 from metarun.core.episode import Episode, View
-from metarun.core.objective import Objective, regression
+from metarun.core.objective import Supervised, regression
 from metarun.core.tree import Params
 from metarun.datasets.base import Dataset, Split, Tasks, task_keys
 from metarun.errors import require
@@ -66,7 +66,7 @@ class Waves(Tasks):
     def outputs(self, way: int) -> int:
         return 1
 
-    def objective(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
+    def problem(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Supervised:
         return regression(forward)
 
     def waves(self, split: Split, seed: int, indices: range) -> tuple[Tensor, Tensor]:

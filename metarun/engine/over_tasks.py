@@ -12,23 +12,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.func import vmap
 from torch.utils import _pytree as pytree
 
 from metarun.algorithms.base import Algorithm
 from metarun.core import tree
-from metarun.core.episode import Episode
-from metarun.core.hypergrad import Metrics
-from metarun.core.objective import Objective
-from metarun.core.tree import Params
+from metarun.core.meta import Meta
+from metarun.core.problem import Metrics, Problem
 from metarun.engine.kernels.build import Library, NotBuilt, library
 from metarun.engine.kernels.layout import PlainLayout
 from metarun.engine.kernels.mode import Grouped, serves
 from metarun.engine.trace import Captured, Replay
 from metarun.errors import UserError, first_line
 
-TaskFn = Callable[[Params, Episode], Any]  # (meta-parameters, one task) -> tensors
+TaskFn = Callable[[Any, Any], Any]  # (what all tasks share, one task) -> tensors; each a pytree
 Reduce = Callable[[Any, int], Any]
 CAPTURE_PAYS = 30  # calls after which recording a function has earned back the time it took (benchmarks/NOTES.md)
 COMPILE_PAYS = 10_000  # the same for compiling a recording
@@ -116,16 +114,11 @@ class Engine:
         kernels = " with native kernels" if self.native else ""
         return f"{self.how.value}{kernels}, compile={self.compile.value}"
 
-    def parts(self, episodes: Episode) -> Iterator[Episode]:
+    def parts(self, tasks: Any) -> Iterator[Any]:
         """The tasks in chunks of nearly equal size."""
-        tasks = len(episodes.key)
-        count = math.ceil(tasks / min(self.chunk or tasks, tasks))
-        if count == 1:
-            yield episodes
-            return
-        size = math.ceil(tasks / count)
-        for first in range(0, tasks, size):
-            yield Episode(*(field[first : first + size] for field in episodes))
+        total = count(tasks)
+        chunks = math.ceil(total / min(self.chunk or total, total))
+        yield from in_parts(tasks, math.ceil(total / chunks))
 
 
 class OverTasks:
@@ -142,35 +135,35 @@ class OverTasks:
         self.engine, self.task_fn, self.calls, self.reduce = engine, task_fn, calls, reduce
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
-    def __call__(self, meta: Params, episodes: Episode) -> Iterator[Any]:
-        """Results for chunks of tasks, in order."""
-        tasks = len(episodes.key)
-        for part in self.engine.parts(episodes):
-            shapes = (tasks, *(field.shape for field in part))
+    def __call__(self, shared: Any, tasks: Any) -> Iterator[Any]:
+        """Results for chunks of tasks, in order. shared: what all tasks see, such as meta-parameters."""
+        total = count(tasks)
+        for part in self.engine.parts(tasks):
+            shapes = (total, *(leaf.shape for leaf in pytree.tree_leaves(part)))
             if shapes not in self._compiled:
-                self._compiled[shapes] = self._prepare(tasks, meta, part)
-            yield self._compiled[shapes](meta, part)
+                self._compiled[shapes] = self._prepare(total, shared, part)
+            yield self._compiled[shapes](shared, part)
 
-    def _chunk(self, tasks: int, meta: Params, part: Episode) -> Any:
+    def _chunk(self, total: int, shared: Any, part: Any) -> Any:
         grouped = self.engine.how is Vectorize.grouped
         with PlainLayout(), Grouped(self.engine.native) if grouped else nullcontext():
             if self.engine.how is Vectorize.loop:
-                rows = [self.task_fn(meta, Episode(*row)) for row in zip(*part, strict=True)]
+                rows = [self.task_fn(shared, one) for one in each(part)]
                 results = pytree.tree_map(lambda *leaves: torch.stack(leaves), *rows)
             else:
-                results = vmap(self.task_fn, in_dims=(None, 0))(meta, part)
-            return self.reduce(results, tasks)
+                results = vmap(self.task_fn, in_dims=(None, 0))(shared, part)
+            return self.reduce(results, total)
 
-    def _prepare(self, tasks: int, meta: Params, part: Episode) -> Callable[..., Any]:
+    def _prepare(self, total: int, shared: Any, part: Any) -> Callable[..., Any]:
         """The chunk function, compiled as far as it is worth it. The rule looks at settings alone, never at a
         clock: a run that is resumed must choose what it chose before."""
-        plain = functools.partial(self._chunk, tasks)
+        plain = functools.partial(self._chunk, total)
         wish = self.engine.compile
         pays = self.calls >= CAPTURE_PAYS or (wish is Compile.true and self.calls > 0)
         if wish is Compile.false or not pays:
             return plain
         try:
-            captured = Captured(plain, meta, part)
+            captured = Captured(plain, shared, part)
         except UserError:
             raise
         except Exception as error:  # e.g. a network whose control flow looks at values; it runs as it is
@@ -178,7 +171,7 @@ class OverTasks:
             return plain
         long_run = self.calls >= COMPILE_PAYS and captured.operations <= COMPILED_OPERATIONS
         if not self.engine.native and (wish is Compile.true or long_run):
-            captured.compile(meta, part)
+            captured.compile(shared, part)
         return Replay(plain, captured)
 
 
@@ -188,33 +181,55 @@ class MetaGradient:
     calls: as for ``OverTasks``, over the whole of meta-training.
     """
 
-    def __init__(self, engine: Engine, algorithm: Algorithm, objective: Objective, calls: int = 0):
-        self.engine, self.algorithm, self.objective, self.calls = engine, algorithm, objective, calls
+    def __init__(self, engine: Engine, algorithm: Algorithm, problem: Problem, calls: int = 0):
+        self.engine, self.algorithm, self.problem, self.calls = engine, algorithm, problem, calls
         self._now: tuple[Algorithm, OverTasks] | None = None  # the method at this point of training
 
     def _prepare(self, algorithm: Algorithm) -> OverTasks:
-        def weighted(results: tuple[Params, Metrics], tasks: int) -> tuple[Params, Metrics]:
+        def weighted(results: tuple[Meta, Metrics], tasks: int) -> tuple[Meta, Metrics]:
             grads, metrics = results
             return tree.combine(lambda g: g.sum(0) / tasks, grads), metrics
 
-        def one_task(meta: Params, task: Episode) -> tuple[Params, Metrics]:
-            return algorithm.meta_grad(self.objective, meta, task)
+        def one_task(shared: tuple[Meta, Tensor], task: Any) -> tuple[Meta, Metrics]:
+            meta, progress = shared
+            return algorithm.meta_grad(self.problem, meta, task, progress)
 
         too_long = self.engine.compile is Compile.auto and algorithm.inner_steps > RECORDED_STEPS
         return OverTasks(self.engine, one_task, 0 if too_long else self.calls, weighted)
 
-    def __call__(self, meta: Params, episodes: Episode, progress: float = 0.0) -> tuple[Params, Metrics]:
+    def __call__(self, meta: Meta, tasks: Any, progress: float = 0.0) -> tuple[Meta, Metrics]:
         """``progress``: share (0..1) of meta-training that is done, for methods that change along it."""
         algorithm = self.algorithm.at(progress)
         if self._now is None or self._now[0] != algorithm:
             self._now = algorithm, self._prepare(algorithm)
-        like = next(iter(meta.values()))
-        annealed = {name: like.new_tensor(value) for name, value in algorithm.annealed(progress).items()}
-        chunks = list(self._now[1](meta | annealed, episodes))
+        now = next(tree.leaves(meta)).new_tensor(progress, dtype=torch.float64)
+        chunks = list(self._now[1]((meta, now), tasks))
         total = chunks[0][0]
         for grads, _ in chunks[1:]:
             total = tree.add(total, grads)
-        return {name: total[name] for name in meta}, concatenate([metrics for _, metrics in chunks])
+        return total, concatenate([metrics for _, metrics in chunks])
+
+
+def count(tasks: Any) -> int:
+    """T, the length of every leaf's first axis."""
+    return len(pytree.tree_leaves(tasks)[0])
+
+
+def each(tasks: Any) -> Iterator[Any]:
+    """One task after the other, without the axis T."""
+    leaves, spec = pytree.tree_flatten(tasks)
+    for row in zip(*leaves, strict=True):
+        yield pytree.tree_unflatten(row, spec)
+
+
+def in_parts(tasks: Any, size: int) -> Iterator[Any]:
+    """The tasks, ``size`` at a time; the last part may be smaller."""
+    total = count(tasks)
+    if size >= total:
+        yield tasks
+        return
+    for first in range(0, total, size):
+        yield pytree.tree_map(lambda leaf, first=first: leaf[first : first + size], tasks)
 
 
 def concatenate(chunks: list[Any]) -> Any:

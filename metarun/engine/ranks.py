@@ -14,7 +14,8 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 
-from metarun.core.tree import Params
+from metarun.core import tree
+from metarun.core.tree import Tree
 from metarun.errors import RankLost, UserError
 
 T = TypeVar("T")
@@ -46,15 +47,15 @@ class Ranks:
         n = len(indices)
         return indices[n * self.rank // self.world : n * (self.rank + 1) // self.world]
 
-    def mean(self, grads: Params, tasks: int, of: int) -> Params:
+    def mean(self, grads: Tree, tasks: int, of: int) -> Tree:
         """The mean over all ``of`` tasks, with the same bits on every rank, from a mean over this rank's ``tasks``."""
         if self.world == 1:
             return grads
-        flat = torch.cat([g.flatten() for g in grads.values()]) * (tasks / of)  # one message, not one a parameter
+        flat = torch.cat([g.flatten() for g in tree.leaves(grads)]) * (tasks / of)  # one message, not one a parameter
         with _talking():
             dist.all_reduce(flat)
-        parts = flat.split([g.numel() for g in grads.values()])
-        return {name: part.view_as(grads[name]) for name, part in zip(grads, parts, strict=True)}
+        parts = iter(flat.split([g.numel() for g in tree.leaves(grads)]))
+        return tree.combine(lambda g: next(parts).view_as(g), grads)
 
     def highest(self, value: int) -> int:
         """The largest of the ranks' values; on the CPU, so that no GPU is waited for."""

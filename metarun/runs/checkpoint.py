@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from metarun.core import tree
-from metarun.core.tree import Params
+from metarun.core.meta import Meta
 from metarun.errors import UserError
 from metarun.files import read_file, write_atomic
 from metarun.runs.owner import Owner
@@ -32,7 +32,7 @@ class Selection:
     step: int
     value: float  # mean metric over the validation tasks
     ci95: float
-    meta: Params
+    meta: Meta
     diverged: int = 0  # how many of these tasks did; older files do not say
 
 
@@ -41,14 +41,14 @@ class TrainState:
     """Everything that a run is between two meta-iterations; tasks need no state, they are functions of the step."""
 
     step: int  # meta-iterations done
-    meta: Params
+    meta: Meta
     optimizer: dict[str, Any]  # torch's state dict
     selection: Selection | None
 
     def to(self, device: torch.device) -> TrainState:
         """The same with its parameters there; an optimiser moves its state itself when it takes it."""
 
-        def moved(meta: Params) -> Params:
+        def moved(meta: Meta) -> Meta:
             return tree.combine(lambda p: p.to(device), meta)
 
         chosen = self.selection
@@ -73,16 +73,17 @@ def save(run_dir: Path, state: TrainState, training: dict[str, Any] | None = Non
     target = folder(run_dir)
     target.mkdir(parents=True, exist_ok=True)
     chosen = state.selection
+    best = {**vars(chosen), "meta": chosen.meta.flat()} if chosen else {}
     content = {
         "step": state.step,
-        "meta": state.meta,
+        "meta": state.meta.flat(),
         "optimizer": state.optimizer,
-        "selection": None if chosen is None else {**vars(chosen)},
+        "selection": None if chosen is None else best,
     }
     whose = {"training": training} if training else {}
     data = _encode({**content, **whose})
     if chosen is not None:
-        write_atomic(target / BEST, _encode({**vars(chosen), **whose}))
+        write_atomic(target / BEST, _encode({**best, **whose}))
     write_atomic(target / LAST, data, keep_old=target / PREVIOUS)
     return target / LAST
 
@@ -102,8 +103,8 @@ def load(run_dir: Path, owner_of: Callable[[], Owner] | None = None) -> TrainSta
             warnings.warn(f"{error}; trying the checkpoint before it", stacklevel=2)
             continue
         chosen = content["selection"]
-        selection = None if chosen is None else Selection(**chosen)
-        return TrainState(content["step"], content["meta"], content["optimizer"], selection)
+        selection = None if chosen is None else Selection(**{**chosen, "meta": Meta.from_flat(chosen["meta"])})
+        return TrainState(content["step"], Meta.from_flat(content["meta"]), content["optimizer"], selection)
     if found:
         raise UserError(f"{folder(run_dir)}: every checkpoint is damaged; start again in another run_dir")
     return None

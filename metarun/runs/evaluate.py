@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from metarun.core.batch_norm import Norm, predict
+from metarun.core.batch_norm import Norm
 from metarun.core.episode import Episode
 from metarun.core.intervals import Figure
-from metarun.core.tree import Params
+from metarun.core.meta import Meta
+from metarun.core.objective import Supervised
 from metarun.datasets.base import Split
-from metarun.engine.over_tasks import CAPTURE_PAYS, OverTasks, concatenate
+from metarun.engine.over_tasks import CAPTURE_PAYS, OverTasks, concatenate, count
 from metarun.progress import progress_bar
 from metarun.runs.experiment import Bench
 
@@ -61,14 +63,8 @@ class Evaluator:
         algo = bench.experiment.algo
         self.measured = measured = range(algo.eval_inner_steps if last_only else 0, algo.eval_inner_steps + 1)
 
-        def score(meta: Params, task: Episode) -> tuple[Tensor, Tensor]:  # each [norms, S+1]
-            def outputs(params: Params) -> list[Tensor]:
-                return [predict(bench.objective.forward, params, task.support_x, task.query_x, n) for n in norms]
-
-            metrics, losses = [], []
-            for of_norms, targets in algo.trial(bench.objective, meta, task, measured, outputs):
-                metrics.append(torch.stack([bench.objective.metric(o, targets) for o in of_norms]))
-                losses.append(torch.stack([bench.objective.loss(o, targets) for o in of_norms]))
+        def score(meta: Meta, task: Any) -> tuple[Tensor, Tensor]:  # each [norms, S+1]
+            metrics, losses = zip(*algo.measure_adaptation(bench.problem, meta, task, measured, norms), strict=True)
             return torch.stack(metrics, -1), torch.stack(losses, -1)
 
         def over_tasks(calls: int) -> OverTasks:  # device.compile=true, however few the calls, is about meta-steps
@@ -80,22 +76,22 @@ class Evaluator:
         self.whole = over_tasks(times * (self.mine // self.at_once) * (self.at_once // chunk))
         self.rest = over_tasks(times)
 
-    def __call__(self, meta: Params, split: Split, progress: str = "") -> list[Score]:
+    def __call__(self, meta: Meta, split: Split, progress: str = "") -> list[Score]:
         """``progress`` labels a progress bar; none without it."""
         results: list[tuple[Tensor, Tensor]] = []
         with progress_bar(total=self.mine, desc=progress, unit="task", show=bool(progress)) as bar:
             for episodes in measured_episodes(self.bench, split, self.tasks, self.at_once):
-                drawn = len(episodes.key)
+                drawn = count(episodes)
                 for part in (self.whole if drawn == self.at_once else self.rest)(meta, episodes):
                     results.append(part)
                     bar.update(len(part[0]))
         metric, loss = concatenate(self.bench.ranks.gather([(metric.cpu(), loss.cpu()) for metric, loss in results]))
-        steps, worst = list(self.measured), self.bench.objective.worst
+        steps, worst = list(self.measured), self.bench.problem.metric.worst
         return [Score(n, steps, metric[:, i], loss[:, i], worst) for i, n in enumerate(self.norms)]
 
 
 def evaluate(
-    bench: Bench, meta: Params, split: Split, tasks: int, norm: Norm, *, last_only: bool = False, progress: str = ""
+    bench: Bench, meta: Meta, split: Split, tasks: int, norm: Norm, *, last_only: bool = False, progress: str = ""
 ) -> list[Score]:
     """Score the meta-parameters once, as ``Evaluator`` does."""
     return Evaluator(bench, tasks, norm, last_only=last_only)(meta, split, progress)
@@ -110,12 +106,13 @@ def measured_episodes(bench: Bench, split: Split, tasks: int, at_once: int = AT_
         yield bench.tasks.sample(split, x.eval.seed, mine[first : first + at_once], x.way, x.eval.shot, x.eval.query)
 
 
-def predictions(bench: Bench, meta: Params, episodes: Episode, norm: Norm) -> Tensor:
+def predictions(bench: Bench, meta: Meta, episodes: Episode, norm: Norm) -> Tensor:
     """Outputs [T, S+1, N*Q, outputs] for the query sets of a few episodes, to be looked at."""
-    algo = bench.experiment.algo
+    algo, problem = bench.experiment.algo, bench.problem
+    assert isinstance(problem, Supervised), "only labelled examples are drawn with their predictions"
 
-    def outputs(meta: Params, task: Episode) -> Tensor:
-        adapted = algo.adapt(bench.objective, meta, task.support_x, task.support_y, task.key, algo.eval_inner_steps)
-        return torch.stack([predict(bench.objective.forward, p, task.support_x, task.query_x, norm) for p in adapted])
+    def outputs(meta: Meta, task: Episode) -> Tensor:
+        adapted = algo.adapt(problem, meta, task, algo.eval_inner_steps)
+        return torch.stack([problem.predict(params, task, norm) for params in adapted])
 
     return concatenate(list(OverTasks(bench.engine, outputs)(meta, episodes)))

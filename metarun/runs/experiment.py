@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from metarun.algorithms.base import Algorithm
 from metarun.core.batch_norm import Mixing, Norm
-from metarun.core.objective import Objective
-from metarun.core.outer import MetaOptimizer, OuterOptimizer
-from metarun.core.tree import Params
+from metarun.core.meta import OWN, Meta
+from metarun.core.problem import Problem
 from metarun.datasets.base import Dataset, Split, Tasks, default_data_root
 from metarun.engine.device import Device
 from metarun.engine.over_tasks import Engine, MetaGradient
@@ -122,7 +121,7 @@ class Experiment:
         tasks.check(Split.test, self.way, self.eval.shot, self.eval.query)
         outputs = tasks.outputs(self.way)
         numbers = count_parameters(self.model, tasks.input_shape, outputs)
-        copies = 5 if self.algo.outer_optimizer is OuterOptimizer.adam else 3  # and the method's, the gradient, moments
+        copies = 3 + self.algo.moments()  # the network's, the method's, the gradient, moments
         require_room(4 * copies * numbers, device, f"model: {copies} copies of {numbers:,} parameters", "model")
         module = initialise(self.model, tasks.input_shape, outputs, self.seed).to(device)
         support, query, others = self._examples(tasks, Split.test if testing else Split.train)
@@ -131,7 +130,7 @@ class Experiment:
             device=device,
             tasks=tasks,
             module=module,
-            objective=tasks.objective(functional(module), self.way),
+            problem=tasks.problem(functional(module), self.way),
             engine=Engine.choose(
                 self.device.vectorize,
                 self.device.tasks_at_once(),
@@ -170,25 +169,20 @@ class Bench:
     device: torch.device
     tasks: Tasks
     module: nn.Module
-    objective: Objective
+    problem: Problem
     engine: Engine
     mixing: Mixing
     ranks: Ranks
 
-    def first_meta(self) -> Params:
+    def first_meta(self) -> Meta:
         """The meta-parameters before training: float32 leaves on the device. Those that the network has frozen
         (``requires_grad_(False)``) are constants of it."""
         params = {name: p.detach().clone() for name, p in self.module.named_parameters() if p.requires_grad}
         if not params:
             raise UserError("model: every parameter has requires_grad=False, and nothing is left to train")
+        if taken := [name for name in params if name.startswith(OWN)]:
+            raise UserError(f"model: {taken[0]}: in checkpoints {OWN}* are the method's own; rename the layer")
         return self.experiment.algo.init(params)
-
-    def optimizer(self, meta: Params) -> MetaOptimizer:
-        """What moves these meta-parameters, in place."""
-        a = self.experiment.algo
-        return MetaOptimizer(
-            meta, a.outer_optimizer, a.outer_lr, a.outer_eps, a.outer_schedule, a.clip_value, a.clip_norm
-        )
 
     def require_room(self) -> None:
         """Raise ``UserError`` where this rank's tasks of a meta-batch, drawn and cut into support and query, do not
@@ -201,7 +195,7 @@ class Bench:
     def meta_gradient(self) -> MetaGradient:
         """The function of (meta-parameters, tasks) that a training step calls."""
         x = self.experiment
-        return MetaGradient(self.engine, x.algo, self.objective, calls=x.steps)
+        return MetaGradient(self.engine, x.algo, self.problem, calls=x.steps)
 
     def protocol(self) -> dict[str, object]:
         """The facts without which a few-shot number means nothing; norm and tasks stand beside each number."""

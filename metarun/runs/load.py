@@ -6,9 +6,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from metarun.algorithms.base import step_sizes
 from metarun.core import tree
-from metarun.core.tree import Params
+from metarun.core.meta import Meta
 from metarun.engine.ranks import current
 from metarun.errors import ConfigError, UserError
 from metarun.files import read_file
@@ -62,7 +61,8 @@ def _trained(run_dir: Path, which: Select, bench: Bench) -> dict[str, Any]:
     if path is None:
         raise UserError(f"run={run_dir}: has no checkpoint")
     try:
-        return checkpoint.read(path, owner)
+        content = checkpoint.read(path, owner)
+        return {**content, "meta": Meta.from_flat(content["meta"])}
     except checkpoint.Damaged as error:
         state = checkpoint.load(run_dir, lambda: owner)
         if state is None:
@@ -83,9 +83,9 @@ def _refuse_seen_classes(run_dir: Path, asked: Record, bench: Bench, content: di
         warnings.warn(f"run={run_dir}: tested on other data than it was trained on ({said})", stacklevel=2)
 
 
-def _refuse_other_step_size(trained: Params, run_dir: Path, asked: Record) -> None:
+def _refuse_other_step_size(trained: Meta, run_dir: Path, asked: Record) -> None:
     """Raise ``ConfigError`` for a step size that would change nothing, since the parameters hold those to be used."""
     before = Record.read(run_dir)
     was, now = (record and record.values["algo"].get("inner_lr") for record in (before, asked))
-    if step_sizes(trained) and now != was:
+    if trained.step_sizes and now != was:
         raise ConfigError("algo.inner_lr", now, f"as trained, {was}: this method found step sizes of its own")

@@ -17,9 +17,8 @@ import torch
 from matplotlib.figure import Figure
 
 import metarun
-from metarun.algorithms.base import step_sizes
 from metarun.core.batch_norm import Mixing
-from metarun.core.tree import Params
+from metarun.core.meta import Meta
 from metarun.datasets.base import Split
 from metarun.errors import NotFinite
 from metarun.files import write_json
@@ -35,13 +34,13 @@ from metarun.runs.folder import RESULT, Record
 class Tested:
     """Meta-parameters, and how they were chosen."""
 
-    meta: Params
+    meta: Meta
     step: int  # meta-iterations behind them
     rule: str
     validation: dict[str, Any] | None  # their figure there: mean, ci95, diverged
 
     @staticmethod
-    def selected(meta: Params, chosen: dict[str, Any]) -> Tested:
+    def selected(meta: Meta, chosen: dict[str, Any]) -> Tested:
         """For the fields of a ``checkpoint.Selection``."""
         validation = {"mean": chosen["value"], "ci95": chosen["ci95"], "diverged": chosen.get("diverged", 0)}
         return Tested(meta, chosen["step"], "best validation", validation)
@@ -85,7 +84,7 @@ def _content(
     unfinished = f", of a run that had done {trained}" if trained < x.steps else ""
     selection = f"{tested.rule}, meta-iteration {tested.step} of {x.steps}{unfinished}"
     protocol = {**bench.protocol(), "selection": selection}
-    for rate in step_sizes(tested.meta).values():
+    for rate in tested.meta.step_sizes.values():
         if rate.ndim == 0:
             protocol["step_size"] = f"{rate.item():g}"
     if x.recipe:
@@ -95,7 +94,7 @@ def _content(
         "names": record.names,
         "recipe": x.recipe and {"name": x.recipe.name, "budget": x.recipe.budget, "changed": record.changed},
         "seed": x.seed,
-        "metric": bench.objective.metric_name,
+        "metric": bench.problem.metric.name,
         "protocol": protocol,
         "scores": [_score_entry(bench, score) for score in scores],
         "selected": {"step": tested.step, "validation": tested.validation},
@@ -140,7 +139,7 @@ def _code_version() -> dict[str, str | None]:
     return {"version": metarun.__version__, "commit": f"{commit}{'+' if changed else ''}" if commit else None}
 
 
-def illustrate(bench: Bench, result: Result, meta: Params, train_dir: Path, out: Path) -> None:
+def illustrate(bench: Bench, result: Result, meta: Meta, train_dir: Path, out: Path) -> None:
     """Draw the pictures of a result into ``out`` and, last, write ``report.md`` around them.
 
     A picture that cannot be drawn is a warning: the numbers stand without it.
@@ -158,7 +157,7 @@ def illustrate(bench: Bench, result: Result, meta: Params, train_dir: Path, out:
 
     draw("curves.png", lambda: curves.curves(result, lines) if lines else None)
     draw("steps.png", lambda: curves.steps(result))
-    learned = {name: rate.cpu().numpy() for name, rate in step_sizes(meta).items() if rate.ndim > 0}
+    learned = {name: rate.cpu().numpy() for name, rate in meta.step_sizes.items() if rate.ndim > 0}
     draw("step_sizes.png", lambda: curves.step_sizes(learned) if learned else None)
     x, few = bench.experiment, range(3)
     episodes = bench.tasks.sample(Split.test, x.eval.seed, few, x.way, x.eval.shot, x.eval.query)

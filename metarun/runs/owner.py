@@ -30,9 +30,9 @@ class Owner:
     @staticmethod
     def of(bench: Bench, training: dict[str, Any] | None) -> Owner:
         meta = tree.combine(torch.clone, bench.first_meta())
-        optimizer = bench.optimizer(meta)
-        optimizer.step(tree.combine(torch.zeros_like, meta), progress=0.0)
-        return Owner(training or {}, bench.experiment.steps, meta, optimizer.torch.state_dict())
+        outer = bench.experiment.algo.outer_step(meta)
+        outer.step(tree.zeros_like(meta), progress=0.0)
+        return Owner(training or {}, bench.experiment.steps, meta.flat(), outer.optimizer.state_dict())
 
     def check(self, path: Path, content: Any) -> None:
         """Raise ``UserError``, naming what does not fit, for the content of a file that is not this training's."""

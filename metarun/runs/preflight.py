@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from metarun.core.episode import Episode
-from metarun.core.objective import Objective
+from metarun.core.metric import SQUARED_ERROR
+from metarun.core.problem import Problem
 from metarun.core.tree import Params
 from metarun.datasets.base import Split, Tasks
 from metarun.engine.over_tasks import Engine, MetaGradient, Vectorize
@@ -54,8 +55,8 @@ class Rehearsal(Tasks):
     def outputs(self, way: int) -> int:
         return self.tasks.outputs(way)
 
-    def objective(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
-        return self.tasks.objective(forward, way)
+    def problem(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Problem:
+        return self.tasks.problem(forward, way)
 
     def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:
         if split is Split.train:
@@ -78,13 +79,13 @@ def _train(bench: Bench) -> None:
     tasks = bench.tasks.sample(Split.train, x.seed, range(2), x.way, *x.training_shots())
     begin, end = 0.0, 1 - 1 / x.steps
     for progress in (begin, end) if algo.at(end) != algo.at(begin) else (begin,):
-        MetaGradient(bench.engine, algo, bench.objective)(bench.first_meta(), tasks, progress)
+        MetaGradient(bench.engine, algo, bench.problem)(bench.first_meta(), tasks, progress)
 
 
 def _evaluate(bench: Bench) -> None:
     x, meta = bench.experiment, bench.first_meta()
     (score, *_) = evaluate(bench, meta, Split.test, 2, x.eval.norm, last_only=not x.eval.every_step)
-    query = CURVE if bench.objective.metric_name == "mse" else x.eval.query
+    query = CURVE if bench.problem.metric is SQUARED_ERROR else x.eval.query
     shown = bench.tasks.sample(Split.test, x.eval.seed, range(1), x.way, x.eval.shot, query)
     few = dataclasses.replace(x.algo, eval_inner_steps=min(1, x.algo.eval_inner_steps))  # all were run just now
     predictions(dataclasses.replace(bench, experiment=dataclasses.replace(x, algo=few)), meta, shown, score.norm)

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from metarun.core import tree
 from metarun.core.batch_norm import Norm
-from metarun.core.episode import Episode
-from metarun.core.hypergrad import Metrics
 from metarun.core.intervals import Figure
-from metarun.core.tree import Params
+from metarun.core.meta import Meta
+from metarun.core.problem import Metrics
 from metarun.datasets.base import Split
+from metarun.engine.over_tasks import count, in_parts
 from metarun.errors import Interrupted, NotFinite
 from metarun.progress import progress_bar
 from metarun.runs import checkpoint
@@ -45,9 +45,9 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals, training: dict[str, An
     state = ranks.on_first(lambda: checkpoint.load(run_dir, partial(Owner.of, bench, training)))
     state = state and state.to(bench.device)
     meta = state.meta if state else bench.first_meta()
-    optimizer = bench.optimizer(meta)
+    outer = x.algo.outer_step(meta)
     if state:
-        optimizer.torch.load_state_dict(state.optimizer)
+        outer.optimizer.load_state_dict(state.optimizer)
     step, selection = (state.step, state.selection) if state else (0, None)
     window = Window(bench, run_dir)
     batches = meta_batches(bench, step)
@@ -63,8 +63,8 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals, training: dict[str, An
             episodes = next(batches)
             grads, metrics = meta_gradient(meta, episodes, progress=step / x.steps)
             signal = ranks.highest(stop.received or 0)  # asked once: a later signal waits for the next step
-            grads = ranks.mean(grads, len(episodes.key), x.meta_batch)
-            grad_norm = optimizer.step(grads, progress=step / x.steps)
+            grads = ranks.mean(grads, count(episodes), x.meta_batch)
+            grad_norm = outer.step(grads, progress=step / x.steps)
             step += 1
             window.add(metrics, grad_norm)
             bar.update()
@@ -72,7 +72,7 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals, training: dict[str, An
             saving = step % x.checkpoint_every == 0 or step == x.steps or signal > 0
             if step % x.log_every == 0 or saving:
                 means = window.flush(step)
-                log.write(step, "train", {**means, "lr": optimizer.lr_now})
+                log.write(step, "train", {**means, "lr": outer.lr_now})
                 shown |= {name: f"{value:.3g}" for name, value in means.items() if name != "grad_norm"}
                 bar.set_postfix(shown, refresh=False)
             if score and (step % x.eval.every == 0 or step == x.steps):
@@ -80,27 +80,27 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals, training: dict[str, An
                 candidate, figure = validate(bench, meta, score)
                 window.since += time.perf_counter() - began
                 rest = {"ci95": figure.ci95, "tasks": figure.tasks, "diverged": figure.diverged}
-                log.write(step, "val", {bench.objective.metric_name: figure.mean, **rest})
+                log.write(step, "val", {bench.problem.metric.name: figure.mean, **rest})
                 some = f" ({figure.diverged} of {figure.tasks} tasks diverged)" if figure.diverged else ""
-                shown[f"val {bench.objective.metric_name}"] = f"{figure.mean:.3g} ± {figure.ci95:.2g}{some}"
+                shown[f"val {bench.problem.metric.name}"] = f"{figure.mean:.3g} ± {figure.ci95:.2g}{some}"
                 bar.set_postfix(shown)
-                goodness = bench.objective.goodness
+                goodness = bench.problem.metric.goodness
                 if figure.known and (selection is None or goodness(figure.mean) > goodness(selection.value)):
                     kept = tree.combine(torch.clone, candidate)
                     selection = Selection(step, figure.mean, figure.ci95, kept, figure.diverged)
             if saving:
                 window.require_finite(step, meta)
-                now = TrainState(step, meta, optimizer.torch.state_dict(), selection)
+                now = TrainState(step, meta, outer.optimizer.state_dict(), selection)
                 ranks.on_first(partial(checkpoint.save, run_dir, now, training))
             if step == x.steps:
                 signal = ranks.highest(stop.received or 0)  # there is no next step
             if signal:
                 message = f"stopped at step {step} of {x.steps}, saved; the same command goes on from there"
                 raise Interrupted(message, signal)
-    return TrainState(step, meta, optimizer.torch.state_dict(), selection)
+    return TrainState(step, meta, outer.optimizer.state_dict(), selection)
 
 
-def meta_batches(bench: Bench, step: int) -> Iterator[Episode]:
+def meta_batches(bench: Bench, step: int) -> Iterator[Any]:
     """This rank's share of the tasks of meta-iterations ``step``, ``step`` + 1, ...
 
     Small meta-batches are drawn many at a time: the same tasks, with less Python between them.
@@ -112,8 +112,7 @@ def meta_batches(bench: Bench, step: int) -> Iterator[Episode]:
     while True:
         indices = ranks.share(range(step * x.meta_batch, (step + at_once) * x.meta_batch))
         drawn = bench.tasks.sample(Split.train, x.seed, indices, x.way, support, query)
-        for part in zip(*(field.chunk(at_once) for field in drawn), strict=True):
-            yield Episode(*part)
+        yield from in_parts(drawn, len(indices) // at_once)
         step += at_once
 
 
@@ -126,16 +125,16 @@ def validator(bench: Bench, times: int) -> Evaluator:
     return Evaluator(bench, settings.val_tasks, norm, last_only=True, times=times)
 
 
-def validate(bench: Bench, meta: Params, score: Evaluator) -> tuple[Params, Figure]:
+def validate(bench: Bench, meta: Meta, score: Evaluator) -> tuple[Meta, Figure]:
     """The best of the method's candidates on the validation tasks, and its figure: a known one if any is."""
     measured = []
     for candidate in bench.experiment.algo.candidates(meta):
         (of_candidate,) = score(candidate, Split.val)
         measured.append((candidate, of_candidate.figures[-1]))
-    return max(measured, key=lambda row: (row[1].known, bench.objective.goodness(row[1].mean)))
+    return max(measured, key=lambda row: (row[1].known, bench.problem.metric.goodness(row[1].mean)))
 
 
-def tuned(bench: Bench, meta: Params) -> Params:
+def tuned(bench: Bench, meta: Meta) -> Meta:
     """The meta-parameters with what their method tunes on validation, where it tunes and there are such tasks.
 
     As they were, with a warning, where no candidate has a figure.
@@ -180,9 +179,9 @@ class Window:
         means = {name: values.mean().item() for name, values in table.items()}
         return {**means, "grad_norm": norms.mean().item(), "tasks_per_s": round(rate, 2)}
 
-    def require_finite(self, step: int, meta: Params) -> None:
+    def require_finite(self, step: int, meta: Meta) -> None:
         """Raise ``NotFinite`` where meta-iteration ``step`` moved a parameter out of all bounds: nothing to save."""
-        if not all(bool(value.isfinite().all()) for value in meta.values()):
+        if not all(bool(value.isfinite().all()) for value in tree.leaves(meta)):
             self.ranks.on_first(lambda: self._raise(step - 1, "what the step made of the meta-parameters"))
 
     def _report(self, step: int, losses: Tensor) -> None:

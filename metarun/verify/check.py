@@ -18,11 +18,11 @@ from metarun.algorithms.random import Random
 from metarun.algorithms.reptile import Reptile
 from metarun.core import tree
 from metarun.core.episode import Episode
-from metarun.core.tree import Params
+from metarun.core.meta import Meta
 from metarun.engine.kernels.build import NotBuilt, library
 from metarun.engine.over_tasks import CAPTURE_PAYS, Compile, Engine, MetaGradient, Vectorize
 from metarun.verify.definitions import REFERENCES, query_objective
-from metarun.verify.problems import Problem, finite_difference, first_meta, problems, relative_error, small, suits
+from metarun.verify.problems import Case, cases, finite_difference, first_meta, relative_error, small, suits
 
 LIMIT = 1e-6  # relative error allowed in float64; finite differences themselves are good to about 1e-8
 
@@ -40,21 +40,22 @@ def unchecked(algorithms: dict[str, Algorithm]) -> dict[str, str]:
     }
 
 
-def reference(algorithm: Algorithm, problem: Problem) -> Params:
+def reference(algorithm: Algorithm, case: Case) -> Meta:
     """The mean over tasks of the method's reference meta-gradient."""
-    one, meta = REFERENCES[type(algorithm)], first_meta(algorithm, problem)
-    per_task = [one(algorithm, problem.objective, meta, Episode(*row)) for row in zip(*problem.episodes, strict=True)]
-    return tree.scale(1 / len(per_task), tree.combine(lambda *grads: torch.stack(grads).sum(0), *per_task))
+    one, meta = REFERENCES[type(algorithm)], first_meta(algorithm, case).flat()
+    per_task = [one(algorithm, case.problem, meta, Episode(*row)) for row in zip(*case.episodes, strict=True)]
+    mean = tree.combine(lambda *grads: torch.stack(grads).sum(0), *per_task)
+    return Meta.from_flat(tree.scale(1 / len(per_task), mean))
 
 
-def query_loss_after_adapting(algorithm: Algorithm, problem: Problem) -> Callable[[Params], Tensor]:
+def query_loss_after_adapting(algorithm: Algorithm, case: Case) -> Callable[[Meta], Tensor]:
     """The mean over tasks of what MAML minimises, as a function of the meta-parameters."""
 
-    def fn(meta: Params) -> Tensor:
+    def fn(meta: Meta) -> Tensor:
         losses = []
-        for row in zip(*problem.episodes, strict=True):
+        for row in zip(*case.episodes, strict=True):
             task = Episode(*row)
-            losses.append(query_objective(algorithm, problem.objective, meta, task, create_graph=False))
+            losses.append(query_objective(algorithm, case.problem, meta.flat(), task, create_graph=False))
         return torch.stack(losses).mean()
 
     return fn
@@ -96,9 +97,9 @@ def engines(device: torch.device) -> dict[str, tuple[Engine, int]]:
 
 def rows(algorithms: dict[str, Algorithm], device: torch.device) -> Iterator[Row]:
     """Check every given method (option name -> object) that has a reference, on every way of computing it."""
-    for problem in problems(device):
+    for case in cases(device):
         for name, given in algorithms.items():
-            if type(given) not in REFERENCES or not suits(given, problem):
+            if type(given) not in REFERENCES or not suits(given, case):
                 continue
             algorithm = small(given)
             if isinstance(algorithm, Reptile):
@@ -107,18 +108,18 @@ def rows(algorithms: dict[str, Algorithm], device: torch.device) -> Iterator[Row
             if isinstance(algorithm, MAML) and algorithm.hypergrad is Derivative.store:
                 variants[f"{name} recompute"] = dataclasses.replace(algorithm, hypergrad=Derivative.recompute)
             for label, variant in variants.items():
-                want = reference(variant, problem)
+                want = reference(variant, case)
                 for path, (engine, calls) in engines(device).items():
-                    if calls and problem.name == "conv4 strided":
+                    if calls and case.name == "conv4 strided":
                         continue  # recording takes seconds, and the max-pooled network has the same layers and more
-                    meta = first_meta(variant, problem)
-                    got, _ = MetaGradient(engine, variant, problem.objective, calls)(meta, problem.episodes)
-                    yield Row(label, problem.name, path, "plain autograd", relative_error(got, want))
+                    meta = first_meta(variant, case)
+                    got, _ = MetaGradient(engine, variant, case.problem, calls)(meta, case.episodes)
+                    yield Row(label, case.name, path, "plain autograd", relative_error(got, want))
                 if isinstance(variant, MAML) and variant.hypergrad is not Derivative.first_order:
                     direction = tree.scale(1 / tree.norm(want), want)
-                    slope = finite_difference(query_loss_after_adapting(variant, problem), meta, direction)
+                    slope = finite_difference(query_loss_after_adapting(variant, case), meta, direction)
                     error = abs(tree.dot(got, direction).item() - slope) / abs(slope)
-                    yield Row(label, problem.name, path, "finite differences", error)
+                    yield Row(label, case.name, path, "finite differences", error)
 
 
 def table(lines: list[Row]) -> str:

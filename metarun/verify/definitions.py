@@ -23,8 +23,9 @@ from metarun.algorithms.protonet import ProtoNet
 from metarun.algorithms.reptile import Reptile
 from metarun.core import tree
 from metarun.core.episode import Episode
-from metarun.core.inner import InnerOptimizer, minibatches
-from metarun.core.objective import Objective
+from metarun.core.inner import InnerOptimizer, minibatch
+from metarun.core.objective import Supervised
+from metarun.core.problem import Reduction
 from metarun.core.tree import Params
 from metarun.verify.mann_definition import mann_reference
 
@@ -38,8 +39,14 @@ def step_size(algorithm: Any, meta: Params, name: str, k: int) -> Tensor | float
     return algorithm.inner_lr
 
 
+def inner_loss(algorithm: Any, problem: Supervised, params: Params, x: Tensor, y: Tensor) -> Tensor:
+    """The support loss, as the method reduces it."""
+    factor = problem.way if algorithm.inner_loss is Reduction.sum_over_shot else 1
+    return factor * problem.loss(problem.forward(params, x), y)
+
+
 def plain_descent(
-    algorithm: Any, objective: Objective, meta: Params, task: Episode, create_graph: bool, proximal: float = 0.0
+    algorithm: Any, problem: Supervised, meta: Params, task: Episode, create_graph: bool, proximal: float = 0.0
 ) -> list[Params]:
     """The model's parameters after 0, 1, ... ``inner_steps`` steps of gradient descent, the way it is usually written.
 
@@ -52,7 +59,9 @@ def plain_descent(
     moving = [name for name in start if name not in still]
     order = None
     if isinstance(algorithm, MAML) and algorithm.inner_batch is not None:
-        order = minibatches(task.key, len(task.support_x), algorithm.inner_batch, algorithm.inner_steps)
+        order = [
+            minibatch(task.key, len(task.support_x), algorithm.inner_batch, k) for k in range(algorithm.inner_steps)
+        ]
     path = [start]
     for k in range(algorithm.inner_steps):
         params = dict(path[-1])
@@ -60,7 +69,7 @@ def plain_descent(
         x, y = (
             (task.support_x, task.support_y) if order is None else (task.support_x[order[k]], task.support_y[order[k]])
         )
-        loss = objective.inner_loss(at, x, y, algorithm.inner_loss)
+        loss = inner_loss(algorithm, problem, at, x, y)
         grads = torch.autograd.grad(loss, [at[name] for name in moving], create_graph=create_graph)
         for name, g in zip(moving, grads, strict=True):
             pull = proximal * (params[name] - start[name])
@@ -69,10 +78,10 @@ def plain_descent(
     return path
 
 
-def query_objective(algorithm: Any, objective: Objective, meta: Params, task: Episode, create_graph: bool) -> Tensor:
+def query_objective(algorithm: Any, problem: Supervised, meta: Params, task: Episode, create_graph: bool) -> Tensor:
     """What MAML and its relatives minimise for one task."""
-    path = plain_descent(algorithm, objective, meta, task, create_graph)
-    losses = [objective.loss(objective.forward(params, task.query_x), task.query_y) for params in path]
+    path = plain_descent(algorithm, problem, meta, task, create_graph)
+    losses = [problem.loss(problem.forward(params, task.query_x), task.query_y) for params in path]
     if isinstance(algorithm, MAMLpp):  # MAML++, equation 3, with weights that add up to 1
         early = algorithm.multi_step / algorithm.inner_steps
         weights = [early] * (algorithm.inner_steps - 1)
@@ -80,15 +89,15 @@ def query_objective(algorithm: Any, objective: Objective, meta: Params, task: Ep
     return losses[-1]
 
 
-def maml_reference(algorithm: MAML, objective: Objective, meta: Params, task: Episode) -> Params:
+def maml_reference(algorithm: MAML, problem: Supervised, meta: Params, task: Episode) -> Params:
     """``torch.autograd.grad`` through an unrolled loop; with constant inner gradients for first order."""
     exact = algorithm.hypergrad is not Derivative.first_order
     leaves = {name: p.detach().requires_grad_() for name, p in meta.items()}
-    loss = query_objective(algorithm, objective, leaves, task, create_graph=exact)
+    loss = query_objective(algorithm, problem, leaves, task, create_graph=exact)
     return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
 
-def imaml_reference(algorithm: IMAML, objective: Objective, meta: Params, task: Episode) -> Params:
+def imaml_reference(algorithm: IMAML, problem: Supervised, meta: Params, task: Episode) -> Params:
     """The implicit gradient (iMAML, equation 6) by a fixed-point iteration instead of conjugate gradient.
 
     g = ((1 + damping) I + H / lambda)^-1 q is where g <- (q - H g / lambda) / (1 + damping) ends, which closes in by
@@ -96,14 +105,14 @@ def imaml_reference(algorithm: IMAML, objective: Objective, meta: Params, task: 
     """
     jointly = algorithm.descent is Descent.joint
     strength = algorithm.proximal if jointly else 0.0
-    adapted = plain_descent(algorithm, objective, meta, task, create_graph=False, proximal=strength)[-1]
+    adapted = plain_descent(algorithm, problem, meta, task, create_graph=False, proximal=strength)[-1]
     if not jointly:
         kept = 1 - algorithm.inner_lr * algorithm.proximal
         adapted = {name: meta[name] + kept * (p - meta[name]) for name, p in adapted.items()}
     leaves = {name: p.detach().requires_grad_() for name, p in adapted.items()}
-    query = objective.loss(objective.forward(leaves, task.query_x), task.query_y)
+    query = problem.loss(problem.forward(leaves, task.query_x), task.query_y)
     q = torch.autograd.grad(query, list(leaves.values()))
-    support = objective.inner_loss(leaves, task.support_x, task.support_y, algorithm.inner_loss)
+    support = inner_loss(algorithm, problem, leaves, task.support_x, task.support_y)
     slopes = torch.autograd.grad(support, list(leaves.values()), create_graph=True)
     g, stiffness = list(q), algorithm.proximal + algorithm.lam_damping
     for _ in range(60):
@@ -112,7 +121,7 @@ def imaml_reference(algorithm: IMAML, objective: Objective, meta: Params, task: 
     return dict(zip(leaves, g, strict=True))
 
 
-def reptile_reference(algorithm: Reptile, objective: Objective, meta: Params, task: Episode) -> Params:
+def reptile_reference(algorithm: Reptile, problem: Supervised, meta: Params, task: Episode) -> Params:
     """Start minus end of torch's own optimiser on the same mini-batches (no handed-on moments)."""
     params = {name: p.detach().clone().requires_grad_() for name, p in meta.items() if not name.startswith("inner.")}
     leaves = list(params.values())
@@ -123,31 +132,31 @@ def reptile_reference(algorithm: Reptile, objective: Objective, meta: Params, ta
     else:
         optimizer = torch.optim.SGD(leaves, lr=algorithm.inner_lr)
     examples = len(task.support_x)
-    order = minibatches(task.key, examples, min(algorithm.inner_batch, examples), algorithm.inner_steps)
-    for batch in order:
+    for k in range(algorithm.inner_steps):
+        batch = minibatch(task.key, examples, min(algorithm.inner_batch, examples), k)
         x, y = task.support_x[batch], task.support_y[batch]
-        loss = objective.inner_loss(params, x, y, algorithm.inner_loss)
+        loss = inner_loss(algorithm, problem, params, x, y)
         for leaf, grad in zip(leaves, torch.autograd.grad(loss, leaves), strict=True):
             leaf.grad = grad
         optimizer.step()
     return {name: meta[name] - p.detach() for name, p in params.items()}
 
 
-def pretrain_reference(algorithm: Pretrain, objective: Objective, meta: Params, task: Episode) -> Params:
+def pretrain_reference(algorithm: Pretrain, problem: Supervised, meta: Params, task: Episode) -> Params:
     """The gradient of the mean loss over all of the task's examples."""
     leaves = {name: p.detach().requires_grad_() for name, p in meta.items() if not name.startswith("inner.")}
     x, y = torch.cat([task.support_x, task.query_x]), torch.cat([task.support_y, task.query_y])
-    loss = torch.nn.functional.cross_entropy(objective.forward(leaves, x), y)
+    loss = torch.nn.functional.cross_entropy(problem.forward(leaves, x), y)
     return tree.zeros_like(meta) | dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
 
-def protonet_reference(algorithm: ProtoNet, objective: Objective, meta: Params, task: Episode) -> Params:
+def protonet_reference(algorithm: ProtoNet, problem: Supervised, meta: Params, task: Episode) -> Params:
     """Cross-entropy of minus the squared distances to the class means, in the space that the head takes in."""
     body = {name: p.detach().requires_grad_() for name, p in meta.items() if not name.startswith("head.")}
     width = meta["head.weight"].shape[1]
     bare = {"head.weight": torch.eye(width).to(task.support_x), "head.bias": torch.zeros(width).to(task.support_x)}
-    support, query = (objective.forward({**body, **bare}, x) for x in (task.support_x, task.query_x))
-    centres = torch.stack([support[task.support_y == n].mean(0) for n in range(objective.outputs)])
+    support, query = (problem.forward({**body, **bare}, x) for x in (task.support_x, task.query_x))
+    centres = torch.stack([support[task.support_y == n].mean(0) for n in range(problem.outputs)])
     distances = torch.cdist(query, centres).square()
     loss = torch.nn.functional.cross_entropy(-distances, task.query_y)
     return tree.zeros_like(meta) | dict(zip(body, torch.autograd.grad(loss, list(body.values())), strict=True))

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from metarun.algorithms.mann import MANN
 from metarun.core.episode import Episode
-from metarun.core.inner import minibatches
-from metarun.core.objective import Objective
+from metarun.core.inner import minibatch
+from metarun.core.objective import Supervised
 from metarun.core.tree import Params
 
 DECAY, TINY = 0.95, 1e-8
@@ -66,14 +66,14 @@ def sequence_logits(params: Params, size: int, x: Tensor, y: Tensor) -> list[Ten
 
 def sequence_loss(algorithm: MANN, params: Params, task: Episode) -> Tensor:
     """The mean cross-entropy of a task's support set, read in the order that its key draws."""
-    (order,) = minibatches(task.key, len(task.support_y), len(task.support_y), 1)
+    order = minibatch(task.key, len(task.support_y), len(task.support_y), 0)
     x, y = task.support_x[order], task.support_y[order]
     logits = sequence_logits(params, algorithm.slots, x, y)
     losses = [torch.logsumexp(row, 0) - row[number] for row, number in zip(logits, y, strict=True)]
     return torch.stack(losses).mean()
 
 
-def mann_reference(algorithm: MANN, objective: Objective, meta: Params, task: Episode) -> Params:
+def mann_reference(algorithm: MANN, problem: Supervised, meta: Params, task: Episode) -> Params:
     leaves = {name: p.detach().requires_grad_() for name, p in meta.items()}
     loss = sequence_loss(algorithm, leaves, task)
     return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))

@@ -15,8 +15,9 @@ from metarun.algorithms.imaml import IMAML
 from metarun.algorithms.mann import MANN
 from metarun.core import tree
 from metarun.core.episode import Episode
-from metarun.core.objective import Objective, classification
-from metarun.core.tree import Params
+from metarun.core.meta import Meta
+from metarun.core.objective import Supervised, classification
+from metarun.core.tree import Tree
 from metarun.errors import ConfigError
 from metarun.models.base import Init, functional, initialise
 from metarun.models.conv4 import Conv4, Downsample, Features
@@ -25,16 +26,16 @@ from metarun.models.mlp import MLP, Activation
 
 
 @dataclass(frozen=True)
-class Problem:
+class Case:
     """A tiny network with its first parameters, and a few tasks for it, in float64."""
 
     name: str
-    objective: Objective
-    meta: Params
+    problem: Supervised
+    meta: Meta  # the network's parameters alone
     episodes: Episode
 
 
-def problems(device: torch.device, tasks: int = 3, way: int = 3, shot: int = 2, query: int = 2) -> Iterator[Problem]:
+def cases(device: torch.device, tasks: int = 3, way: int = 3, shot: int = 2, query: int = 2) -> Iterator[Case]:
     """An MLP, Conv4 with batch norm both strided (with a learned shift only) and max-pooled, and a MANN.
 
     The strided one's three filters are less than a vector of the native kernels; the max-pooled one's eight fill it.
@@ -74,12 +75,12 @@ def problems(device: torch.device, tasks: int = 3, way: int = 3, shot: int = 2, 
             query_y=labels.repeat_interleave(query).expand(tasks, -1).to(device),
             key=torch.arange(11, 11 + tasks, device=device),
         )
-        yield Problem(name, classification(functional(module), way), scaled, episodes)
+        yield Case(name, classification(functional(module), way), Meta.of(scaled), episodes)
 
 
-def suits(algorithm: Algorithm, problem: Problem) -> bool:
-    """Whether a method and a problem's network were made for each other."""
-    return isinstance(algorithm, MANN) == (problem.name == "mann")
+def suits(algorithm: Algorithm, case: Case) -> bool:
+    """Whether a method and a case's network were made for each other."""
+    return isinstance(algorithm, MANN) == (case.name == "mann")
 
 
 def small(algorithm: Any) -> Any:
@@ -96,21 +97,19 @@ def small(algorithm: Any) -> Any:
         return algorithm
 
 
-def first_meta(algorithm: Algorithm, problem: Problem) -> Params:
-    """The method's meta-parameters for a problem, step sizes moved off the one value that they start with."""
-    meta = algorithm.init(problem.meta)
+def first_meta(algorithm: Algorithm, case: Case) -> Meta:
+    """The method's meta-parameters for a case, step sizes moved off the one value that they start with."""
+    meta = algorithm.init(case.meta.model)
     generator = torch.Generator().manual_seed(2)
 
-    def varied(name: str, value: Tensor) -> Tensor:
-        if not name.startswith("inner.lr."):
-            return value
+    def varied(value: Tensor) -> Tensor:
         drawn = torch.rand(value.shape, generator=generator, dtype=torch.float64)  # the same numbers for every dtype
         return value * (0.5 + drawn).to(value)
 
-    return {name: varied(name, value) for name, value in meta.items()}
+    return meta._replace(step_sizes=tree.combine(varied, meta.step_sizes))
 
 
-def finite_difference(fn: Callable[[Params], Tensor], at: Params, direction: Params, step: float = 1e-7) -> float:
+def finite_difference(fn: Callable[[Tree], Tensor], at: Tree, direction: Tree, step: float = 1e-7) -> float:
     """Central difference of a scalar function along a direction.
 
     The step is small because inner gradients jump where a ReLU changes side, and the adapted parameters with them.
@@ -119,6 +118,6 @@ def finite_difference(fn: Callable[[Params], Tensor], at: Params, direction: Par
     return (up - down) / (2 * step)
 
 
-def relative_error(got: Params, want: Params) -> float:
+def relative_error(got: Tree, want: Tree) -> float:
     """Norm of the difference over the norm of what is wanted."""
     return (tree.norm(tree.subtract(want, got)) / tree.norm(want)).item()

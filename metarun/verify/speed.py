@@ -18,6 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import metarun
 from metarun.core.episode import Episode
+from metarun.core.objective import supervised
 from metarun.datasets.base import Split
 from metarun.datasets.generated import Generated
 from metarun.errors import UserError
@@ -105,12 +106,12 @@ def _meta_batches(bench: Bench) -> list[Episode]:
 def _meta_step(bench: Bench) -> Callable[..., None]:
     """A training step, but for sampling and logging."""
     meta = bench.first_meta()
-    optimizer = bench.optimizer(meta)
+    outer = bench.experiment.algo.outer_step(meta)
     meta_gradient = bench.meta_gradient()
 
     def step(episodes: Any) -> None:
         grads, metrics = meta_gradient(meta, episodes)
-        optimizer.step(grads, progress=0.0)
+        outer.step(grads, progress=0.0)
         metrics["loss"].mean().item()
 
     return step
@@ -123,8 +124,9 @@ def _reference_step(bench: Bench) -> Callable[..., None]:
     assert spec is not None and spec.loader is not None
     reference = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(reference)
+    tasks = supervised(bench.problem, "--compare reference")
     try:
-        loop = reference.ReferenceLoop(bench.module, bench.objective.loss, bench.objective.way, bench.experiment.algo)
+        loop = reference.ReferenceLoop(bench.module, tasks.loss, tasks.way, bench.experiment.algo)
     except NotImplementedError as error:
         raise UserError(f"--compare reference: {error}") from None
     optimizer = torch.optim.Adam(bench.module.parameters(), lr=0.0)  # its work, but the same parameters every time

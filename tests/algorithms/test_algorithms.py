@@ -114,11 +114,11 @@ NETWORKS = {
 def test_its_meta_gradient_is_right(network: str) -> None:
     torch.manual_seed(0)
     module = NETWORKS[network]().double()
-    (problem, *_) = problems.problems(torch.device("cpu"))
+    (problem, *_) = problems.cases(torch.device("cpu"))
     x = torch.randn(3, 12, 1, 12, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     problem = dataclasses.replace(
         problem,
-        objective=dataclasses.replace(problem.objective, forward=functional(module)),
+        objective=dataclasses.replace(problem.problem, forward=functional(module)),
         meta={name: p.detach() for name, p in module.named_parameters()},
         episodes=problem.episodes._replace(support_x=x[:, :6], query_x=x[:, 6:]),
     )
@@ -131,7 +131,7 @@ def test_its_meta_gradient_is_right(network: str) -> None:
         Engine(Vectorize.loop),
     ]
     for engine, calls in zip(engines, (0, CAPTURE_PAYS, 0), strict=True):
-        got, _ = MetaGradient(engine, maml, problem.objective, calls)(problem.meta, problem.episodes)
+        got, _ = MetaGradient(engine, maml, problem.problem, calls)(problem.meta, problem.episodes)
         assert problems.relative_error(got, check.reference(maml, problem)) < 1e-10
         direction = tree.scale(1 / tree.norm(got), got)
         assert tree.norm(got).item() == pytest.approx(

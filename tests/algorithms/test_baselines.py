@@ -32,7 +32,7 @@ def test_pretraining_sees_all_classes_and_tasks_get_a_new_head() -> None:
     assert labels.shape == (50, 30) and labels.max() > 300 and labels.unique().numel() > 300
     test = b.tasks.sample(Split.test, 0, range(1), 5, 1, 5)
     task = Episode(*(field[0] for field in test))
-    path = list(b.experiment.algo.adapt(b.objective, b.first_meta(), task.support_x, task.support_y, task.key, steps=3))
+    path = list(b.experiment.algo.adapt(b.problem, b.first_meta(), task, steps=3))
     assert not path[0]["head.weight"].any() and path[0]["head.weight"].shape[0] == 5
     assert path[3]["head.weight"].any()
 
@@ -61,7 +61,7 @@ def test_a_head_that_means_the_same_in_every_task_is_kept(data_root: Path) -> No
     drawn = b.tasks.sample(Split.train, 0, range(20), 10, 1, 1)
     assert drawn.support_y.max() == 9
     task = Episode(*(field[0] for field in b.tasks.sample(Split.test, 0, range(1), 10, 1, 1)))
-    first = next(b.experiment.algo.adapt(b.objective, b.first_meta(), task.support_x, task.support_y, task.key, 1))
+    first = next(b.experiment.algo.adapt(b.problem, b.first_meta(), task, 1))
     assert torch.equal(first["head.weight"], b.first_meta()["head.weight"])
 
 
@@ -78,10 +78,10 @@ def test_prototypes_are_the_nearest_class_means() -> None:
     b = bench("algo=protonet", "shot=3", "query=3")
     meta = b.first_meta()
     task = Episode(*(field[0] for field in b.tasks.sample(Split.test, 0, range(1), 5, 3, 3)))
-    path = list(b.experiment.algo.adapt(b.objective, meta, task.support_x, task.support_y, task.key, steps=2))
+    path = list(b.experiment.algo.adapt(b.problem, meta, task, steps=2))
     assert not path[0]["head.weight"].any()
     assert all(torch.equal(path[1][name], path[2][name]) for name in meta)  # more steps change nothing
-    outputs = b.objective.forward(path[1], task.query_x)
+    outputs = b.problem.forward(path[1], task.query_x)
     features = torch.nn.Sequential(*list(b.module.children())[:1])
     support, query = (features(x).mean((-2, -1)) for x in (task.support_x, task.query_x))
     centres = torch.stack([support[task.support_y == n].mean(0) for n in range(5)])

@@ -14,7 +14,7 @@ from metarun.algorithms.mamlpp import EARLY, LEAST, MAMLpp
 from metarun.engine.over_tasks import Engine, MetaGradient, Vectorize
 from metarun.verify import problems
 
-(PROBLEM, *_) = problems.problems(torch.device("cpu"))
+(PROBLEM, *_) = problems.cases(torch.device("cpu"))
 
 
 def algorithm(**settings: Any) -> Any:
@@ -24,7 +24,7 @@ def algorithm(**settings: Any) -> Any:
 
 def gradient(algo: MAML, progress: float = 0.0) -> dict[str, torch.Tensor]:
     meta = algo.init(PROBLEM.meta)
-    return MetaGradient(Engine(Vectorize.vmap), algo, PROBLEM.objective)(meta, PROBLEM.episodes, progress)[0]
+    return MetaGradient(Engine(Vectorize.vmap), algo, PROBLEM.problem)(meta, PROBLEM.episodes, progress)[0]
 
 
 def test_with_all_of_it_off_it_is_maml() -> None:
@@ -66,7 +66,7 @@ def test_a_prepared_meta_gradient_follows_the_training() -> None:
     """One object, as the training loop holds it, through both changes and with a weight that moves in between."""
     algo = algorithm(first_order_until=0.3, multi_step=1.0, multi_step_until=0.6, learned_rates=True)
     meta = algo.init(PROBLEM.meta)
-    held = MetaGradient(Engine(Vectorize.vmap), algo, PROBLEM.objective)
+    held = MetaGradient(Engine(Vectorize.vmap), algo, PROBLEM.problem)
     for progress in (0.0, 0.1, 0.35, 0.5, 0.7):
         got, _ = held(meta, PROBLEM.episodes, progress)
         assert set(got) == set(meta)

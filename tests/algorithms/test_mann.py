@@ -15,8 +15,8 @@ from metarun.core import rng, tree
 from metarun.core.batch_norm import Norm
 from metarun.core.episode import Episode
 from metarun.core.inner import minibatches
-from metarun.core.objective import classification
 from metarun.core.outer import MetaOptimizer, OuterOptimizer, Schedule
+from metarun.core.problem import classification
 from metarun.core.tree import Params
 from metarun.datasets.base import Split
 from metarun.engine.over_tasks import Compile, Engine, MetaGradient, Vectorize
@@ -27,17 +27,17 @@ from metarun.runs.evaluate import evaluate, predictions
 from metarun.runs.experiment import Bench
 from metarun.verify import problems
 from metarun.verify.mann_definition import sequence_logits, sequence_loss
-from metarun.verify.problems import Problem
+from metarun.verify.problems import Case
 
 SMALL = ["algo=mann", "model.units=6", "model.heads=2", "model.width=3", "algo.slots=5"]
 WAY, SHOT = 3, 2  # of the problem
 
 
-def problem() -> Problem:
-    return next(p for p in problems.problems(torch.device("cpu")) if p.name == "mann")
+def problem() -> Case:
+    return next(p for p in problems.cases(torch.device("cpu")) if p.name == "mann")
 
 
-def tasks(of: Problem) -> list[Episode]:
+def tasks(of: Case) -> list[Episode]:
     return [Episode(*row) for row in zip(*of.episodes, strict=True)]
 
 
@@ -51,8 +51,8 @@ def bench(*words: str) -> Bench:
     return config.compose([*SMALL, *words])[0].build()
 
 
-def adapted(algorithm: MANN, of: Problem, task: Episode, steps: int) -> list[Params]:
-    return list(algorithm.adapt(of.objective, of.meta, task.support_x, task.support_y, task.key, steps))
+def adapted(algorithm: MANN, of: Case, task: Episode, steps: int) -> list[Params]:
+    return list(algorithm.adapt(of.problem, of.meta, task, steps))
 
 
 def test_a_step_reads_one_example_of_each_class() -> None:
@@ -74,7 +74,7 @@ def test_only_the_state_adapts_and_predicts_the_query_set() -> None:
     task = tasks(of)[1]
     *_, last = adapted(algorithm, of, task, SHOT)
     assert all(torch.equal(last[name], value) for name, value in of.meta.items())
-    got = of.objective.forward(last, task.query_x)
+    got = of.problem.forward(last, task.query_x)
     rounds = [torch.tensor([0, 2, 4]), torch.tensor([1, 3, 5])]
     orders = [torch.cat([a[list(p)], b[list(q)]]) for a, b in [rounds] for p in _orders() for q in _orders()]
     candidates = []
@@ -100,11 +100,11 @@ def test_more_steps_than_rounds_read_again() -> None:
     assert all(not torch.equal(a["state.cell"], b["state.cell"]) for a, b in zip(path[1:], path, strict=False))
 
 
-def instances(algorithm: MANN, of: Problem, task: Episode, steps: range) -> list[tuple[Tensor, Tensor]]:
+def instances(algorithm: MANN, of: Case, task: Episode, steps: range) -> list[tuple[Tensor, Tensor]]:
     def none(params: Params) -> list[Tensor]:
         raise AssertionError("no query set is predicted")
 
-    trial = algorithm.trial(of.objective, of.meta, task, steps, none)
+    trial = algorithm.trial(of.problem, of.meta, task, steps, none)
     return [(outputs, targets) for (outputs,), targets in trial]
 
 
@@ -142,7 +142,7 @@ def test_no_label_is_seen_before_it_is_predicted() -> None:
         return torch.stack(sequence_logits(of.meta, 5, x, y[order]))
 
     def trained(y: Tensor) -> Tensor:
-        return algorithm.meta_grad(of.objective, of.meta, task._replace(support_y=y))[1]["loss"]
+        return algorithm.meta_grad(of.problem, of.meta, task._replace(support_y=y))[1]["loss"]
 
     for t, example in enumerate(order.tolist()):
         y = task.support_y.clone()
@@ -160,7 +160,7 @@ def test_the_meta_gradient_equals_finite_differences() -> None:
     def mean_loss(meta: Params) -> Tensor:
         return torch.stack([sequence_loss(algorithm, meta, task) for task in tasks(of)]).mean()
 
-    got, metrics = MetaGradient(Engine(Vectorize.vmap), algorithm, of.objective)(of.meta, of.episodes)
+    got, metrics = MetaGradient(Engine(Vectorize.vmap), algorithm, of.problem)(of.meta, of.episodes)
     assert metrics["loss"].mean().item() == pytest.approx(mean_loss(of.meta).item())
     generator = torch.Generator().manual_seed(5)
     drawn = tree.combine(lambda p: torch.randn(p.shape, generator=generator, dtype=p.dtype), got)
@@ -174,7 +174,7 @@ def test_tasks_have_orders_of_their_own() -> None:
     of, algorithm = problem(), method()
     first = tasks(of)[0]
     losses = {
-        round(algorithm.meta_grad(of.objective, of.meta, first._replace(key=torch.tensor(key)))[1]["loss"].item(), 9)
+        round(algorithm.meta_grad(of.problem, of.meta, first._replace(key=torch.tensor(key)))[1]["loss"].item(), 9)
         for key in range(5)
     }
     assert len(losses) == 5
@@ -255,7 +255,7 @@ def test_it_learns_to_look_things_up() -> None:
     for step in range(150):
         grads, metrics = meta_gradient(meta, lookup(16 * step))
         optimizer.step(grads, progress=0.0)
-    problem = Problem("lookup", objective, meta, lookup(10_000, 100))
+    problem = Case("lookup", objective, meta, lookup(10_000, 100))
     right = [
         [
             (outputs.argmax(1) == targets).float().mean()

@@ -17,14 +17,14 @@ from metarun.algorithms.reptile import Reptile
 from metarun.core import tree
 from metarun.core.episode import Episode
 from metarun.core.inner import InnerOptimizer
-from metarun.core.objective import Reduction
+from metarun.core.problem import Reduction
 from metarun.core.tree import Params
 from metarun.engine.over_tasks import Compile, Engine, MetaGradient
 from metarun.engine.trace import ROUNDING, distance
 from metarun.verify import check, definitions, problems
-from metarun.verify.problems import Problem
+from metarun.verify.problems import Case
 
-PROBLEMS = {problem.name: problem for problem in problems.problems(torch.device("cpu"))}
+PROBLEMS = {problem.name: problem for problem in problems.cases(torch.device("cpu"))}
 CHOICES = {name: config.compose([f"algo={name}"])[0].algo for name in config.choices("algo")}
 ALGORITHMS = {name: algorithm for name, algorithm in CHOICES.items() if type(algorithm) in definitions.REFERENCES}
 ENGINES = check.engines(torch.device("cpu"))
@@ -76,10 +76,10 @@ SUITED = [(name, p) for name, algorithm in VARIANTS.items() for p in PROBLEMS if
 EXACT = {name: a for name, a in VARIANTS.items() if isinstance(a, MAML) and a.hypergrad is not Derivative.first_order}
 
 
-def gradient(algorithm: Algorithm, problem: Problem, path: Path) -> Params:
+def gradient(algorithm: Algorithm, problem: Case, path: Path) -> Params:
     engine, calls = path
     meta = problems.first_meta(algorithm, problem)
-    return MetaGradient(engine, algorithm, problem.objective, calls)(meta, problem.episodes)[0]
+    return MetaGradient(engine, algorithm, problem.problem, calls)(meta, problem.episodes)[0]
 
 
 @functools.cache
@@ -126,8 +126,8 @@ def to_record() -> list[tuple[str, str, str]]:
 def test_a_recording_is_what_was_recorded(name: str, network: str, path: str) -> None:
     """Also at other parameters than those that it was recorded with."""
     problem, algorithm, (engine, calls) = PROBLEMS[network], VARIANTS[name], RECORDED[path]
-    recorded = MetaGradient(engine, algorithm, problem.objective, calls)
-    plain = MetaGradient(dataclasses.replace(engine, compile=Compile.false), algorithm, problem.objective)
+    recorded = MetaGradient(engine, algorithm, problem.problem, calls)
+    plain = MetaGradient(dataclasses.replace(engine, compile=Compile.false), algorithm, problem.problem)
     meta = algorithm.init(problem.meta)
     for at in (meta, tree.scale(1.1, meta)):
         got, metrics = recorded(at, problem.episodes)
@@ -138,7 +138,7 @@ def test_a_recording_is_what_was_recorded(name: str, network: str, path: str) ->
 
 @every_problem
 @pytest.mark.parametrize("name", EXACT)
-def test_exact_derivative_equals_finite_differences(name: str, problem: Problem) -> None:
+def test_exact_derivative_equals_finite_differences(name: str, problem: Case) -> None:
     algorithm = EXACT[name]
     fn = check.query_loss_after_adapting(algorithm, problem)
     generator = torch.Generator().manual_seed(5)
@@ -164,7 +164,7 @@ def test_exact_derivative_equals_finite_differences_in_every_entry() -> None:
 
 
 @every_problem
-def test_recompute_equals_store(problem: Problem) -> None:
+def test_recompute_equals_store(problem: Case) -> None:
     for steps in (1, 2, 5):
         store = changed(VARIANTS["maml"], inner_steps=steps)
         recompute = changed(VARIANTS["maml recompute"], inner_steps=steps)
@@ -173,30 +173,30 @@ def test_recompute_equals_store(problem: Problem) -> None:
 
 
 @every_problem
-def test_first_order_is_the_query_gradient_and_not_mamls(problem: Problem) -> None:
+def test_first_order_is_the_query_gradient_and_not_mamls(problem: Case) -> None:
     exact, first = (gradient(VARIANTS[name], problem, PATHS["vmap"]) for name in ("maml", "fomaml"))
     assert scaled_difference(first, exact) > 1e-2
 
 
 @every_problem
-def test_frozen_parameters_stay_put_in_the_inner_loop_and_are_still_meta_learned(problem: Problem) -> None:
+def test_frozen_parameters_stay_put_in_the_inner_loop_and_are_still_meta_learned(problem: Case) -> None:
     head = list(problem.meta)[-1]
     pattern = [name for name in problem.meta if name != head]
     for derivative in Derivative:
         algorithm = changed(VARIANTS["maml"], frozen=pattern, hypergrad=derivative)
         got = gradient(algorithm, problem, PATHS["vmap"])
         task = Episode(*(field[0] for field in problem.episodes))
-        *_, adapted = algorithm.adapt(problem.objective, problem.meta, task.support_x, task.support_y, task.key, 2)
+        *_, adapted = algorithm.adapt(problem.problem, problem.meta, task, 2)
         moved = {name for name in adapted if not torch.equal(adapted[name], problem.meta[name])}
         assert moved == {head}
         assert all(got[name].abs().sum() > 0 for name in got if "bias" not in name)
 
 
-def bilevel_problem() -> tuple[IMAML, Problem]:
+def bilevel_problem() -> tuple[IMAML, Case]:
     """A linear model: its proximal inner problem is strongly convex, so a few thousand steps solve it exactly."""
     problem = PROBLEMS["mlp"]
     meta = {"weight": 0.3 * torch.randn(9, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)}
-    objective = dataclasses.replace(problem.objective, forward=lambda p, x: x.flatten(1) @ p["weight"])
+    objective = dataclasses.replace(problem.problem, forward=lambda p, x: x.flatten(1) @ p["weight"])
     algorithm = VARIANTS["imaml undamped"]
     assert isinstance(algorithm, IMAML)
     solved = changed(algorithm, inner_steps=400, inner_lr=0.2, proximal=1.0)
@@ -211,8 +211,8 @@ def test_imaml_is_the_derivative_of_the_solved_inner_problem() -> None:
         losses = []
         for row in zip(*problem.episodes, strict=True):
             task = Episode(*row)
-            phi = definitions.plain_descent(algorithm, problem.objective, meta, task, False, algorithm.proximal)[-1]
-            losses.append(problem.objective.loss(problem.objective.forward(phi, task.query_x), task.query_y))
+            phi = definitions.plain_descent(algorithm, problem.problem, meta, task, False, algorithm.proximal)[-1]
+            losses.append(problem.problem.loss(problem.problem.forward(phi, task.query_x), task.query_y))
         return torch.stack(losses).mean()
 
     direction = tree.scale(1 / tree.norm(got), got)
@@ -237,7 +237,7 @@ def test_reptile_hands_its_moments_on() -> None:
     assert len(moments) == len(problem.meta) + 1
     assert got["inner.t"].item() == -algorithm.inner_steps
     moved = {name: meta[name] - got[name] for name in meta}  # one outer SGD step of size 1
-    meta_gradient = MetaGradient(PATHS["vmap"][0], algorithm, problem.objective)
+    meta_gradient = MetaGradient(PATHS["vmap"][0], algorithm, problem.problem)
     again, _ = meta_gradient(moved, problem.episodes)
     fresh = {**moved, **{name: torch.zeros_like(moved[name]) for name in moments}}
     other, _ = meta_gradient(fresh, problem.episodes)

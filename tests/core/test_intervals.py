@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from metarun.core.intervals import Figure, mean_and_interval
-from metarun.core.objective import regression
+from metarun.core.problem import regression
 
 
 def test_tasks_that_diverged_count_with_the_worst_value() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from metarun.core.objective import (
+from metarun.core.problem import (
     Reduction,
     accuracy,
     binary,
@@ -63,7 +63,7 @@ def test_a_task_with_outputs_or_loss_that_are_not_finite_has_no_metric(name: str
     metric = torch.func.vmap(objective.metric, in_dims=(0, None))(outputs, labels)
     assert metric.isnan().tolist() == [False, name != "binary" or damage != 3e38, False]
     _, metrics = objective.query_loss({}, outputs[1], labels)
-    assert metrics[objective.metric_name].isnan() == metric[1].isnan()
+    assert metrics[objective.metric.name].isnan() == metric[1].isnan()
 
 
 def test_binary_cross_entropy_is_torchs() -> None:

@@ -18,7 +18,7 @@ from metarun.runs.evaluate import evaluate
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import train
 from metarun.verify import check, problems
-from metarun.verify.problems import Problem
+from metarun.verify.problems import Case
 
 
 def blobs(spread: float = 2.0, deviation: float = 1.0) -> Blobs:
@@ -84,7 +84,7 @@ def test_its_meta_gradient_equals_finite_differences() -> None:
     episodes = bench.tasks.sample(Split.train, 0, range(4), 2, 5, 15)
     episodes = Episode(*(v.double() if v.is_floating_point() else v for v in episodes))
     meta = tree.combine(lambda p: p.double(), bench.first_meta())
-    problem = Problem("logistic", bench.objective, meta, episodes)
+    problem = Case("logistic", bench.problem, meta, episodes)
     algorithm = bench.experiment.algo
     assert isinstance(algorithm, MAML) and algorithm.inner_steps == 5
     got, _ = bench.meta_gradient()(meta, episodes)

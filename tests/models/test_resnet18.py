@@ -9,14 +9,14 @@ import torch
 from metarun import config
 from metarun.algorithms.maml import MAML, Derivative
 from metarun.core.episode import Episode
-from metarun.core.objective import classification
+from metarun.core.problem import classification
 from metarun.core.tree import Params
 from metarun.engine.over_tasks import MetaGradient
 from metarun.errors import UserError
 from metarun.models.base import functional, initialise
 from metarun.models.resnet18 import ResNet18
 from metarun.verify import check, problems
-from metarun.verify.problems import Problem
+from metarun.verify.problems import Case
 
 SIDE = 40  # the last block then sees 2x2 positions; one position, of two images, would magnify rounding
 ENGINES = check.engines(torch.device("cpu"))
@@ -30,14 +30,14 @@ def maml(derivative: Derivative) -> MAML:
 
 
 @functools.cache
-def problem() -> Problem:
+def problem() -> Case:
     """Two tasks of two classes, one image of each for support and one for query, in float64."""
     module = initialise(ResNet18(), (3, SIDE, SIDE), 2, seed=0).double()
     meta = {name: p.detach() for name, p in module.named_parameters()}
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, 4, 3, SIDE, SIDE, generator=generator, dtype=torch.float64)
     y = torch.arange(2).expand(2, -1)
-    return Problem("resnet18", classification(functional(module), 2), meta, Episode(x[:, :2], y, x[:, 2:], y, y[0]))
+    return Case("resnet18", classification(functional(module), 2), meta, Episode(x[:, :2], y, x[:, 2:], y, y[0]))
 
 
 @functools.cache
@@ -50,7 +50,7 @@ def reference() -> Params:
 @pytest.mark.parametrize("path", PATHS)
 def test_its_meta_gradient_is_the_plain_loops(path: str, derivative: Derivative) -> None:
     """torchvision's blocks write in place, which must stay right under nested transforms and custom functions."""
-    meta_gradient = MetaGradient(ENGINES[path][0], maml(derivative), problem().objective)
+    meta_gradient = MetaGradient(ENGINES[path][0], maml(derivative), problem().problem)
     got, metrics = meta_gradient(problem().meta, problem().episodes)
     assert problems.relative_error(got, reference()) < 1e-10
     assert metrics["loss"].shape == (2,)

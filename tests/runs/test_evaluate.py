@@ -48,11 +48,11 @@ def test_scores_by_hand() -> None:
     assert score.metric.shape == score.loss.shape == (10, 4)
     for t, task in enumerate(zip(*next(measured_episodes(b, Split.test, 10)), strict=True)):
         support_x, support_y, query_x, query_y, key = task
-        path = b.experiment.algo.adapt(b.objective, meta, support_x, support_y, key, 3)
+        path = b.experiment.algo.adapt(b.problem, meta, support_x, support_y, key, 3)
         for s, params in enumerate(path):
-            outputs = b.objective.forward(params, query_x)
-            assert score.loss[t, s].item() == pytest.approx(b.objective.loss(outputs, query_y).item(), rel=1e-4)
-            assert score.metric[t, s].item() == pytest.approx(b.objective.metric(outputs, query_y).item())
+            outputs = b.problem.forward(params, query_x)
+            assert score.loss[t, s].item() == pytest.approx(b.problem.loss(outputs, query_y).item(), rel=1e-4)
+            assert score.metric[t, s].item() == pytest.approx(b.problem.metric(outputs, query_y).item())
     row = score.by_steps()[3]
     assert row["steps"] == 3 and row["mean"] == pytest.approx(score.metric[:, 3].double().mean().item())
     (*_, last) = score.figures

@@ -15,7 +15,7 @@ from metarun import config
 from metarun.core import tree
 from metarun.core.batch_norm import Norm
 from metarun.core.episode import Episode
-from metarun.core.objective import classification
+from metarun.core.problem import classification
 from metarun.datasets.base import Split
 from metarun.engine.over_tasks import MetaGradient
 from metarun.errors import UserError

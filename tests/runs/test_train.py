@@ -83,8 +83,8 @@ def test_what_is_no_number_is_never_the_best(tmp_path: Path, monkeypatch: pytest
     b = config.compose(["dataset=sinusoid", "steps=4", "eval.every=1"])[0].build()
     state = run(b, tmp_path)
     assert state.selection is not None and (state.selection.step, state.selection.value) == (2, 0.3)
-    assert max([nan, 5.0, 0.2, nan], key=b.objective.goodness) == 0.2
-    assert max([nan, 0.1, 0.9], key=bench().objective.goodness) == 0.9
+    assert max([nan, 5.0, 0.2, nan], key=b.problem.goodness) == 0.2
+    assert max([nan, 0.1, 0.9], key=bench().problem.goodness) == 0.9
 
 
 def test_training_and_selection_never_draw_a_test_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +185,7 @@ def test_chunks_do_not_change_the_gradient() -> None:
     whole = bench("device.vectorize=vmap", "meta_batch=5")
     meta = whole.first_meta()
     tasks = whole.tasks.sample(Split.train, 0, range(5), 5, 1, 5)
-    algo, objective = whole.experiment.algo, whole.objective
+    algo, objective = whole.experiment.algo, whole.problem
     want, _ = MetaGradient(Engine(Vectorize.vmap), algo, objective)(meta, tasks)
     for chunk in (1, 2, 3):
         got, metrics = MetaGradient(Engine(Vectorize.vmap, chunk), algo, objective)(meta, tasks)

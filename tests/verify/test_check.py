@@ -44,9 +44,9 @@ def made(kind: type, of: str, **more: object) -> Algorithm:
 @pytest.fixture(autouse=True)
 def little(monkeypatch: pytest.MonkeyPatch) -> None:
     """One network, one way of computing."""
-    problem = next(problems.problems(torch.device("cpu")))
+    problem = next(problems.cases(torch.device("cpu")))
 
-    def one(*_: object) -> Iterator[problems.Problem]:
+    def one(*_: object) -> Iterator[problems.Case]:
         yield problem
 
     monkeypatch.setattr(check, "problems", one)

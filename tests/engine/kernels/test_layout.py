@@ -16,13 +16,13 @@ from metarun.algorithms.maml import Derivative
 from metarun.core.batch_norm import Norm, predict
 from metarun.core.episode import Episode
 from metarun.core.inner import InnerOptimizer
-from metarun.core.objective import classification
+from metarun.core.problem import classification
 from metarun.core.tree import Params
 from metarun.engine.kernels.layout import PlainLayout, plain
 from metarun.engine.over_tasks import MetaGradient, OverTasks
 from metarun.models.base import functional
 from metarun.verify import check, problems
-from metarun.verify.problems import Problem
+from metarun.verify.problems import Case
 
 ENGINES = check.engines(torch.device("cpu"))
 WAYS = ["loop", "vmap", "native" if "native" in ENGINES else "grouped"]
@@ -116,13 +116,13 @@ class Net(nn.Module):
         return self.head(turned(turned(x).tanh()).flatten(1))
 
 
-def problem(make: Callable[[], nn.Module]) -> Problem:
+def problem(make: Callable[[], nn.Module]) -> Case:
     net = Net(make).double()
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(3, 12, 1, SIDE, SIDE, generator=generator, dtype=torch.float64)
     y = torch.arange(3).repeat_interleave(2).expand(3, -1)
     meta = {n: p.detach() + 0.1 * torch.randn(p.shape, generator=generator) for n, p in net.named_parameters()}
-    return Problem("", classification(functional(net), 3), meta, Episode(x[:, :6], y, x[:, 6:], y, torch.arange(3)))
+    return Case("", classification(functional(net), 3), meta, Episode(x[:, :6], y, x[:, 6:], y, torch.arange(3)))
 
 
 def method(name: str, **settings: Any) -> Any:
@@ -149,12 +149,12 @@ def test_layers_behind_a_convolution_on_every_engine(layer: str) -> None:
     for name, algo in METHODS.items():
         want = check.reference(algo, given)
         for way in WAYS[1:]:
-            got, _ = MetaGradient(ENGINES[way][0], algo, given.objective)(given.meta, given.episodes)
+            got, _ = MetaGradient(ENGINES[way][0], algo, given.problem)(given.meta, given.episodes)
             assert problems.relative_error(got, want) < 1e-10, (name, way)
 
     def outputs(meta: Params, task: Episode) -> Tensor:
-        _, adapted = MAML_STORED.adapt(given.objective, meta, task.support_x, task.support_y, task.key, 1)
-        of_norms = (predict(given.objective.forward, adapted, task.support_x, task.query_x, n) for n in list(Norm)[:3])
+        _, adapted = MAML_STORED.adapt(given.problem, meta, task, 1)
+        of_norms = (predict(given.problem.forward, adapted, task.support_x, task.query_x, n) for n in list(Norm)[:3])
         return torch.stack(list(of_norms))
 
     rows = [torch.cat(list(OverTasks(ENGINES[way][0], outputs)(given.meta, given.episodes))) for way in WAYS]

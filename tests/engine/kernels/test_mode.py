@@ -272,15 +272,15 @@ class Unusual(nn.Module):
         return self.head(F.adaptive_avg_pool2d(x * x, 1).flatten(1))
 
 
-def unusual() -> problems.Problem:
+def unusual() -> problems.Case:
     torch.manual_seed(0)
     module = Unusual(3).double()
-    problem = next(iter(problems.problems(torch.device("cpu"))))
+    problem = next(iter(problems.cases(torch.device("cpu"))))
     x = drawn(3, 12, 3, 18, 18)
     meta = {name: p.detach() + 0.1 * drawn(*p.shape) for name, p in module.named_parameters()}
     return dataclasses.replace(
         problem,
-        objective=dataclasses.replace(problem.objective, forward=functional(module)),
+        objective=dataclasses.replace(problem.problem, forward=functional(module)),
         meta=meta,
         episodes=problem.episodes._replace(support_x=x[:, :6], query_x=x[:, 6:]),
     )
@@ -295,7 +295,7 @@ WAYS: dict[str, Callable[[], tuple[Engine, int]]] = {
 
 
 @functools.cache
-def problem_and_loop() -> tuple[problems.Problem, dict[Derivative, tuple[MAML, Params]]]:
+def problem_and_loop() -> tuple[problems.Case, dict[Derivative, tuple[MAML, Params]]]:
     """MAML's meta-gradient one task at a time, which is also what ``torch.autograd`` says."""
     problem = unusual()
     maml = config.compose(["algo=maml"])[0].algo
@@ -303,7 +303,7 @@ def problem_and_loop() -> tuple[problems.Problem, dict[Derivative, tuple[MAML, P
     found = {}
     for derivative in (Derivative.store, Derivative.recompute):
         algorithm = dataclasses.replace(maml, hypergrad=derivative, inner_steps=1, inner_lr=0.2)
-        loop, _ = MetaGradient(Engine(Vectorize.loop, 1), algorithm, problem.objective)(problem.meta, problem.episodes)
+        loop, _ = MetaGradient(Engine(Vectorize.loop, 1), algorithm, problem.problem)(problem.meta, problem.episodes)
         assert problems.relative_error(loop, check.reference(algorithm, problem)) < 1e-10
         found[derivative] = algorithm, loop
     return problem, found
@@ -319,6 +319,6 @@ def test_meta_gradient_of_an_unusual_network(derivative: Derivative, way: str) -
     algorithm, want = found[derivative]
     engine, calls = WAYS[way]()
     with Calls() as operators:
-        got, _ = MetaGradient(engine, algorithm, problem.objective, calls)(problem.meta, problem.episodes)
+        got, _ = MetaGradient(engine, algorithm, problem.problem, calls)(problem.meta, problem.episodes)
     assert problems.relative_error(got, want) < 1e-10
     assert bool(operators.names) == ("native" in way)
