@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hydra
 import hydra.version
@@ -52,6 +53,7 @@ def register() -> None:
     store.store(group="schema", name="device", node=Device)
     store.store(group="schema", name="recipe", node=Recipe)
     OmegaConf.register_new_resolver("budget", _share_of, replace=True)
+    OmegaConf.register_new_resolver("preset", _preset, replace=True)
     for group in PARTS:
         for name, node in part_classes(group).items():
             store.store(group=f"schema/{group}", name=name, node=node)
@@ -60,6 +62,11 @@ def register() -> None:
 def _share_of(steps: int, *, _root_: DictConfig) -> int:
     """``${budget:60000}`` in a recipe: the share ``recipe.budget`` of the published training length."""
     return max(1, round(steps * _root_.recipe.budget))
+
+
+def _preset(key: str, usual: Any, *, _root_: DictConfig) -> Any:
+    """``${preset:inner_lr,0.4}`` in a method: what suits the chosen data set, where it says, else the usual value."""
+    return _root_.dataset.preset.get(key, usual)
 
 
 def check(arguments: list[str], multirun: bool = False, config_dir: str | None = None) -> None:

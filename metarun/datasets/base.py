@@ -6,9 +6,9 @@ import abc
 import enum
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -90,6 +90,7 @@ class Dataset(abc.ABC):
 
     has_way: ClassVar[bool] = True  # whether "way" means anything for its tasks
     binary: ClassVar[bool] = False  # whether way is 2 and one output tells the classes apart
+    preset: dict[str, Any] = field(default_factory=dict)  # values that suit it: ``${preset:KEY,ELSE}`` in conf/algo
 
     @property
     @abc.abstractmethod

@@ -24,7 +24,8 @@ from metarun.runs.held_out import Facts
 
 CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
 OUTPUTS = Path("outputs")
-PLACE = ("run_dir", "data_root", "resume", "recipe.reference")  # keys that do not say what is computed
+# keys that do not decide the result: paths, resuming, and presets, whose values stand where they are used
+NOT_IDENTITY = ("run_dir", "data_root", "resume", "recipe.reference", "dataset.preset")
 # settings that are younger than some run folders, by the data set's module, and what those did
 LATER = {"image_folder": {"split": "shares", "layers": 1, "min_images": 0, "white": None}}
 
@@ -45,9 +46,11 @@ class Record:
 
         def walk(node: dict[str, Any], prefix: str) -> None:
             for key, value in node.items():
+                if prefix + key in NOT_IDENTITY:
+                    continue
                 if isinstance(value, dict):
                     walk(value, f"{prefix}{key}.")
-                elif prefix + key not in PLACE:
+                else:
                     flat[prefix + key] = value
 
         walk(self.values, "")

@@ -134,3 +134,23 @@ def test_a_part_that_is_not_installed_is_named(group: str) -> None:
     _, record = config.compose([])
     with pytest.raises(UserError, match=rf"^{group}: this run's is in metarun/\w+/mine\.py, which is not installed"):
         config.reopen(dataclasses.replace(record, kinds={**record.kinds, group: "mine"}), [])
+
+
+@pytest.mark.parametrize("dataset", config.choices("dataset"))
+def test_every_method_goes_with_every_data_set(dataset: str) -> None:
+    for algo in config.choices("algo"):
+        config.compose([f"algo={algo}", f"dataset={dataset}"])
+
+
+def test_a_data_sets_preset_gives_way_to_what_is_typed_and_reaches_no_method_that_does_not_ask() -> None:
+    usual, here = (config.compose(["algo=maml", f"dataset={name}"])[0].algo for name in ("glyphs", "sinusoid"))
+    assert (usual.inner_lr, here.inner_lr) == (0.4, 0.01)  # type: ignore[attr-defined]
+    typed = config.compose(["algo=maml", "dataset=sinusoid", "algo.inner_lr=0.2"])[0].algo
+    assert typed.inner_lr == 0.2  # type: ignore[attr-defined]
+    assert config.compose(["algo=protonet", "dataset=mnist"])[0].algo.inner_steps == 1
+
+
+def test_a_preset_is_no_setting_of_a_run() -> None:
+    _, record = config.compose(["dataset=sinusoid"])
+    assert not [key for key in record.identity() if "preset" in key]
+    assert record.identity()["algo.inner_lr"] == 0.01
