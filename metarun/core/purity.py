@@ -184,7 +184,9 @@ def _checksums(nest: Any) -> list[int]:
     """Of the bytes of a nest's tensors."""
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # within a transform of the network's own
     leaves = [leaf for leaf in pytree.tree_leaves(nest) if isinstance(leaf, Tensor) and not wrapped(leaf)]
-    return [zlib.crc32(leaf.detach().reshape(-1).view(torch.uint8).cpu().numpy().data) for leaf in leaves]
+    # copies: a column of a matrix has gaps, and only memory without any can be seen as bytes
+    dense = [leaf.detach().clone(memory_format=torch.contiguous_format).view(-1) for leaf in leaves]
+    return [zlib.crc32(leaf.view(torch.uint8).cpu().numpy().data) for leaf in dense]
 
 
 def _tensors(module: nn.Module) -> dict[str, list[int]]:

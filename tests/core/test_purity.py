@@ -200,6 +200,8 @@ PURE: dict[str, Callable[[], nn.Module]] = {
     "a generator made anew": lambda: flat(Layer(fresh)),
     "a transform of its own": lambda: flat(Layer(lambda s, x: torch.vmap(s.layer)(x), layer=nn.Linear(12, 12))),
     "not finite": lambda: flat(Layer(lambda s, x: x / 0 - x / 0)),
+    "a layer on a column": lambda: flat(Layer(lambda s, x: x + s.layer(x[:, 0])[:, None], layer=nn.Tanh())),
+    "a layer on one number": lambda: flat(Layer(lambda s, x: x + s.layer(x[1:, 0]), layer=nn.Tanh())),
     "a choice by value": lambda: flat(Layer(lambda s, x: x if x.sum() > 0 else -x)),
 }
 
