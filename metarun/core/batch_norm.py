@@ -16,10 +16,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.overrides import TorchFunctionMode
 
 from metarun.core.ops import norm_relu_pool
+from metarun.core.stateless import stateless
 from metarun.core.tree import Params
 from metarun.errors import ConfigError
 
@@ -75,11 +76,12 @@ class Mixing(enum.Enum):
         examples cannot be told apart. Where that fails, as they are; where all fails, or the outputs are not finite,
         nothing is known: other.
         """
+        run = stateless(module)
         for dtype, share in itertools.product((torch.float64, torch.float32), (0.1, 0.0)):
             moved = functools.partial(_moved, share=share, dtype=dtype, generator=torch.Generator().manual_seed(0))
             state = {name: b.to(dtype) if b.is_floating_point() else b for name, b in module.named_buffers()}
             state |= {name: moved(p) for name, p in module.named_parameters()}
-            forward = functools.partial(functional_call, module, state)
+            forward = functools.partial(run, state)
             with contextlib.suppress(Exception), torch.no_grad():  # preflight.py reports failures
                 found = _mixing(forward, moved(support), moved(query), moved(others))
                 if found is not None:

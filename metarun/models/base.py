@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metarun.core.purity import require_pure, seeded
+from metarun.core.stateless import stateless
 from metarun.core.tree import Params
 from metarun.errors import UserError
 
@@ -92,8 +92,10 @@ def functional(module: nn.Module) -> Callable[[Params, Tensor], Tensor]:
     Attention is computed the plain way, since torch's fused kernels have no second derivative.
     """
 
+    run = stateless(module)
+
     def forward(params: Params, x: Tensor) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH):
-            return functional_call(module, params, (x,))
+            return run(params, x)
 
     return forward

@@ -19,7 +19,7 @@ from metarun.core.problem import classification
 from metarun.datasets.base import Split
 from metarun.engine.over_tasks import MetaGradient
 from metarun.errors import UserError
-from metarun.models.base import Model, functional
+from metarun.models.base import Model, functional, initialise
 from metarun.runs.evaluate import evaluate
 from metarun.runs.experiment import Bench
 from metarun.verify import check, problems
@@ -121,6 +121,34 @@ def test_every_method_leaves_a_frozen_body_as_it_was(algo: str) -> None:
     moved = tree.add_scaled(meta, -0.1, grads)
     evaluate(b, moved, Split.test, 2, Norm.support, last_only=True)
     assert all(torch.equal(p, before[name]) for name, p in b.module.named_parameters())
+
+
+def twice_by_name() -> list[nn.Module]:
+    conv, norm = nn.Conv2d(1, 1, 3, padding=1), nn.BatchNorm2d(1, track_running_stats=False)
+    return [conv, norm, nn.Tanh(), conv, norm]
+
+
+def twice_by_weight() -> list[nn.Module]:
+    layers = nn.Linear(28, 28), nn.Linear(28, 28, bias=False)
+    layers[1].weight = layers[0].weight
+    return [layers[0], nn.Tanh(), layers[1]]
+
+
+@pytest.mark.parametrize("make", [twice_by_name, twice_by_weight])
+def test_what_a_network_uses_twice_is_one_set_of_parameters(make: Callable[[], list[nn.Module]]) -> None:
+    """torch's ``functional_call`` leaves what it was given in a layer that has two names."""
+    b = bench(make, "algo=maml", "algo.inner_steps=2", "algo.inner_lr=0.1", "query=2", "steps=1")
+    module = initialise(Own(make=make), (1, 28, 28), 5, seed=0)
+    first = {name: p.detach().clone() for name, p in module.named_parameters()}
+    meta = b.first_meta()
+    tasks = b.tasks.sample(Split.train, 0, range(2), 5, 1, 2)
+    got, _ = b.meta_gradient()(meta, tasks)
+    evaluate(b, meta, Split.test, 2, Norm.transductive)
+    assert check.relative_error(got, plain(module, tasks, lr=0.1, steps=2)) < 1e-4
+    for name, p in first.items():
+        now = b.module.get_parameter(name)
+        assert now.requires_grad and torch.equal(now, p) and torch.equal(meta[name], p)
+    assert list(meta) == list(first)
 
 
 def test_nothing_left_to_train_is_refused() -> None:
