@@ -3,7 +3,7 @@
 // [T][n][H/2][W/2][C].
 //
 // Normalising is monotone in each channel, so the largest normalised value of a window is the largest y of it (the
-// smallest where gamma < 0): pool first, and normalise a quarter of the values.
+// smallest where gamma < 0, the first where gamma = 0): pool first, and normalise a quarter of the values.
 //
 // Sums over pixels are made in double. A channel that is blank, or nearly, is normalised by 1/sqrt(eps), and a sum in
 // float would be off by a thousandth of what it holds.
@@ -88,12 +88,13 @@ struct Norm {
                 for (int j = 0; j < w(); j++)
                     for (int c = 0; c < C; c += N) {
                         const real* corner = from + ((long)2 * i * W + 2 * j) * C + c;
-                        const mask falling = load(g + c, C - c) < 0;
+                        const vec slope = load(g + c, C - c);
+                        const mask falling = slope < 0, rising = slope > 0;  // neither: all are equal, the first counts
                         vec top = load(corner, C - c);
                         mask which = {};
                         UNROLL for (int k = 1; k < 4; k++) {
                             const vec v = load(corner + ((long)(k / 2) * W + k % 2) * C, C - c);
-                            const mask better = falling ? v < top : v > top;
+                            const mask better = (falling & (v < top)) | (rising & (v > top));
                             top = better ? v : top;
                             which = better ? mask{} + k : which;
                         }

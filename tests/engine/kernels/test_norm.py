@@ -338,6 +338,16 @@ def test_of_equal_values_the_first_is_pooled(relu: bool, pool: bool, sign: str) 
         close(got, want, 1e-10)
 
 
+@every_kind
+def test_a_scale_of_zero_makes_all_values_equal(relu: bool, pool: bool) -> None:
+    x, gamma, beta = tensors((7, 7))
+    given = x, gamma * (torch.arange(24) % 3 > 0), beta
+    for got, want in zip(first(native, given, EPS, relu, pool), first(by_torch, given, EPS, relu, pool), strict=True):
+        close(got, want, 1e-11)
+    for got, want in zip(second(native, given, EPS, relu, pool), second(written, given, EPS, relu, pool), strict=True):
+        close(got, want, 1e-10)
+
+
 @pytest.mark.parametrize("relu", [False, True])
 def test_one_pixel(relu: bool) -> None:
     given = tensors((1, 1))
