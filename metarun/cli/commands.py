@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from metarun import config
 from metarun.config.overrides import as_typed
@@ -13,8 +14,8 @@ from metarun.reproduce import cells as published
 from metarun.reproduce import table as verdicts
 from metarun.results import curves, tables
 from metarun.results.result import find
-from metarun.runs.experiment import Select
-from metarun.runs.folder import Record
+from metarun.runs.experiment import Experiment, Select
+from metarun.runs.folder import CONFIG, Record
 from metarun.runs.load import evaluate_run
 from metarun.verify import check as gradients
 from metarun.verify import speed
@@ -56,8 +57,20 @@ def evaluate(words: list[str]) -> int:
     record = Record.read(run_dir)
     if record is None:
         raise UserError(f"run={run_dir}: is no run folder (no config.json)")
-    evaluate_run(run_dir, *config.reopen(record, overrides), Select[values["checkpoint"]])
+    evaluate_run(run_dir, *_reopened(run_dir, record, overrides), Select[values["checkpoint"]])
     return 0
+
+
+def _reopened(run_dir: Path, record: Record, overrides: list[str]) -> tuple[Experiment, Record]:
+    """As ``config.reopen``; what is wrong without the overrides too is said of the file that it is in."""
+    try:
+        return config.reopen(record, overrides)
+    except UserError:
+        try:
+            config.reopen(record, [])
+        except UserError as error:
+            raise UserError(f"{run_dir / CONFIG}: {error}") from None
+        raise
 
 
 def table(words: list[str]) -> int:

@@ -40,7 +40,7 @@ from metarun.config.overrides import (
 from metarun.config.registry import PARTS, choices, conf_dir, part, part_classes
 from metarun.engine.device import Device
 from metarun.engine.ranks import current
-from metarun.errors import ConfigError, UserError, require
+from metarun.errors import ConfigError, UserError, first_line, require
 from metarun.runs.experiment import Experiment
 from metarun.runs.folder import Record, departures
 from metarun.runs.recipe import Recipe
@@ -243,8 +243,8 @@ def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
     try:
         cfg = typing.cast(DictConfig, OmegaConf.merge(cfg, record.values))
     except OmegaConfBaseException as error:
-        text = f"this run's configuration does not fit this version of metarun: {error}"
-        raise UserError(text.splitlines()[0]) from None
+        text = f"this run's configuration does not fit this version of metarun: {error.full_key}: {first_line(error)}"
+        raise UserError(text) from None
     with _hydra(None):
         for override in read(arguments):
             if override.key_or_group == "device":

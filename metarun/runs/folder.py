@@ -250,4 +250,5 @@ def _lock(run_dir: Path) -> filelock.BaseFileLock | None:
     except filelock.Timeout:
         return None
     except OSError as error:
-        raise UserError(f"run_dir={run_dir}: cannot be written ({error.strerror or error})") from None
+        which = f"{LOCK}: " if run_dir.is_dir() else ""  # the file may be at fault, and not the folder
+        raise UserError(f"run_dir={run_dir}: cannot be written ({which}{error.strerror or error})") from None

@@ -28,6 +28,12 @@ class MetricsLog:
     def __init__(self, run_dir: Path, resume_step: int, keep: bool = True):
         self._path = run_dir / NAME
         kept = [line for line in read(run_dir) if line["step"] <= resume_step]
+        if keep and resume_step > 0 and all(line["step"] != resume_step for line in kept):  # written before it is saved
+            warnings.warn(
+                f"{self._path}: has no line of meta-iteration {resume_step}, which the checkpoint is of: lines are "
+                "lost, so curves and training time lack a part",
+                stacklevel=2,
+            )
         if keep:
             write_atomic(self._path, "".join(map(_text, kept)).encode())
         self._seconds_before = kept[-1]["seconds"] if kept else 0.0

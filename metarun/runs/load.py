@@ -62,6 +62,8 @@ def _trained(run_dir: Path, which: Select, bench: Bench) -> dict[str, Any]:
         raise UserError(f"run={run_dir}: has no checkpoint")
     try:
         content = checkpoint.read(path, owner)
+        chosen = content.get("selection") if which is Select.best else None  # in last.pt, where best.pt is lost
+        content = chosen or content
         return {**content, "meta": Meta.from_flat(content["meta"])}
     except checkpoint.Damaged as error:
         state = checkpoint.load(run_dir, lambda: owner)

@@ -27,7 +27,7 @@ from metarun.results.result import Result, sealed
 from metarun.runs import journal
 from metarun.runs.evaluate import Score, evaluate, predictions
 from metarun.runs.experiment import Bench
-from metarun.runs.folder import RESULT, Record
+from metarun.runs.folder import RESULT, Record, finished
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def test(bench: Bench, record: Record, tested: Tested, train_dir: Path, out: Pat
     seconds = time.perf_counter() - began
 
     def write() -> Result:
-        result = sealed(_content(bench, record, tested, scores, train_dir, seconds))
+        result = sealed(_content(bench, record, tested, scores, train_dir, out, seconds))
         write_json(out / RESULT, result)
         return result
 
@@ -73,11 +73,12 @@ def test(bench: Bench, record: Record, tested: Tested, train_dir: Path, out: Pat
 
 
 def _content(
-    bench: Bench, record: Record, tested: Tested, scores: list[Score], train_dir: Path, seconds: float
+    bench: Bench, record: Record, tested: Tested, scores: list[Score], train_dir: Path, out: Path, seconds: float
 ) -> Result:
     """What ``test`` measured in so many seconds, with its protocol."""
     x, lines = bench.experiment, journal.read(train_dir)
-    done = x.steps if (train_dir / RESULT).exists() else max([tested.step, *(line["step"] for line in lines)])
+    own = train_dir == out  # a run tests when its training is done, whatever became of its log
+    done = x.steps if own or finished(train_dir) else max([tested.step, *(line["step"] for line in lines)])
     trained = done if tested.validation else tested.step
     training = [line["seconds"] for line in lines]
     rates = [line["tasks_per_s"] for line in lines if line["split"] == "train" and line.get("tasks_per_s")]

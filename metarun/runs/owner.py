@@ -16,6 +16,7 @@ from metarun.errors import UserError
 from metarun.runs.experiment import Bench
 
 MOST = 3  # differing settings that a message names
+DECIDE = {"betas", "eps", "weight_decay", "momentum"}  # every torch has them; other entries are younger
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,9 @@ class Owner:
 
     def _moments(self, theirs: dict[str, Any], step: int) -> Iterator[str]:
         for group, mine in zip(theirs["param_groups"], self.optimizer["param_groups"], strict=True):
-            for key in mine.keys() & group.keys() - {"lr"}:  # which is set anew at every step
-                if group[key] != mine[key]:
-                    yield f"its meta-optimiser has {key}={group[key]}, this run's {mine[key]}"
+            for key in mine.keys() & (group.keys() | DECIDE) - {"lr"}:  # which is set anew at every step
+                if key not in group or group[key] != mine[key]:
+                    yield f"its meta-optimiser has {key}={group.get(key, 'nothing')}, this run's {mine[key]}"
         if step == 0:
             return
         for index, mine in self.optimizer["state"].items():

@@ -164,6 +164,7 @@ ONLY_LAST: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         lambda c: c["optimizer"]["state"][0].update(exp_avg=torch.zeros(7)), r"'exp_avg': 'float32 \[7\]'",
     ),
     "other betas": (lambda c: c["optimizer"]["param_groups"][0].update(betas=(0.5, 0.5)), r"betas=\(0.5, 0.5\)"),
+    "no betas": (lambda c: c["optimizer"]["param_groups"][0].pop("betas"), r"betas=nothing, this run's \(0.9, 0.999\)"),
     "an optimiser that is none": (change("optimizer", []), "not what metarun writes"),
     "a selection ahead": (lambda c: c["selection"].update(step=4), r"step 4 is not one of 0\.\.3"),
     "a selection that is none": (change("selection", {"step": 1}), "its selection is none|not what metarun writes"),
@@ -235,6 +236,20 @@ def test_a_checkpoint_of_before_goes_on(trained: Path, tmp_path: Path, capsys: p
     checkpoint.folder(run_dir).joinpath(checkpoint.LAST).unlink()  # so that a step is left to go
     assert cli.main(["train", *TINY, f"run_dir={run_dir}"]) == 0
     assert cli.main(["eval", f"run={run_dir}"]) == 0
+
+
+def test_the_best_parameters_are_found_where_their_file_is_lost(trained: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(trained, run_dir)
+    path = checkpoint.folder(run_dir) / checkpoint.LAST
+    content = checkpoint.read(path)
+    content["selection"] = {**content["selection"], "step": 2, "meta": {k: v + 1 for k, v in content["meta"].items()}}
+    write_atomic(path, checkpoint._encode(content))
+    (checkpoint.folder(run_dir) / checkpoint.BEST).unlink()
+    bench = config.compose(TINY)[0].build()
+    for which, step in ((Select.best, 2), (Select.last, 3)):
+        found = load._trained(run_dir, which, bench)
+        assert found["step"] == step and ("value" in found) is (which is Select.best)
 
 
 @pytest.mark.parametrize("thing", ["folder", "link", "pipe", "unreadable"])

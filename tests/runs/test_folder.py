@@ -179,6 +179,28 @@ def test_a_configuration_that_is_none_is_said_in_one_line(tmp_path: Path, damage
         Record.read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("steps", -1, "steps=-1: must be >= 1"),
+        ("mine", 1, "Key 'mine' not in"),
+        ("eval", 3, "eval"),
+        ("way", "x", "way"),
+    ],
+)
+def test_what_eval_cannot_use_of_a_configuration_is_said_of_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, value: Any, said: str
+) -> None:
+    record = record_of("dataset=sinusoid")
+    write_json(tmp_path / CONFIG, {**vars(record), "values": {**record.values, key: value}})
+    assert cli.main(["eval", f"run={tmp_path}"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and err.startswith(f"metarun: error: {tmp_path / CONFIG}: ") and said in err, err
+    write_json(tmp_path / CONFIG, vars(record))
+    assert cli.main(["eval", f"run={tmp_path}", "eval.tasks=-1"]) == 2  # the user's own mistake
+    assert capsys.readouterr().err.startswith("metarun: error: eval.tasks=-1: ")
+
+
 @pytest.mark.parametrize("text", ["", "3", "[]", "null", "[" * 100_000, '{"names": ' * 50_000, "\x00", '{"a": NaN'])
 def test_a_configuration_that_is_no_object_is_said_in_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / CONFIG).write_text(text)
@@ -207,7 +229,7 @@ def test_a_lock_that_is_no_file(tmp_path: Path, thing: str) -> None:
         path.mkdir()
     else:
         path.symlink_to(tmp_path / "nowhere/at/all")
-    with pytest.raises(UserError, match="run: cannot be written"):
+    with pytest.raises(UserError, match=r"run: cannot be written \(\.lock: "):
         claim(*config.compose([f"run_dir={tmp_path / 'run'}"]))
 
 

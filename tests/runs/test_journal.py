@@ -23,8 +23,8 @@ def test_lines_come_back(tmp_path: Path) -> None:
 
 def test_what_is_not_finite_is_null_in_the_file_and_nan_here(tmp_path: Path) -> None:
     """Also in the lines that a resumed run takes over."""
-    for _ in range(2):
-        metrics = MetricsLog(tmp_path, 5)
+    for done in (0, 5):
+        metrics = MetricsLog(tmp_path, done)
         metrics.write(5, "val", {"mse": math.inf, "ci95": math.nan, "tasks": 4})
         metrics.close()
         for line in (tmp_path / journal.NAME).read_text().splitlines():
@@ -96,6 +96,15 @@ def test_a_log_that_is_a_folder_is_said(tmp_path: Path) -> None:
     (tmp_path / journal.NAME).mkdir()
     with pytest.raises(UserError, match=r"metrics\.jsonl: is a folder"):
         MetricsLog(tmp_path, 0)
+
+
+@pytest.mark.parametrize("left", [b"", b'{"step": 10, "split": "train", "seconds": 1.0}\n', None])
+def test_lines_that_are_lost_are_said(tmp_path: Path, left: bytes | None) -> None:
+    """A checkpoint's step is logged before it is saved; None: the whole file is gone."""
+    if left is not None:
+        (tmp_path / journal.NAME).write_bytes(left)
+    with pytest.warns(UserWarning, match=r"metrics\.jsonl: has no line of meta-iteration 20, .* lines are lost"):
+        MetricsLog(tmp_path, 20).close()
 
 
 @pytest.mark.parametrize("takes", [None, 5, 0])  # bytes of the line that still fit; None: an error at once

@@ -21,7 +21,8 @@ from metarun.datasets.base import Split, Tasks
 from metarun.errors import NotFinite
 from metarun.results import curves, tables, task_figures
 from metarun.results.result import find
-from metarun.runs import run, train
+from metarun.results.result import read as read_result
+from metarun.runs import checkpoint, run, train
 from metarun.runs.experiment import Experiment
 from metarun.runs.folder import Record
 from metarun.runs.load import evaluate_run
@@ -217,3 +218,27 @@ def test_an_evaluation_before_the_training_is_done_is_marked(tmp_path: Path, mon
     for which in type(begun.eval.select):
         evaluate_run(tmp_path / "run", *config.reopen(Record.read(tmp_path / "run"), []), which)  # type: ignore[arg-type]
     assert {row["algo"] for row in tables.rows(find([tmp_path]))} == {"maml (unfinished: 3 of 9 meta-iterations)"}
+
+
+def test_how_long_a_run_trained_does_not_hang_on_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a result that is none make an unfinished run a finished one."""
+    real = train.train
+
+    def loses_its_log(*arguments: Any) -> Any:
+        state = real(*arguments)
+        (tmp_path / "run/metrics.jsonl").unlink()
+        assert state.selection
+        state.selection.step = 1
+        return state
+
+    monkeypatch.setattr(run, "train", loses_its_log)
+    out = start(monkeypatch, tmp_path, Made((4,)), "checkpoint_every=1")
+    result = read_result(out / "result.json")
+    assert result["trained"] == 2 and result["selected"]["step"] == 1
+    assert "unfinished" not in tables.markdown(tables.rows([result]))
+    (out / "result.json").write_text("{}")
+    (checkpoint.folder(out) / checkpoint.BEST).unlink()
+    (checkpoint.folder(out) / checkpoint.PREVIOUS).replace(checkpoint.folder(out) / checkpoint.LAST)
+    experiment, record = config.reopen(Record.read(out), [])  # type: ignore[arg-type]
+    tested = read_result(evaluate_run(out, experiment, record, experiment.eval.select) / "result.json")
+    assert tested["trained"] == 1 and "of a run that had done 1" in tested["protocol"]["selection"]
