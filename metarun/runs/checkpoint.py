@@ -127,7 +127,7 @@ def read(path: Path, owner: Owner | None = None) -> dict[str, Any]:
     if not whole:
         raise Damaged(f"{path}: damaged checkpoint (its checksum does not fit)")
     if owner is not None:
-        owner.check(path, content)
+        owner.check(path, content, selected=path.name == BEST)
     return content
 
 

@@ -35,10 +35,13 @@ class Owner:
         outer.step(tree.zeros_like(meta), progress=0.0)
         return Owner(training or {}, bench.experiment.steps, meta.flat(), outer.optimizer.state_dict())
 
-    def check(self, path: Path, content: Any) -> None:
-        """Raise ``UserError``, naming what does not fit, for the content of a file that is not this training's."""
+    def check(self, path: Path, content: Any, selected: bool = False) -> None:
+        """Raise ``UserError``, naming what does not fit, for the content of a file that is not this training's.
+
+        selected: the file may hold the parameters alone that validation chose, from which no training goes on.
+        """
         try:
-            problem = next(self._problems(content), None)
+            problem = next(self._problems(content, selected), None)
         except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
             problem = f"its content is not what metarun writes ({type(error).__name__})"
         if problem:
@@ -47,11 +50,11 @@ class Owner:
                 "model.* as they were trained"
             )
 
-    def _problems(self, content: Any) -> Iterator[str]:
+    def _problems(self, content: Any, selected: bool) -> Iterator[str]:
         kinds = ({"step", "meta", "optimizer", "selection"}, {"step", "meta", "value", "ci95"})  # last.pt and best.pt
         newer = {"training", "diverged"}  # entries that older files lack
-        if not isinstance(content, dict) or set(content) - newer not in kinds:
-            yield "its entries are not those of a checkpoint"
+        if not isinstance(content, dict) or set(content) - newer not in kinds[: 1 + selected]:
+            yield f"its entries are not those of {'a checkpoint' if selected else 'a checkpoint to go on from'}"
         yield from self._settings(content.get("training", {}))  # files of before do not say
         yield from self._parameters("meta-parameters", content["meta"])
         yield from _step(content["step"], self.steps)
@@ -60,7 +63,8 @@ class Owner:
         chosen = content.get("selection", content)
         if chosen is None:
             return
-        if set(chosen) - newer != kinds[1] or not all(type(chosen[n]) is float for n in ("value", "ci95")):
+        floats = all(type(chosen[n]) is float for n in ("value", "ci95"))
+        if set(chosen) - newer != kinds[1] or not floats or type(chosen.get("diverged", 0)) is not int:
             yield "its selection is none"
         yield from self._parameters("selected meta-parameters", chosen["meta"])
         yield from _step(chosen["step"], content["step"])

@@ -142,6 +142,11 @@ def reseed(content: dict[str, Any]) -> None:
     content["training"].update({"seed": 7, "algo.inner_lr": 0.5})
 
 
+def as_best(content: dict[str, Any]) -> None:
+    content.pop("optimizer")
+    content.update(content.pop("selection"))
+
+
 EDITS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {  # what is done to a file -> what its line says
     "seed": (reseed, "other settings .*seed: 7 there, 0 here; algo.inner_lr: 0.5 there"),
     "step beyond": (change("step", 1000), r"step 1000 is not one of 0\.\.3"),
@@ -168,6 +173,8 @@ ONLY_LAST: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "an optimiser that is none": (change("optimizer", []), "not what metarun writes"),
     "a selection ahead": (lambda c: c["selection"].update(step=4), r"step 4 is not one of 0\.\.3"),
     "a selection that is none": (change("selection", {"step": 1}), "its selection is none|not what metarun writes"),
+    "a count that is none": (lambda c: c["selection"].update(diverged="3"), "its selection is none"),
+    "best.pt in its place": (as_best, "not those of a checkpoint to go on from"),
     "a value that is none": (lambda c: c["selection"].update(value="good"), "its selection is none"),
 }  # fmt: skip
 CASES = [(checkpoint.LAST, name) for name in {**EDITS, **ONLY_LAST}] + [(checkpoint.BEST, name) for name in EDITS]
