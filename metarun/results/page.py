@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from metarun.errors import UserError
 from metarun.files import write_atomic
 from metarun.results import tables
 from metarun.results.result import Result
@@ -32,7 +33,18 @@ def summary(result: Result) -> str:
 
 
 def write(out: Path, result: Result) -> None:
-    """``report.md`` of one run, with the plots that lie beside it."""
+    """``report.md`` of one run, with the plots that lie beside it.
+
+    Raises ``UserError`` for a result that lacks a part.
+    """
+    try:
+        text = _text(out, result)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # read from a file that somebody else wrote
+        raise UserError(f"{out / 'result.json'}: not what metarun writes ({type(error).__name__}: {error})") from error
+    write_atomic(out / NAME, text.encode())
+
+
+def _text(out: Path, result: Result) -> str:
     names, metric = result["names"], result["metric"]
     lines = [f"# {names['algo']} on {names['dataset']}, {result['protocol']['task']}, seed {result['seed']}", ""]
     lines += [f"| norm | meta-test {metric} | tasks |", "|---|---|---|"]
@@ -75,4 +87,4 @@ def write(out: Path, result: Result) -> None:
     ]
     settings = [f"{key} = {value}" for key, value in result["config"].items()]
     lines += ["## Configuration", "", "```", *settings, "```", ""]
-    write_atomic(out / NAME, "\n".join(lines).encode())
+    return "\n".join(lines)

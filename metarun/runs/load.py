@@ -13,7 +13,7 @@ from metarun.errors import ConfigError, UserError
 from metarun.files import read_file
 from metarun.runs import checkpoint, held_out, meta_test
 from metarun.runs.experiment import Bench, Experiment, Select
-from metarun.runs.folder import Record, fresh
+from metarun.runs.folder import Record, finished, fresh
 from metarun.runs.meta_test import Tested
 from metarun.runs.owner import Owner
 from metarun.runs.preflight import preflight
@@ -39,9 +39,9 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
         out = ranks.on_first(lambda: fresh(run_dir / "eval" / name))
         meta = tree.combine(lambda p: p.to(bench.device), content["meta"])
         if "value" in content:
-            tested = Tested.selected(meta, content)
+            tested = Tested.selected(meta, content, ranks.on_first(lambda: _trained_for(run_dir, bench, content)))
         else:
-            tested = Tested(tuned(bench, meta), content["step"], "last step", None)
+            tested = Tested(tuned(bench, meta), content["step"], "last step", None, content["step"])
         found = meta_test.test(bench, record, tested, run_dir, out)
         ranks.on_first(lambda: meta_test.illustrate(bench, found, tested.meta, run_dir, out))
         meta_test.require_figures(found)
@@ -71,6 +71,18 @@ def _trained(run_dir: Path, which: Select, bench: Bench) -> dict[str, Any]:
             raise UserError(f"{error}, and there is no other") from None
         warnings.warn(f"{error}; taking the parameters from the last good checkpoint", stacklevel=2)
         return vars(state.selection) if which is Select.best and state.selection else vars(state)
+
+
+def _trained_for(run_dir: Path, bench: Bench, chosen: dict[str, Any]) -> int:
+    """Meta-iterations that the run of chosen parameters had made; its log would say, and has no checksum."""
+    if finished(run_dir):
+        return bench.experiment.steps
+    before = Record.read(run_dir)
+    try:
+        state = checkpoint.load(run_dir, lambda: Owner.of(bench, before.training() if before else None))
+    except UserError:
+        state = None  # best.pt is all there is
+    return max(chosen["step"], state.step if state else 0)
 
 
 def _refuse_seen_classes(run_dir: Path, asked: Record, bench: Bench, content: dict[str, Any]) -> None:

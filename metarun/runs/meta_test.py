@@ -27,7 +27,7 @@ from metarun.results.result import Result, sealed
 from metarun.runs import journal
 from metarun.runs.evaluate import Score, evaluate, predictions
 from metarun.runs.experiment import Bench
-from metarun.runs.folder import RESULT, Record, finished
+from metarun.runs.folder import RESULT, Record
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,13 @@ class Tested:
     step: int  # meta-iterations behind them
     rule: str
     validation: dict[str, Any] | None  # their figure there: mean, ci95, diverged
+    trained: int  # meta-iterations that they were chosen from
 
     @staticmethod
-    def selected(meta: Meta, chosen: dict[str, Any]) -> Tested:
+    def selected(meta: Meta, chosen: dict[str, Any], trained: int) -> Tested:
         """For the fields of a ``checkpoint.Selection``."""
         validation = {"mean": chosen["value"], "ci95": chosen["ci95"], "diverged": chosen.get("diverged", 0)}
-        return Tested(meta, chosen["step"], "best validation", validation)
+        return Tested(meta, chosen["step"], "best validation", validation, trained)
 
 
 def test(bench: Bench, record: Record, tested: Tested, train_dir: Path, out: Path) -> Result:
@@ -65,7 +66,7 @@ def test(bench: Bench, record: Record, tested: Tested, train_dir: Path, out: Pat
     seconds = time.perf_counter() - began
 
     def write() -> Result:
-        result = sealed(_content(bench, record, tested, scores, train_dir, out, seconds))
+        result = sealed(_content(bench, record, tested, scores, train_dir, seconds))
         write_json(out / RESULT, result)
         return result
 
@@ -73,13 +74,11 @@ def test(bench: Bench, record: Record, tested: Tested, train_dir: Path, out: Pat
 
 
 def _content(
-    bench: Bench, record: Record, tested: Tested, scores: list[Score], train_dir: Path, out: Path, seconds: float
+    bench: Bench, record: Record, tested: Tested, scores: list[Score], train_dir: Path, seconds: float
 ) -> Result:
     """What ``test`` measured in so many seconds, with its protocol."""
     x, lines = bench.experiment, journal.read(train_dir)
-    own = train_dir == out  # a run tests when its training is done, whatever became of its log
-    done = x.steps if own or finished(train_dir) else max([tested.step, *(line["step"] for line in lines)])
-    trained = done if tested.validation else tested.step
+    trained = tested.trained if tested.validation else tested.step
     training = [line["seconds"] for line in lines]
     rates = [line["tasks_per_s"] for line in lines if line["split"] == "train" and line.get("tasks_per_s")]
     unfinished = f", of a run that had done {trained}" if trained < x.steps else ""

@@ -86,14 +86,14 @@ def _chosen(bench: Bench, state: TrainState) -> Tested:
     """The parameters of a finished training that are tested."""
     select = bench.experiment.eval.select
     if select is Select.best and (best := state.selection):
-        return Tested.selected(best.meta, vars(best))
+        return Tested.selected(best.meta, vars(best), state.step)
     rule = "last step"
     if select is Select.best and bench.experiment.eval.every > 0 and bench.tasks.has(Split.val):
         rule = "last step (no validation has a figure)"
         warnings.warn(
             "tasks diverge in every validation: nothing is selected, the last parameters are tested", stacklevel=3
         )
-    return Tested(tuned(bench, state.meta), state.step, rule, None)
+    return Tested(tuned(bench, state.meta), state.step, rule, None, state.step)
 
 
 def _take_over_training(experiment: Experiment, record: Record, run_dir: Path) -> None:

@@ -18,9 +18,9 @@ from metarun.core.episode import Episode
 from metarun.core.problem import Supervised, binary, classification, regression
 from metarun.core.tree import Params
 from metarun.datasets.base import Split, Tasks
-from metarun.errors import NotFinite
+from metarun.errors import NotFinite, UserError
 from metarun.results import curves, tables, task_figures
-from metarun.results.result import find
+from metarun.results.result import find, sealed
 from metarun.results.result import read as read_result
 from metarun.runs import checkpoint, run, train
 from metarun.runs.experiment import Experiment
@@ -240,5 +240,19 @@ def test_how_long_a_run_trained_does_not_hang_on_its_log(tmp_path: Path, monkeyp
     (checkpoint.folder(out) / checkpoint.BEST).unlink()
     (checkpoint.folder(out) / checkpoint.PREVIOUS).replace(checkpoint.folder(out) / checkpoint.LAST)
     experiment, record = config.reopen(Record.read(out), [])  # type: ignore[arg-type]
+    (out / "metrics.jsonl").write_text(
+        '{"step": 7, "split": "train", "loss": 1, "accuracy": 1, "seconds": 1}\n'
+    )  # a bit or two are others
     tested = read_result(evaluate_run(out, experiment, record, experiment.eval.select) / "result.json")
     assert tested["trained"] == 1 and "of a run that had done 1" in tested["protocol"]["selection"]
+
+
+def test_a_result_that_lacks_a_part_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its checksum fits all the same: another version wrote it, or another program."""
+    out = start(monkeypatch, tmp_path, Made((4,)))
+    result = json.loads((out / "result.json").read_text())
+    result.pop("libraries")
+    (out / "result.json").write_text(json.dumps(sealed(result)))
+    (out / "report.md").unlink()
+    with pytest.raises(UserError, match=r"result\.json: not what metarun writes \(KeyError: 'libraries'\)"):
+        start(monkeypatch, tmp_path, Made((4,)))
