@@ -6,7 +6,11 @@ import sys
 
 def run() -> None:
     """Entry point of the console script."""
-    from metarun.cli.main import main
+    try:
+        from metarun.cli.main import main
+    except KeyboardInterrupt:  # importing torch takes seconds
+        sys.stderr.write("metarun: stopped\n")
+        sys.exit(130)
 
     status = main()
     if "TORCHELASTIC_RUN_ID" in os.environ:

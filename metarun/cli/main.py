@@ -32,6 +32,7 @@ from metarun.out_of_memory import out_of_memory_in_one_line
 from metarun.results.result import read as read_result
 from metarun.runs.folder import RESULT
 from metarun.runs.run import run
+from metarun.runs.signals import StopSignals
 
 USAGE = """\
 metarun: one bench for gradient-based meta-learning
@@ -94,7 +95,7 @@ def _command(words: list[str], debug: bool, ranks: Ranks) -> int:
             )
         if ranks.world > 1 and words[0] in ("report", "check", "bench", "reproduce"):
             raise UserError(f"{words[0]}: runs in one process; start it without torchrun")
-        with out_of_memory_in_one_line():
+        with StopSignals(), out_of_memory_in_one_line():  # between the jobs of a sweep, too
             return COMMANDS[words[0]](words[1:])
     except Interrupted as stop:
         tell(stop)

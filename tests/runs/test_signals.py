@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import builtins
 import os
 import signal
+from typing import Any
 
 import pytest
 
+from metarun import __main__
+from metarun.cli import main as cli
 from metarun.errors import Interrupted
 from metarun.runs.signals import StopSignals
 
@@ -37,3 +41,37 @@ def test_without_insisting_the_second_waits_too() -> None:
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGTERM)
         assert stop.received == signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_outside_a_run_a_signal_is_one_line_too(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Between the jobs of a sweep, and in the commands that train nothing."""
+
+    def stopped(words: list[str]) -> int:
+        signal.raise_signal(number)
+        return 0
+
+    before = signal.getsignal(number)
+    monkeypatch.setitem(cli.COMMANDS, "report", stopped)
+    try:
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGTERM else before)  # not the end of the tests
+        assert cli.main(["report"]) == 128 + number
+    finally:
+        signal.signal(number, before)
+    assert capsys.readouterr().err == f"metarun: stopped by {number.name}\n"
+
+
+def test_ctrl_c_while_torch_is_imported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    real = builtins.__import__
+
+    def interrupted(name: str, *rest: Any) -> Any:
+        if name == "metarun.cli":
+            raise KeyboardInterrupt
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        __main__.run()
+    assert stop.value.code == 130 and capsys.readouterr().err == "metarun: stopped\n"
