@@ -9,7 +9,7 @@ import os
 import stat
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,13 @@ def write_atomic(path: Path, data: bytes, keep_old: Path | None = None) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def remove_torn(paths: Iterable[Path]) -> None:
+    """Remove what a kill left of ``write_atomic`` on these paths. Only for who alone writes them."""
+    for path in paths:
+        for torn in path.parent.glob(f".{path.name}.*.tmp"):
+            torn.unlink(missing_ok=True)
 
 
 def user_path(text: str | Path) -> Path:

@@ -216,7 +216,8 @@ def _fits(run_dir: Path, experiment: Experiment, record: Record) -> None:
     before = Record.read(run_dir)
     if before is None:
         try:
-            others = [path.name for path in run_dir.iterdir() if path.name != LOCK] if run_dir.is_dir() else []
+            others = {path.name for path in run_dir.iterdir()} - {LOCK} if run_dir.is_dir() else set()
+            others -= {path.name for path in run_dir.glob(f".{CONFIG}.*.tmp")}  # killed as it began
         except OSError as error:
             raise UserError(f"run_dir={run_dir}: cannot be read ({error.strerror or error})") from None
         if others:

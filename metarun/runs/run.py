@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from metarun import files
 from metarun.datasets.base import Split
 from metarun.engine.ranks import current
 from metarun.errors import UserError, in_folder
@@ -46,6 +47,9 @@ def run(experiment: Experiment, record: Record) -> Path:
         def begin() -> tuple[Path, Result | None]:
             run_dir, lock = claim(experiment, record)
             held.callback(lock.release)
+            states = (checkpoint.LAST, checkpoint.BEST)
+            files.remove_torn(run_dir / name for name in (CONFIG, RESULT, journal.NAME, page.NAME, "*.png"))
+            files.remove_torn(checkpoint.folder(run_dir) / name for name in states)
             if problem := misfit(run_dir):
                 kept = set_aside(run_dir / RESULT)
                 warnings.warn(f"{problem}; testing again, and keeping that file as {kept.name}", stacklevel=2)

@@ -245,6 +245,18 @@ def test_a_checkpoint_of_before_goes_on(trained: Path, tmp_path: Path, capsys: p
     assert cli.main(["eval", f"run={run_dir}"]) == 0
 
 
+def test_what_a_kill_left_half_written_is_removed(trained: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(trained, run_dir)
+    torn = [f"checkpoints/.{name}.7.tmp" for name in (checkpoint.LAST, checkpoint.BEST)]
+    torn += [f".{name}.7.tmp" for name in ("config.json", "result.json", "metrics.jsonl", "report.md", "steps.png")]
+    others = [".table.md.7.tmp", ".mine.tmp"]  # a report's, which holds no lock; the user's
+    for name in (*torn, *others):
+        (run_dir / name).write_bytes(b"half")
+    assert cli.main(["train", *TINY, f"run_dir={run_dir}"]) == 0
+    assert {str(path.relative_to(run_dir)) for path in run_dir.rglob("*.tmp")} == set(others)
+
+
 def test_the_best_parameters_are_found_where_their_file_is_lost(trained: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(trained, run_dir)

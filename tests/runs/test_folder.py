@@ -233,6 +233,15 @@ def test_a_lock_that_is_no_file(tmp_path: Path, thing: str) -> None:
         claim(*config.compose([f"run_dir={tmp_path / 'run'}"]))
 
 
+def test_a_run_that_was_killed_as_it_began_begins_again(tmp_path: Path) -> None:
+    """With its lock, and the half of the first file that it writes."""
+    for name in (LOCK, f".{CONFIG}.7.tmp"):
+        (tmp_path / name).write_bytes(b"")
+    run_dir, lock = claim(*config.compose([f"run_dir={tmp_path}"]))
+    lock.release()
+    assert run_dir == tmp_path
+
+
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     with filelock.FileLock(tmp_path / LOCK), pytest.raises(UserError, match="another process"):
         claim(*config.compose([f"run_dir={tmp_path}"]))
