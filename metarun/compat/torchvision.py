@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -42,3 +43,17 @@ def impatient(seconds: float = 30) -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+@contextmanager
+def nothing_left(folder: Path) -> Iterator[None]:
+    """Within, an error takes back the folders of ``folder`` that were made for it, as long as they are empty."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # one that holds something stays, and those above it
+            for path in made:
+                if path.exists():
+                    path.rmdir()
+        raise

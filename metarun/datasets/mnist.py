@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from metarun.compat.torchvision import impatient, torchvision
+from metarun.compat.torchvision import impatient, nothing_left, torchvision
 from metarun.datasets.base import Dataset, Split, Tasks, first_that_works
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import require_count
@@ -107,7 +107,7 @@ def _from_files(data_root: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _from_download(data_root: Path) -> tuple[np.ndarray, np.ndarray]:
     """torchvision fetches the four files and verifies their MD5 sums."""
-    with impatient():
+    with impatient(), nothing_left(data_root / "MNIST" / "raw"):
         return _read(data_root, download=True)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from metarun.compat.torchvision import impatient, torchvision
+from metarun.compat.torchvision import impatient, nothing_left, torchvision
 from metarun.datasets.base import Dataset, Split, Tasks, first_that_works
 from metarun.datasets.imagefile import shown
 from metarun.datasets.sampler import ClassPool, Rotations
@@ -154,7 +154,7 @@ def _from_folders(data_root: Path) -> np.ndarray:
 
 def _from_download(data_root: Path) -> np.ndarray:
     """torchvision fetches both archives and verifies their MD5 sums."""
-    with impatient():
+    with impatient(), nothing_left(data_root / "omniglot-py"):
         data_root.mkdir(parents=True, exist_ok=True)
         for background in (True, False):
             torchvision().datasets.Omniglot(str(data_root), background=background, download=True)
