@@ -44,6 +44,22 @@ class ConfigError(UserError):
         return ConfigError, (self.key, self.value, self.allowed)
 
 
+class TooFewExamples(UserError):
+    """Classes hold fewer examples than a task needs.
+
+    Args:
+        said: what was asked for and what there is.
+        rest: what else would do, behind ``keys``, which say how many are asked for.
+    """
+
+    def __init__(self, said: str, rest: str, keys: str = "shot or query"):
+        self.said, self.rest, self.keys = said, rest, keys
+        super().__init__(f"{said}; lower {keys}{rest}")
+
+    def __reduce__(self) -> tuple[type, tuple]:  # sweeps send errors between processes
+        return TooFewExamples, (self.said, self.rest, self.keys)
+
+
 class OutOfMemory(UserError):
     """An allocation failed. Of one rank, the others know nothing of it."""
 
@@ -95,7 +111,16 @@ def require_count(key: str, value: int, least: int = 1, most: int = 10**9) -> No
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """`` (did you mean x?)`` for a near miss, in small letters or capitals, else nothing."""
-    spelt = {choice.lower(): choice for choice in choices}
+    return _did_you_mean(word, {choice: choice for choice in choices})
+
+
+def did_you_mean_key(key: str, keys: Iterable[str]) -> str:
+    """The same for a dotted key, by its last word, since the words before it would make near what is not."""
+    return _did_you_mean(key.rpartition(".")[2], {known.rpartition(".")[2]: known for known in keys})
+
+
+def _did_you_mean(word: str, choices: dict[str, str]) -> str:
+    spelt = {written.lower(): choice for written, choice in choices.items()}
     near = difflib.get_close_matches(word.lower(), spelt, n=1)
     return f" (did you mean {spelt[near[0]]}?)" if near else ""
 

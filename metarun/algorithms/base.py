@@ -33,6 +33,7 @@ class Algorithm(OuterSettings, abc.ABC):
 
     fewest_inner_steps: ClassVar[int] = 1  # smallest valid ``inner_steps``
     view: ClassVar[View] = View.tasks  # of the data while meta-training
+    training_shot_keys: ClassVar[str] = "shot or query"  # what decides ``training_shots``
     # fields that no evaluation reads; a subclass names those that it adds
     of_training: ClassVar[tuple[str, ...]] = ("inner_steps", *(field.name for field in fields(OuterSettings)))
     inner_steps: int  # while meta-training

@@ -47,6 +47,10 @@ class MAML(GradientDescent):
         GradientDescent.__post_init__(self)
         require(self.segment >= 1, "segment", self.segment, ">= 1")
 
+    def unread(self) -> dict[str, str]:
+        kept = {} if self.hypergrad is Derivative.recompute else {"segment": "algo.hypergrad=recompute"}
+        return GradientDescent.unread(self) | kept
+
     def slope(self, loss: Callable[[Params], Tensor], params: Params, fixed: Params) -> Params:
         if self.hypergrad is Derivative.first_order:  # of constants, so that no graph of the inner gradient is kept
             params, fixed = tree.detach(params), tree.detach(fixed)

@@ -40,6 +40,9 @@ class MAMLpp(MAML):
         for name in ("multi_step", "multi_step_until", "first_order_until"):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0..1")
 
+    def unread(self) -> dict[str, str]:
+        return MAML.unread(self) | ({} if self.multi_step > 0 else {"multi_step_until": "algo.multi_step > 0"})
+
     def at(self, progress: float) -> Algorithm:
         return dataclasses.replace(
             self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ class MANN(Algorithm):
     class in random order, which are a training task's support set; its metrics are means over the sequence.
     """
 
+    training_shot_keys: ClassVar[str] = "algo.inner_steps"
     slots: int  # of the memory
     measure: Measure
 

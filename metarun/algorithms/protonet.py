@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,12 @@ class ProtoNet(Algorithm):
     those of a linear head with weights 2 c_n and biases -|c_n|^2. So one inner step puts that head on the network, and
     further ones leave it; before the first it is zero.
     """
+
+    fixed: ClassVar[tuple[str, ...]] = ("algo.inner_steps",)
+
+    def __post_init__(self) -> None:
+        Algorithm.__post_init__(self)
+        self.inner_steps = 1  # also where a data set has another default, for methods that take gradient steps
 
     def init(self, params: Params) -> Meta:
         if "head.weight" not in params or "head.bias" not in params:

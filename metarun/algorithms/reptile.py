@@ -25,6 +25,7 @@ class Reptile(GradientBased):
     is not used in training, so a training task has only support examples, ``train_shot`` a class.
     """
 
+    training_shot_keys: ClassVar[str] = "algo.train_shot"
     of_training: ClassVar[tuple[str, ...]] = ("train_shot", "inner_batch")
     train_shot: int
     inner_batch: int  # examples in a mini-batch of the inner loop; never more than the support set holds
@@ -44,6 +45,10 @@ class Reptile(GradientBased):
         require(uses_adam or not self.carry_moments, "carry_moments", self.carry_moments, "false with inner SGD")
         plain = self.is_proportional() or not self.carry_moments
         require(plain, "carry_moments", self.carry_moments, "false with outer Adam or clipping")
+
+    def unread(self) -> dict[str, str]:
+        adam = dict.fromkeys(("beta2", "eps"), "algo.inner_optimizer=adam")
+        return GradientBased.unread(self) | (adam if self.inner_optimizer is InnerOptimizer.sgd else {})
 
     def training_shots(self, shot: int, query: int) -> tuple[int, int]:
         return self.train_shot, 0

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from metarun import config
 from metarun.config.overrides import as_typed
-from metarun.errors import UserError, require
+from metarun.errors import UserError, did_you_mean, require
 from metarun.files import user_path, write_atomic, write_json
 from metarun.progress import progress_bar
 from metarun.reproduce import cells as published
 from metarun.reproduce import table as verdicts
 from metarun.results import curves, tables
 from metarun.results.result import find
+from metarun.runs import checkpoint
 from metarun.runs.experiment import Experiment, Select
 from metarun.runs.folder import CONFIG, Record
 from metarun.runs.load import evaluate_run
@@ -35,29 +36,40 @@ def _settings(words: list[str], wanted: dict[str, str]) -> tuple[dict[str, str],
     return values, left
 
 
+def _require_folder(out: Path) -> None:
+    """Raise ``UserError`` where a file is in the place of the folder ``out``, or of one above it."""
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    require(there.is_dir(), "out", out, "a folder" if there == out else f"a folder, and {there} is a file")
+
+
 def evaluate(words: list[str]) -> int:
     """``metarun eval run=PATH``."""
     if "-h" in words or "--help" in words:
         print(
             "metarun eval run=PATH [checkpoint=best|last] [KEY=VALUE ...]\n\n"
-            "Tests a run's checkpoint again; the result goes to a new folder in PATH/eval, training files stay as\n"
-            "they are. Keys: eval.tasks, eval.norm (transductive, support, support_plus_one, all), eval.shot,\n"
-            "eval.query, eval.seed, algo.eval_inner_steps, data_root, device, and any other key that a test reads\n"
-            "and that leaves the network as it was trained.\n\n"
+            "Tests a run's checkpoint again, the one that the run was tested on unless another is named; the result\n"
+            "goes to a new folder in PATH/eval, training files stay as they are. Keys: eval.tasks, eval.norm\n"
+            "(transductive, support, support_plus_one, all), eval.shot, eval.query, eval.seed,\n"
+            "algo.eval_inner_steps, data_root, device, and any other key that a test reads and that leaves the\n"
+            "network as it was trained.\n\n"
             "  metarun eval run=outputs/RUN eval.norm=all eval.tasks=1000\n"
         )
         return 0
-    values, overrides = _settings(words, {"run": "", "checkpoint": "best"})
+    values, overrides = _settings(words, {"run": "", "checkpoint": ""})
     if not values["run"]:
         raise UserError("run: has no value, and needs one: metarun eval run=outputs/RUN")
-    if values["checkpoint"] not in Select.__members__:
-        raise UserError(f"checkpoint={values['checkpoint']}: must be one of {', '.join(Select.__members__)}")
+    which, known = values["checkpoint"], Select.__members__
+    if which and which not in known:
+        raise UserError(f"checkpoint={which}: must be one of {', '.join(known)}{did_you_mean(which, known)}")
     overrides = as_typed(overrides)
     run_dir = user_path(values["run"])
     record = Record.read(run_dir)
     if record is None:
         raise UserError(f"run={run_dir}: is no run folder (no config.json)")
-    evaluate_run(run_dir, *_reopened(run_dir, record, overrides), Select[values["checkpoint"]])
+    if which and checkpoint.selected(run_dir):  # else both are the last parameters, as the run has them
+        record = record.tested_on(which)
+    experiment, record = _reopened(run_dir, record, overrides)
+    evaluate_run(run_dir, experiment, record, experiment.eval.select)
     return 0
 
 
@@ -87,10 +99,13 @@ def table(words: list[str]) -> int:
     values, paths = _settings(words, {"out": ""})
     if not paths:
         raise UserError("report needs at least one path: metarun report outputs/")
+    if not all(path.strip() for path in paths):
+        raise UserError("report: a path is empty (an unset variable of the shell?)")
     results = find([user_path(path) for path in paths])
     rows = tables.rows(results)
     first = user_path(paths[0])
     out = user_path(values["out"] or (first if first.is_dir() else first.parent))
+    _require_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     text = tables.markdown(rows)
     write_atomic(out / "table.md", text.encode())
@@ -145,13 +160,16 @@ def bench(words: list[str]) -> int:
             "  metarun bench dataset=sinusoid device.compile=false --seconds 5\n"
         )
         return 0
-    words = list(words)
     flags = {"--compare": "", "--seconds": "10", "--json": ""}
+    apart = [word.split("=", 1) if word.partition("=")[0] in flags else [word] for word in words]
+    words = [word for of_one in apart for word in of_one]
     for flag in flags:
         if flag in words:
             at = words.index(flag)
             if at + 1 == len(words):
                 raise UserError(f"{flag}: needs a value")
+            if not words[at + 1].strip():
+                raise UserError(f"{flag}: has no value (an unset variable of the shell?)")
             flags[flag] = words[at + 1]
             del words[at : at + 2]
     if flags["--compare"] not in ("", "reference"):
@@ -161,11 +179,14 @@ def bench(words: list[str]) -> int:
     except ValueError:
         raise UserError(f"--seconds {flags['--seconds']}: must be a number") from None
     require(0 < seconds < 1e6, "--seconds", flags["--seconds"], "> 0, and less than a million")
+    file = user_path(flags["--json"]) if flags["--json"] else None
+    fit = file is None or (file.parent.is_dir() and not file.is_dir())  # before the measuring, which takes a while
+    require(fit, "--json", flags["--json"], "a file in a folder that is there")
     experiment, _ = config.compose(words)
     result = speed.measure(experiment, seconds, compare=flags["--compare"] == "reference")
     print(speed.table(result))
-    if flags["--json"]:
-        write_json(user_path(flags["--json"]), {"command": ["metarun", "bench", *words], **result})
+    if file is not None:
+        write_json(file, {"command": ["metarun", "bench", *words], **result})
     return 0
 
 
@@ -209,6 +230,7 @@ def reproduce(words: list[str], train: Callable[[list[str]], int]) -> int:
         budget = 0.0  # refused in the next line, like any other that cannot be
     require(0 < budget <= 1, "budget", values["budget"], "a number > 0 and <= 1")
     out = user_path(values["out"])
+    _require_folder(out)
     if "--list" in flags:
         print(published.listing(out, cells, seeds, budget, extra))
         return 0

@@ -28,6 +28,7 @@ from metarun.cli import commands
 from metarun.config.overrides import GROUPS, as_typed
 from metarun.engine.ranks import Ranks, current, joined
 from metarun.errors import Interrupted, OutOfMemory, RankLost, UserError, did_you_mean, first_line, one_line
+from metarun.files import user_path
 from metarun.out_of_memory import out_of_memory_in_one_line
 from metarun.results.result import read as read_result
 from metarun.runs.folder import RESULT
@@ -175,8 +176,9 @@ def _job(cfg: DictConfig) -> float | None:
             raise  # the job has a process of its own, and Hydra brings its error back
         ended.append(error)
         if settings.mode is RunMode.MULTIRUN and current().tells:  # at once: a sweep goes on for days
-            own = [word for word in settings.overrides.task if word not in sys.argv]
+            words = [word for word in settings.overrides.task if word not in sys.argv]
             folder = getattr(error, "run_dir", cfg.run_dir)
+            own = [word for word in words if not (folder and word.startswith("run_dir="))]
             where = " ".join([*own, *([f"run_dir={folder}"] if folder else [])])
             print(f"metarun: error: {where}: {one_line(str(error))}", file=sys.stderr, flush=True)
         return None
@@ -194,6 +196,10 @@ def _flags(words: list[str]) -> argparse.Namespace:
     parser.error = _refuse  # type: ignore[method-assign]
     flags = parser.parse_intermixed_args(words)
     flags.overrides = as_typed(flags.overrides, flags.multirun)
+    if flags.config_dir == "":
+        raise UserError("--config-dir: has no value (an unset variable of the shell?)")
+    if flags.config_dir is not None:
+        flags.config_dir = str(user_path(flags.config_dir))  # a shell leaves the ~ in --config-dir=~/mine alone
     for name, instead in REFUSED_FLAGS.items():
         if getattr(flags, name):
             raise UserError(f"--{name.replace('_', '-')}: {instead}")
@@ -227,7 +233,8 @@ def _hydra_words(flags: argparse.Namespace) -> list[str]:
 
 
 def _refuse(message: str) -> NoReturn:
-    raise UserError(message)
+    hint = "; settings are written key=value, without dashes" if message.startswith("unrecognized") else ""
+    raise UserError(message + hint)
 
 
 def train_help() -> str:

@@ -22,6 +22,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from metarun.config.overrides import (
     GROUPS,
@@ -30,9 +31,9 @@ from metarun.config.overrides import (
     check_choice,
     only_training_reads,
     plain,
-    pluck,
     read,
     refuse_sweep,
+    refuse_unread,
     samples,
     searches,
     set_checked,
@@ -89,6 +90,9 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
                     raise UserError(
                         f"{override.input_line}: an interval is for a sweeper that searches, such as optuna"
                     )
+            for override in overrides:
+                if override.is_sweep_override() and not list(override.sweep_iterator()):
+                    raise UserError(f"{override.input_line}: is a sweep over no value")
             (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
         checked = [_check_job(job, without_hydra=True)[1].values for job in jobs]
         known = [not search and not any(map(_hydra_keys, read(job))) for job in jobs]  # where each will run
@@ -136,7 +140,7 @@ def _check_job(arguments: list[str], without_hydra: bool = False) -> tuple[Exper
             if not _is_there(composed.hydra, key):
                 raise UserError(f"{override.input_line}: Hydra has no key {key}")
         if override not in groups:
-            _runs_as_typed(override, base, record)
+            refuse_unread(override, base, experiment, record)
     return experiment, record
 
 
@@ -152,20 +156,6 @@ def _is_there(node: typing.Any, key: str) -> bool:
             return False
         node = node._get_node(name)
     return True
-
-
-def _runs_as_typed(override: Override, base: DictConfig, record: Record) -> None:
-    """Refuse a value that a method or a data set puts another one in the place of.
-
-    ``base``: a configuration in which it is set.
-    """
-    key, value = override.key_or_group, override.value()
-    if key.startswith("hydra") or (isinstance(value, str) and "${" in value):
-        return
-    typed, runs = (pluck(values, key) for values in (plain(base), record.values))
-    if typed != runs:
-        chosen = " ".join(f"{group}={record.names[group]}" for group in ("algo", "dataset"))
-        raise UserError(f"{override.input_line}: with {chosen} it is {runs} and nothing else; leave it out")
 
 
 def parse(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Record]:
@@ -197,7 +187,7 @@ def compose(overrides: list[str]) -> tuple[Experiment, Record]:
     """
     with _hydra(None):
         overrides = as_typed(overrides)
-        refuse_sweep(read(overrides), "which compose, made for one job, does not run")
+        refuse_sweep(read(overrides), "which only metarun train -m runs")
         return _beside_its_recipe(*_check_job(overrides))
 
 
@@ -245,8 +235,11 @@ def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
     except OmegaConfBaseException as error:
         text = f"this run's configuration does not fit this version of metarun: {error.full_key}: {first_line(error)}"
         raise UserError(text) from None
+    set_here = []
     with _hydra(None):
-        for override in read(arguments):
+        overrides = read(arguments)
+        refuse_sweep(overrides, "and an evaluation is one; start it once for each")
+        for override in overrides:
             if override.key_or_group == "device":
                 check_choice(override)
                 chosen["device"] = str(override.value())
@@ -259,7 +252,11 @@ def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
                 raise UserError(f"{override.input_line}: only training reads {key}, and that is over{instead}")
             else:
                 set_checked(cfg, override)
-        return _beside_its_recipe(*parse(cfg, chosen))
+                set_here.append(override)
+        experiment, record = parse(cfg, chosen)
+        for override in set_here:
+            refuse_unread(override, cfg, experiment, record)
+        return _beside_its_recipe(experiment, record)
 
 
 @contextmanager
@@ -269,7 +266,7 @@ def _hydra(config_dir: str | None) -> Iterator[None]:
     search = create_config_search_path(str(conf_dir()))
     if config_dir is not None:
         if not Path(config_dir).is_dir():
-            raise ConfigError("--config-dir", config_dir, "a folder")
+            raise ConfigError("--config-dir", config_dir, "a folder that is there")
         place = SearchPathQuery(provider="schema")  # Hydra wants its own schemas last
         search.prepend("command-line", f"file://{Path(config_dir).absolute()}", anchor=place)
     hydra.version.setbase("1.3")
@@ -284,12 +281,13 @@ def _hydra(config_dir: str | None) -> Iterator[None]:
 def _compose(overrides: list[str]) -> DictConfig:
     try:
         return hydra.compose("train", overrides, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         text = re.sub(r"\s+", " ", str(error.__cause__ or error)).strip()
         if clash := re.search(r"In '(\w+)/([\w/]+)': .*Key '\w+' not in .*full_key: ((\w+)\.\S+)", text):
             group, option, key, other = clash.groups()
             chosen = next((word for word in overrides if word.startswith(f"{other}=")), f"the default of {other}")
-            raise UserError(f"{group}={option}: does not go with {chosen}, which has no {key}") from None
+            said = f"does not go with {chosen}, which" if group != other else f"sets {key}, and what it builds on"
+            raise UserError(f"{group}={option}: {said} has no {key}") from None
         raise UserError(f"configuration: {text}") from None
 
 

@@ -17,7 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun.algorithms.base import Algorithm
 from metarun.config.registry import PARTS
-from metarun.errors import ConfigError, UserError, did_you_mean, in_words, meant
+from metarun.errors import ConfigError, UserError, did_you_mean, did_you_mean_key, in_words, meant
+from metarun.runs.experiment import Experiment
+from metarun.runs.folder import Record
 
 GROUPS = (*PARTS, "device")
 PATHS = ("run_dir", "data_root", "dataset.path")  # keys whose values are words of the file system, not of Hydra
@@ -101,13 +103,16 @@ def set_checked(cfg: DictConfig, override: Override) -> None:
     known = list(leaves(cfg))
     if override.is_delete() or override.package is not None:
         raise UserError(f"{override.input_line}: keys can be set, not removed or moved")
+    if key.startswith("recipe.") and key not in known:
+        raise UserError(f"{override.input_line}: is of a recipe; choose one, such as recipe=sinusoid/maml_5s")
     if key not in known:
         inside = [name for name in known if name.startswith(f"{key}.")]
         if inside:
             raise UserError(f"{override.input_line}: {key} is a group of keys: {', '.join(inside)}")
         parent = key.rpartition(".")[0]
-        siblings = [name for name in known if name.rpartition(".")[0] == parent] or known
-        hint = did_you_mean(key, [*known, *GROUPS]) or f"; keys: {', '.join(siblings)}"
+        siblings = [name for name in known if name.rpartition(".")[0] == parent]
+        beside = did_you_mean_key(key, siblings) or did_you_mean_key(key, [*reversed(known), *GROUPS])
+        hint = beside or f"; keys: {', '.join(siblings or known)}"
         raise UserError(f"{override.input_line}: no such key{hint}")
     if key in PATHS and isinstance(value, str) and not value.strip():
         raise UserError(f"{override.input_line}: is empty; leave it out, or name a path")
@@ -123,6 +128,22 @@ def set_checked(cfg: DictConfig, override: Override) -> None:
         fits = False
     if not fits:
         raise ConfigError(key, value, f"{in_words(kind)}{meant(kind, value)}")
+
+
+def refuse_unread(override: Override, cfg: DictConfig, experiment: Experiment, record: Record) -> None:
+    """Refuse a value that a method or a data set puts another one in the place of, or that nothing reads.
+
+    ``cfg``: a configuration in which it is set. ``experiment``, ``record``: what runs.
+    """
+    key, value = override.key_or_group, override.value()
+    if reader := experiment.unread().get(key):
+        raise UserError(f"{override.input_line}: nothing reads it, only {reader} would; leave it out")
+    if key.startswith("hydra") or (isinstance(value, str) and "${" in value):
+        return
+    typed, runs = (pluck(values, key) for values in (plain(cfg), record.values))
+    if typed != runs:
+        chosen = " ".join(f"{group}={record.names[group]}" for group in ("algo", "dataset"))
+        raise UserError(f"{override.input_line}: with {chosen} it is {runs} and nothing else; leave it out")
 
 
 def leaves(cfg: DictConfig, prefix: str = "") -> Iterator[str]:

@@ -53,6 +53,10 @@ class OuterSettings:
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "> 0, or null for none")
 
+    def unread(self) -> dict[str, str]:
+        """Fields that nothing reads, as the other fields stand -> what would read them."""
+        return {} if self.outer_optimizer is OuterOptimizer.adam else {"outer_eps": "algo.outer_optimizer=adam"}
+
     def is_proportional(self) -> bool:
         """Whether the step is the meta-gradient times a number."""
         return self.outer_optimizer is OuterOptimizer.sgd and self.clip_value is None and self.clip_norm is None

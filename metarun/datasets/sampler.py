@@ -15,7 +15,7 @@ from metarun.core.episode import Episode, View
 from metarun.core.objective import Supervised, classification
 from metarun.core.tree import Params
 from metarun.datasets.base import Split, Tasks, task_keys
-from metarun.errors import UserError, require
+from metarun.errors import TooFewExamples, UserError, require
 
 
 class Rotations(enum.Enum):
@@ -132,9 +132,10 @@ class ClassPool(Tasks):
         pool = self.pools[split]
         least, name = min(zip(pool.counts.tolist(), pool.names, strict=True))
         if shot + query > least:
-            raise UserError(
+            raise TooFewExamples(
                 f"{shot} support + {query} query images per class ({split.name}) are {shot + query}, "
-                f"but class {name} has only {least}; lower shot or query{self.few_images.format(shot + query)}"
+                f"but class {name} has only {least}",
+                self.few_images.format(shot + query),
             )
 
     def outputs(self, way: int) -> int:

@@ -64,7 +64,8 @@ def _text(out: Path, result: Result) -> str:
     norms = [score["norm"] for score in result["scores"]]
     lines += ["## By inner steps", "", f"| steps | {' | '.join(norms)} |", "|---" * (len(norms) + 1) + "|"]
     for rows in zip(*(score["by_steps"] for score in result["scores"]), strict=True):
-        cells = " | ".join(tables.figure(metric, row) for row in rows)
+        of = zip(rows, result["scores"], strict=True)
+        cells = " | ".join(tables.figure(metric, {**row, "tasks": score["tasks"]}) for row, score in of)
         lines.append(f"| {rows[0]['steps']} | {cells} |")
     facts = {
         **result["protocol"],

@@ -64,6 +64,11 @@ def folder(run_dir: Path) -> Path:
     return run_dir / "checkpoints"
 
 
+def selected(run_dir: Path) -> bool:
+    """Whether a run has parameters that validation chose, beside its last ones."""
+    return (folder(run_dir) / BEST).exists()
+
+
 def save(run_dir: Path, state: TrainState, training: dict[str, Any] | None = None) -> Path:
     """Write ``last.pt``; what was last becomes ``previous.pt``. ``best.pt`` follows the selection. Returns last.
 

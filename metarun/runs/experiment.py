@@ -17,7 +17,7 @@ from metarun.datasets.base import Dataset, Split, Tasks, default_data_root
 from metarun.engine.device import Device
 from metarun.engine.over_tasks import Engine, MetaGradient
 from metarun.engine.ranks import Ranks, current
-from metarun.errors import UserError, require, require_count
+from metarun.errors import TooFewExamples, UserError, require, require_count
 from metarun.files import user_path
 from metarun.models.base import Model, count_parameters, functional, initialise
 from metarun.out_of_memory import require_room
@@ -93,6 +93,11 @@ class Experiment:
             require(0 <= value < 2**63, key, value, "0..2**63 - 1")
         self.steps = self.algo.meta_iterations(self.steps)
 
+    def unread(self) -> dict[str, str]:
+        """Keys that nothing reads, as the other settings stand -> what would read them."""
+        of_method = {f"algo.{name}": reader for name, reader in self.algo.unread().items()}
+        return of_method | ({} if self.dataset.has_way else {"way": "a data set with classes"})
+
     def training_shots(self) -> tuple[int, int]:
         """(support, query) examples per class of a meta-training task."""
         return self.algo.training_shots(self.shot, self.query)
@@ -117,8 +122,8 @@ class Experiment:
         """``build`` on tasks that are there already."""
         tasks = tasks.seen(self.algo.view)
         if not testing:
-            tasks.check(Split.train, self.way, *self.training_shots())
-        tasks.check(Split.test, self.way, self.eval.shot, self.eval.query)
+            self._check(tasks, Split.train)
+        self._check(tasks, Split.test)
         outputs = tasks.outputs(self.way)
         numbers = count_parameters(self.model, tasks.input_shape, outputs)
         copies = 3 + self.algo.moments()  # the network's, the method's, the gradient, moments
@@ -145,9 +150,19 @@ class Experiment:
         )
         tunes = len(self.algo.candidates(bench.first_meta())) > 1  # on validation; a method may also refuse a network
         if tasks.has(Split.val) and (tunes or (self.eval.every > 0 and not testing)):
-            tasks.check(Split.val, self.way, self.eval.shot, self.eval.query)
+            self._check(tasks, Split.val)
         self.eval.norm.members(bench.mixing)
         return bench
+
+    def _check(self, tasks: Tasks, split: Split) -> None:
+        """Raise ``UserError``, naming the keys that decide it, where the split cannot supply the tasks."""
+        of_training = split is Split.train
+        shots = self.training_shots() if of_training else (self.eval.shot, self.eval.query)
+        try:
+            tasks.check(split, self.way, *shots)
+        except TooFewExamples as error:
+            keys = self.algo.training_shot_keys if of_training else "eval.shot or eval.query"
+            raise TooFewExamples(error.said, error.rest, keys) from None
 
     def _examples(self, tasks: Tasks, split: Split) -> tuple[Tensor, ...]:
         """Examples for looking at what a network does: as many as the support set and the query set of an evaluation,

@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,12 @@ class Record:
         walk(self.values, "")
         as_before = {f"dataset.{key}": value for key, value in LATER.get(self.kinds.get("dataset", ""), {}).items()}
         return {key: v for key, v in flat.items() if key not in as_before or as_before[key] != v}
+
+    def tested_on(self, which: str) -> Record:
+        """The same with this checkpoint for the test, best or last: results of the two are two rows of a table."""
+        evaluation = self.values.get("eval")
+        chosen = {**evaluation, "select": which} if isinstance(evaluation, dict) else evaluation
+        return replace(self, values={**self.values, "eval": chosen})
 
     def training(self) -> dict[str, Any]:
         """The part of the identity that decides a checkpoint: not how it is tested, nor for which recipe."""
@@ -250,6 +256,8 @@ def _lock(run_dir: Path) -> filelock.BaseFileLock | None:
         return lock
     except filelock.Timeout:
         return None
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"run_dir={run_dir}: cannot be written (what is in its place is no folder)") from None
     except OSError as error:
         which = f"{LOCK}: " if run_dir.is_dir() else ""  # the file may be at fault, and not the folder
         raise UserError(f"run_dir={run_dir}: cannot be written ({which}{error.strerror or error})") from None

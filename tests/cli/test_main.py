@@ -134,6 +134,31 @@ WRONG = {  # command -> words that its one line must have
     "eval run=nowhere": "run=nowhere config.json",
     "report": "path",
     "report nowhere": "nowhere result.json",
+    "train algo.segment=3": "algo.segment=3 algo.hypergrad=recompute",
+    "train algo=mamlpp algo.multi_step=0 algo.multi_step_until=0.5": "algo.multi_step_until=0.5 algo.multi_step > 0",
+    "train algo=reptile algo.inner_optimizer=sgd algo.carry_moments=false algo.eps=1": "algo.eps=1 inner_optimizer",
+    "train algo.outer_optimizer=sgd algo.outer_eps=1": "algo.outer_eps=1 algo.outer_optimizer=adam",
+    "train algo=protonet algo.inner_steps=3": "algo.inner_steps=3 algo=protonet it is 1",
+    "train dataset=sinusoid way=5": "way=5 classes",
+    "train dataset=sinusoid dataset.way=5": "dataset.way=5 no such key (did you mean way?)",
+    "train inner_lr=0.1": "inner_lr=0.1 (did you mean algo.inner_lr?)",
+    "train dataset.size=20": "dataset.size=20 no such key; keys: way",
+    "train recipe.budget=0.1": "recipe.budget=0.1 recipe=",
+    "train --algo maml": "--algo key=value",
+    "train algo=reptile algo.train_shot=30": "30 support class A has only 12; lower algo.train_shot",
+    "train algo=mann algo.inner_steps=30": "30 support has only 12; lower algo.inner_steps",
+    "train eval.shot=13": "13 support (test) has only 12; lower eval.shot or eval.query",
+    "eval run=x checkpoint=Best": "checkpoint=Best best, last (did you mean best?)",
+    "bench --seconds 1 --json nowhere/b.json": "--json=nowhere/b.json folder",
+    "bench --seconds 1 --json .": "--json=. file",
+    "bench --seconds=soon": "--seconds soon number",
+    "bench --json=": "--json no value",
+    "report ''": "path empty",
+    "train --config-dir=": "--config-dir no value",
+    "train -m seed=range(0)": "seed=range(0) no value",
+    "train -m algo=glob(x*)": "algo=glob(x*) no value",
+    "train model.hidden=[3]": "model.hidden=[3] no such key; keys: model.filters",
+    "bench seed=0,1": "seed=0,1 sweep train -m",
     "check way=5": "way=5 algo device",
     "check algo=mamll": "algo=mamll maml",
     "check device=tpu": "device=tpu cpu",
@@ -253,6 +278,78 @@ def test_choices_of_ones_own(metarun: Command, tmp_path: Path) -> None:
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert config["names"]["algo"] == "slow" and config["values"]["algo"]["inner_lr"] == 0.01
     assert metarun("eval", "run=run").returncode == 0
+
+
+def test_a_shell_leaves_the_home_of_config_dir_to_metarun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], logging_as_before: None
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine/algo").mkdir(parents=True)
+    (tmp_path / "mine/algo/slow.yaml").write_text("defaults:\n  - maml\n  - _self_\ninner_lr: 0.01\n")
+    assert cli.main(["train", "--config-dir=~/mine", "algo=slow", "--cfg", "job", "-p", "algo"]) == 0
+    assert "inner_lr: 0.01" in capsys.readouterr().out
+
+
+CHOICES = {  # a choice of one's own that cannot be -> words of its one line
+    "defaults: [maml\n: x": "bad.yaml line 1 column 11",
+    "defaults:\n  - maml\n  - _self_\ninner_lrr: 0.01": "algo=bad: sets algo.inner_lrr",
+    "inner_lr: 0.3": "algo=bad: sets algo.inner_lr",
+    "defaults:\n  - maml\n  - _self_\ninner_lr: abc": "algo/bad algo.inner_lr abc",
+    "defaults:\n  - mamll\n": "algo/bad mamll",
+    "- 1": "bad",
+}
+
+
+@pytest.mark.parametrize("text", CHOICES)
+def test_a_choice_of_ones_own_that_cannot_be_is_one_line(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "algo").mkdir()
+    (tmp_path / "algo/bad.yaml").write_text(text)
+    assert cli.main(["train", "--config-dir", str(tmp_path), "algo=bad"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("metarun: error: ") and err.count("\n") == 1
+    assert all(word in err for word in CHOICES[text].split()), err
+
+
+def test_an_evaluation_is_no_sweep_and_has_no_way_without_classes() -> None:
+    _, record = config.compose(["dataset=sinusoid"])
+    with pytest.raises(UserError, match=r"eval\.norm=all,support: several values are a sweep"):
+        config.reopen(record, ["eval.norm=all,support"])
+    with pytest.raises(UserError, match="way=3: nothing reads it"):
+        config.reopen(record, ["way=3"])
+
+
+@pytest.mark.parametrize("words", ["report . out=file", "report . out=file/x", "reproduce sinusoid out=file"])
+def test_a_file_where_a_folder_is_to_be(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("metarun.report.find", lambda paths: [])
+    (tmp_path / "file").write_text("mine")
+    assert cli.main(words.split()) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("metarun: error: out=file") and "a folder" in err and err.count("\n") == 1
+
+
+def test_both_checkpoints_of_a_run_are_rows_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("metarun.result.illustrate", lambda *_: None)
+    words = ["dataset=sinusoid", "steps=3", "meta_batch=2", "eval.tasks=4", "eval.val_tasks=4", "device.compile=false"]
+    for every in (1, 0):
+        assert cli.main(["train", f"run_dir={every}", *words, f"eval.every={every}", "eval.select=last"]) == 0
+        for which in ([], ["checkpoint=best"], ["checkpoint=last"]):
+            assert cli.main(["eval", f"run={every}", *which]) == 0
+    capsys.readouterr()
+    assert cli.main(["report", "1"]) == 0
+    with open("1/table.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["eval.select"] for row in rows) == ["best", "last"], "one of them was left out"
+    assert cli.main(["report", "0"]) == 0
+    with open("0/table.csv") as file:
+        assert len(list(csv.DictReader(file))) == 1, "without validation there is one checkpoint"
 
 
 def test_train_eval_report(metarun: Command, tmp_path: Path) -> None:
@@ -379,6 +476,9 @@ def test_a_test_that_diverges_says_so(
     assert cli.main(["train", *words, "algo.inner_steps=1", "algo.eval_inner_steps=40"]) == 3
     out, err = capsys.readouterr()
     assert "not finite (4 of 4 tasks diverged)" in out and err.count("\n") == 1
+    (page,) = tmp_path.glob("outputs/*/report.md")
+    by_steps = page.read_text().split("## By inner steps")[1]
+    assert "| 40 | not finite (4 of 4 tasks diverged) |" in by_steps
     assert (
         err.startswith("metarun: error: meta-test: 4 of 4 tasks") and "diverged within 40 inner steps (training" in err
     )
