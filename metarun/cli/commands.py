@@ -180,8 +180,9 @@ def bench(words: list[str]) -> int:
         raise UserError(f"--seconds {flags['--seconds']}: must be a number") from None
     require(0 < seconds < 1e6, "--seconds", flags["--seconds"], "> 0, and less than a million")
     file = user_path(flags["--json"]) if flags["--json"] else None
-    fit = file is None or (file.parent.is_dir() and not file.is_dir())  # before the measuring, which takes a while
-    require(fit, "--json", flags["--json"], "a file in a folder that is there")
+    # before the measuring, which takes a while; a device such as /dev/stdout would be put aside for a file
+    fit = file is None or (file.parent.is_dir() and (file.is_file() or not file.exists()))
+    require(fit, "--json", flags["--json"], "a plain file, in a folder that is there")
     experiment, _ = config.compose(words)
     result = speed.measure(experiment, seconds, compare=flags["--compare"] == "reference")
     print(speed.table(result))

@@ -288,6 +288,9 @@ def _compose(overrides: list[str]) -> DictConfig:
             chosen = next((word for word in overrides if word.startswith(f"{other}=")), f"the default of {other}")
             said = f"does not go with {chosen}, which" if group != other else f"sets {key}, and what it builds on"
             raise UserError(f"{group}={option}: {said} has no {key}") from None
+        if lacks := re.search(r"Could not find '(hydra/\w+)/(\S+)' Available options in \S+ (.*?) Config search", text):
+            allowed = f"one of {lacks[3]}; others come with plugins, such as hydra-submitit-launcher"
+            raise ConfigError(lacks[1], lacks[2], allowed) from None
         raise UserError(f"configuration: {text}") from None
 
 

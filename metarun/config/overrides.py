@@ -110,9 +110,9 @@ def set_checked(cfg: DictConfig, override: Override) -> None:
         if inside:
             raise UserError(f"{override.input_line}: {key} is a group of keys: {', '.join(inside)}")
         parent = key.rpartition(".")[0]
-        siblings = [name for name in known if name.rpartition(".")[0] == parent]
-        beside = did_you_mean_key(key, siblings) or did_you_mean_key(key, [*reversed(known), *GROUPS])
-        hint = beside or f"; keys: {', '.join(siblings or known)}"
+        siblings = [name for name in known if parent and name.rpartition(".")[0] == parent]
+        near = did_you_mean_key(key, siblings) or did_you_mean_key(key, [*reversed(known), *GROUPS])
+        hint = near or f"; keys: {', '.join(siblings or known)}"
         raise UserError(f"{override.input_line}: no such key{hint}")
     if key in PATHS and isinstance(value, str) and not value.strip():
         raise UserError(f"{override.input_line}: is empty; leave it out, or name a path")

@@ -279,7 +279,7 @@ def reproduction(rows: list[dict[str, Any]]) -> Figure:
                           transform=axes.get_yaxis_transform())  # fmt: skip
                 continue
             colour = {"reproduced": GOOD, "below": BAD}.get(row["verdict"], INK)
-            fill = "none" if row["verdict"] == "partial budget" else colour
+            fill = "none" if row["budget"] < 1 else colour
             mean, half = factor * row["mean"], factor * row["ci95"]
             axes.errorbar(mean, y + 0.15, xerr=half, fmt="o", ms=4, capsize=2, color=colour, mfc=fill)
         names = [f"{row['cell'].split('/')[1]}, {row['norm']}, inner steps {row['steps']}" for row in panel]

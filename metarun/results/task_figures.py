@@ -73,10 +73,11 @@ def images(episodes: Episode, outputs: Tensor, ink: bool = False, names: Names |
                 _image(axes, episodes.query_x[t, at], low, high, ink, GOOD if right else BAD, 2.5)
                 if not right:
                     wrong = "none" if guess[t, at] < 0 else str(int(guess[t, at]))
-                    said = axes.text(0.94, 0.06, wrong, color=BAD, fontsize=8, ha="right", transform=axes.transAxes)
+                    said = axes.text(0.91, 0.1, wrong, color=BAD, fontsize=8, ha="right", transform=axes.transAxes)
                     said.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8})
-            called = _short(f"{label} {names[t][label]}") if names else str(label)
-            size = 8 if len(called) < 7 else 5
+                    said.set_zorder(2.4)  # above the image, below the frame
+            called = _short(f"{label}: {names[t][label]}") if names else str(label)
+            size = 8 if len(called) < 8 else 5
             grid[row, t * wide].set_ylabel(called, fontsize=size, rotation=0, va="center", ha="right", parse_math=False)
         grid[0, t * wide].set_title("support", fontsize=7)
         grid[0, t * wide + shot].set_title("query", fontsize=7)

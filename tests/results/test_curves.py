@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 
-from metarun.results import curves
+from metarun.results import curves, task_figures
 
 
 def line(metric: str, mean: list[float], half: float) -> dict[str, Any]:
@@ -98,3 +99,11 @@ def test_fourteen_step_sizes_are_told_apart() -> None:
     (axes,) = curves.step_sizes({f"layer.{i}": np.full(3, 0.1 + 0.001 * i) for i in range(14)}).axes
     looks = {(drawn.get_color(), drawn.get_linestyle(), drawn.get_marker()) for drawn in axes.lines}
     assert len(looks) == 14 and axes.get_ylim()[0] > 0.09
+
+
+def test_what_was_trained_for_less_is_hollow_also_without_a_published_number() -> None:
+    nothing = {"published": math.nan, "published_ci": math.nan, "verdict": "no number"}
+    row = {"cell": "sinusoid/x", "norm": "none", "steps": 1, "metric": "mse", "mean": 1.0, "ci95": 0.1, **nothing}
+    (axes,) = curves.reproduction([{**row, "budget": 0.1}, {**row, "budget": 1.0}]).axes
+    circles = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [line.get_markerfacecolor() for line in circles] == ["none", task_figures.INK]

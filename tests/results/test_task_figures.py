@@ -108,7 +108,7 @@ def test_photographs_are_no_negatives_and_rows_have_names(ink: bool, colours: st
     assert len(drawn) == 4 and {axes.images[0].get_cmap().name for axes in drawn} == {colours}
     assert drawn[0].images[0].get_clim() == (0, 1)
     first, second = (axes.get_ylabel() for axes in (drawn[0], drawn[2]))
-    assert first == "0 Arla-\nEcological-\nMedium-Fat…" and second == "1 cost $1$"
+    assert first == "0: Arla-\nEcological-\nMedium-Fat…" and second == "1: cost $1$"
     assert [text.get_text() for axes in drawn for text in axes.texts] == ["none"], "nan is no prediction of class 0"
     figure.canvas.draw()
 
