@@ -44,7 +44,11 @@ def experiment(settings: argparse.Namespace, mode: str, steps: int) -> Experimen
 
 def measured(case: Experiment, most: float) -> dict[str, Any]:
     """One meta-gradient in this process, which may take ``most`` GB."""
-    device = case.device.resolve()
+    with case.device.applied() as device:
+        return _measured(case, device, most)
+
+
+def _measured(case: Experiment, device: torch.device, most: float) -> dict[str, Any]:
     bench = case.assemble(Generated(case.dataset, device), device)
     meta, meta_gradient = bench.first_meta(), bench.meta_gradient()
     tasks = bench.tasks.sample(Split.train, 0, range(1), case.way, case.shot, case.query)

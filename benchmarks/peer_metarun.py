@@ -86,7 +86,7 @@ class Peer:
         self.batches = batches
         numbers = batches[0].support_x[0].numel() + (0 if algo == "reptile" else batches[0].query_x[0].numel())
         threads = torch.get_num_threads()
-        where = device.resolve()
+        where = device.torch_device()
         torch.set_num_threads(threads)
         self.engine = Engine.choose(
             device.vectorize,

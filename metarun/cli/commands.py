@@ -7,6 +7,7 @@ from pathlib import Path
 
 from metarun import config
 from metarun.config.overrides import as_typed
+from metarun.engine.ranks import current
 from metarun.errors import UserError, did_you_mean, require
 from metarun.files import user_path, write_atomic, write_json
 from metarun.progress import progress_bar
@@ -69,7 +70,7 @@ def evaluate(words: list[str]) -> int:
     if which and checkpoint.selected(run_dir):  # else both are the last parameters, as the run has them
         record = record.tested_on(which)
     experiment, record = _reopened(run_dir, record, overrides)
-    evaluate_run(run_dir, experiment, record, experiment.eval.select)
+    evaluate_run(run_dir, experiment, record, experiment.eval.select, current())
     return 0
 
 
@@ -133,14 +134,14 @@ def check(words: list[str]) -> int:
     for name in values["algo"].split(","):
         experiment, _ = config.compose([f"algo={name}", *words])
         algorithms[name] = experiment.algo
-    device = experiment.device.resolve()
     left_out = [f"{name}: not checked, {why}" for name, why in gradients.unchecked(algorithms).items()]
     if len(left_out) == len(algorithms):
         raise UserError("; ".join(left_out))
     lines = []
-    print(f"meta-gradients on {device.type}, float64, allowed relative error {gradients.LIMIT:g}")
-    for line in progress_bar(gradients.rows(algorithms, device), desc="check", unit="row"):
-        lines.append(line)
+    with experiment.device.applied() as device:
+        print(f"meta-gradients on {device.type}, float64, allowed relative error {gradients.LIMIT:g}")
+        for line in progress_bar(gradients.rows(algorithms, device), desc="check", unit="row"):
+            lines.append(line)
     print("\n".join([gradients.table(lines), *left_out]))
     wrong = sum(not line.right for line in lines)
     print(f"{len(lines) - wrong} right, {wrong} wrong")

@@ -119,7 +119,7 @@ def train(words: list[str]) -> int:
     flags = _flags(words)
     if current().world > 1 and any("hydra/launcher" in word for word in flags.overrides):
         raise UserError("hydra/launcher: under torchrun all ranks run a sweep's jobs together, one after another")
-    config.check(flags.overrides, flags.multirun, flags.config_dir)
+    config.check(flags.overrides, flags.multirun, flags.config_dir, current().world)
     words = _hydra_words(flags)
     if flags.multirun:  # Hydra first composes what is the same in all jobs, and recipes differ
         words = [f"{w.replace('=', '=choice(', 1)})" if w.startswith("recipe.") and "," not in w else w for w in words]
@@ -168,7 +168,7 @@ def _job(cfg: DictConfig) -> float | None:
         return None  # an error of this rank's own, of which the others know nothing: it is out of step with them
     try:
         with out_of_memory_in_one_line():
-            run_dir = run(*config.from_hydra(cfg, settings.runtime.choices))
+            run_dir = run(*config.from_hydra(cfg, settings.runtime.choices), current())
         ended.append(None)
         return _figure(run_dir) if current().first else None  # the run folder may be on another machine
     except (UserError, OSError) as error:

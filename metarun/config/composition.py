@@ -40,7 +40,6 @@ from metarun.config.overrides import (
 )
 from metarun.config.registry import PARTS, choices, conf_dir, part, part_classes
 from metarun.engine.device import Device
-from metarun.engine.ranks import current
 from metarun.errors import ConfigError, UserError, first_line, require
 from metarun.runs.experiment import Experiment
 from metarun.runs.folder import Record, departures
@@ -70,7 +69,7 @@ def _preset(key: str, usual: Any, *, _root_: DictConfig) -> Any:
     return _root_.dataset.preset.get(key, usual)
 
 
-def check(arguments: list[str], multirun: bool = False, config_dir: str | None = None) -> None:
+def check(arguments: list[str], multirun: bool = False, config_dir: str | None = None, ranks: int = 1) -> None:
     """Check command-line overrides, with ``multirun`` for every job of the sweep before any runs.
 
     Raises ``UserError`` with one line that names key, value and what is allowed.
@@ -96,7 +95,6 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
             (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
         checked = [_check_job(job, without_hydra=True)[1].values for job in jobs]
         known = [not search and not any(map(_hydra_keys, read(job))) for job in jobs]  # where each will run
-    ranks = current().world
     for values in checked:
         require(values["meta_batch"] >= ranks, "meta_batch", values["meta_batch"], f">= {ranks}, the number of ranks")
     run_dirs = [values["run_dir"] for values, is_known in zip(checked, known, strict=True) if is_known]

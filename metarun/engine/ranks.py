@@ -108,7 +108,8 @@ class Ranks:
             return True
 
 
-_here = Ranks()
+ALONE = Ranks()  # a process on its own
+_here = ALONE
 
 
 def current() -> Ranks:
@@ -140,7 +141,7 @@ def joined() -> Iterator[Ranks]:
                 silence.enter_context(contextlib.redirect_stdout(silence.enter_context(open(os.devnull, "w"))))
             yield _here
     finally:
-        _here = Ranks()
+        _here = ALONE
         dist.destroy_process_group()
 
 

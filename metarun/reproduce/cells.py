@@ -139,7 +139,8 @@ def listing(out: Path, chosen: list[str], seeds: list[int], budget: float, words
     for cell in progress_bar(chosen, desc="measuring", unit="cell"):
         x, record = published(cell, budget)
         x = replace(x, device=device)
-        key = f"{record.hash(training_only=True)} with {asdict(device)} on {bench.device_name(device.resolve())}"
+        with device.applied() as where:
+            key = f"{record.hash(training_only=True)} with {asdict(device)} on {bench.device_name(where)}"
         if key not in known:
             known[key] = bench.throughput(x, seconds=1.0)
             _keep(path, known)

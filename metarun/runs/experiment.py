@@ -16,7 +16,7 @@ from metarun.core.problem import Problem
 from metarun.datasets.base import Dataset, Split, Tasks, default_data_root
 from metarun.engine.device import Device
 from metarun.engine.over_tasks import Engine, MetaGradient
-from metarun.engine.ranks import Ranks, current
+from metarun.engine.ranks import ALONE, Ranks
 from metarun.errors import TooFewExamples, UserError, require, require_count
 from metarun.files import user_path
 from metarun.models.base import Model, count_parameters, functional, initialise
@@ -107,18 +107,18 @@ class Experiment:
         examples = sum(self.training_shots()) * (self.way if self.dataset.has_way else 1)
         return examples * math.prod(tasks.input_shape)
 
-    def build(self, testing: bool = False) -> Bench:
+    def build(self, testing: bool = False, ranks: Ranks = ALONE) -> Bench:
         """Load the data, build the network and check that the splits that are used can supply their tasks.
 
-        testing: trained parameters are there, so meta-training tasks are not needed.
+        testing: trained parameters are there, so meta-training tasks are not needed. ranks: the processes of the run.
 
         Raises ``UserError`` where something does not fit, before any work is done.
         """
-        device = self.device.resolve()
+        device = self.device.torch_device(ranks.local)
         tasks = self.dataset.load(user_path(self.data_root) if self.data_root else default_data_root(), device)
-        return self.assemble(tasks, device, testing)
+        return self.assemble(tasks, device, testing, ranks)
 
-    def assemble(self, tasks: Tasks, device: torch.device, testing: bool = False) -> Bench:
+    def assemble(self, tasks: Tasks, device: torch.device, testing: bool = False, ranks: Ranks = ALONE) -> Bench:
         """``build`` on tasks that are there already."""
         tasks = tasks.seen(self.algo.view)
         if not testing:
@@ -146,7 +146,7 @@ class Experiment:
                 run=lambda: module(support),
             ),
             mixing=Mixing.of(module, support, query, others),
-            ranks=current(),
+            ranks=ranks,
         )
         tunes = len(self.algo.candidates(bench.first_meta())) > 1  # on validation; a method may also refuse a network
         if tasks.has(Split.val) and (tunes or (self.eval.every > 0 and not testing)):

@@ -8,7 +8,7 @@ from typing import Any
 
 from metarun.core import tree
 from metarun.core.meta import Meta
-from metarun.engine.ranks import current
+from metarun.engine.ranks import ALONE, Ranks
 from metarun.errors import ConfigError, UserError
 from metarun.files import read_file
 from metarun.runs import checkpoint, held_out, meta_test
@@ -21,15 +21,14 @@ from metarun.runs.signals import StopSignals
 from metarun.runs.train import tuned
 
 
-def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: Select) -> Path:
+def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: Select, ranks: Ranks = ALONE) -> Path:
     """Measure a run's checkpoint again under another protocol; writes a new folder in ``run_dir/eval``.
 
     Training files are only read. Raises ``UserError`` where there is no checkpoint to read, and ``NotFinite`` when all
     is written where a figure cannot be given.
     """
-    ranks = current()
-    with StopSignals():
-        bench = ranks.together(lambda: experiment.build(testing=True))
+    with StopSignals(), experiment.device.applied(ranks.local):
+        bench = ranks.together(lambda: experiment.build(testing=True, ranks=ranks))
         content = ranks.on_first(lambda: _trained(run_dir, which, bench))
         _refuse_other_step_size(content["meta"], run_dir, record)
         _refuse_seen_classes(run_dir, record, bench, content)

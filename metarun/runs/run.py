@@ -9,7 +9,7 @@ from pathlib import Path
 
 from metarun import files
 from metarun.datasets.base import Split
-from metarun.engine.ranks import current
+from metarun.engine.ranks import ALONE, Ranks
 from metarun.errors import UserError, in_folder
 from metarun.files import read_file, write_atomic, write_json
 from metarun.results import page
@@ -35,13 +35,12 @@ from metarun.runs.signals import StopSignals
 from metarun.runs.train import train, tuned
 
 
-def run(experiment: Experiment, record: Record) -> Path:
+def run(experiment: Experiment, record: Record, ranks: Ranks = ALONE) -> Path:
     """Train (or go on, or find it done), test, and report; returns the run folder.
 
     Raises ``UserError`` for input that cannot be used, ``NotFinite`` (of training at once, of testing when all is
     written), and ``Interrupted`` once the state is saved.
     """
-    ranks = current()
     with StopSignals(insist=ranks.world == 1) as stop, ExitStack() as held:  # torchrun kills what does not stop
 
         def begin() -> tuple[Path, Result | None]:
@@ -62,7 +61,8 @@ def run(experiment: Experiment, record: Record) -> Path:
                 page.write(run_dir, found)  # nothing is left to draw with
             return run_dir, found
 
-        bench = ranks.together(experiment.build)
+        held.enter_context(experiment.device.applied(ranks.local))
+        bench = ranks.together(lambda: experiment.build(ranks=ranks))
         ranks.together(bench.require_room)
         ranks.on_first(lambda: preflight(bench))
         record = replace(record, data=held_out.facts(bench.tasks))

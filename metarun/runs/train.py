@@ -26,7 +26,7 @@ from metarun.runs import checkpoint
 from metarun.runs.checkpoint import Selection, TrainState
 from metarun.runs.evaluate import Evaluator
 from metarun.runs.experiment import Bench
-from metarun.runs.journal import MetricsLog
+from metarun.runs.journal import Journal, Line, Listener
 from metarun.runs.owner import Owner
 from metarun.runs.signals import StopSignals
 
@@ -57,8 +57,8 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals, training: dict[str, An
         score = validator(bench, times=x.steps // x.eval.every)
 
     progress = progress_bar(desc="meta-train", unit="step", total=x.steps, initial=step, leave=True, show=ranks.first)
-    shown: dict[str, str] = {}  # beside the bar
-    with closing(MetricsLog(run_dir, step, keep=ranks.first)) as log, progress as bar:
+    with closing(Journal(run_dir, step, keep=ranks.first)) as journal, progress as bar:
+        journal.subscribe(beside(bar, bench.problem.metric.name))
         while step < x.steps:
             episodes = next(batches)
             grads, metrics = meta_gradient(meta, episodes, progress=step / x.steps)
@@ -71,19 +71,13 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals, training: dict[str, An
 
             saving = step % x.checkpoint_every == 0 or step == x.steps or signal > 0
             if step % x.log_every == 0 or saving:
-                means = window.flush(step)
-                log.write(step, "train", {**means, "lr": outer.lr_now})
-                shown |= {name: f"{value:.3g}" for name, value in means.items() if name != "grad_norm"}
-                bar.set_postfix(shown, refresh=False)
+                journal.write(step, "train", {**window.flush(step), "lr": outer.lr_now})
             if score and (step % x.eval.every == 0 or step == x.steps):
                 began = time.perf_counter()
                 candidate, figure = validate(bench, meta, score)
                 window.since += time.perf_counter() - began
                 rest = {"ci95": figure.ci95, "tasks": figure.tasks, "diverged": figure.diverged}
-                log.write(step, "val", {bench.problem.metric.name: figure.mean, **rest})
-                some = f" ({figure.diverged} of {figure.tasks} tasks diverged)" if figure.diverged else ""
-                shown[f"val {bench.problem.metric.name}"] = f"{figure.mean:.3g} ± {figure.ci95:.2g}{some}"
-                bar.set_postfix(shown)
+                journal.write(step, "val", {bench.problem.metric.name: figure.mean, **rest})
                 goodness = bench.problem.metric.goodness
                 if figure.known and (selection is None or goodness(figure.mean) > goodness(selection.value)):
                     kept = tree.combine(torch.clone, candidate)
@@ -98,6 +92,21 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals, training: dict[str, An
                 message = f"stopped at step {step} of {x.steps}, saved; the same command goes on from there"
                 raise Interrupted(message, signal)
     return TrainState(step, meta, outer.optimizer.state_dict(), selection)
+
+
+def beside(bar: Any, metric: str) -> Listener:
+    """A listener that shows the latest train and val lines beside a bar."""
+    shown: dict[str, str] = {}
+
+    def show(line: Line) -> None:
+        if line["split"] == "train":
+            shown.update({name: f"{line[name]:.3g}" for name in ("loss", metric, "tasks_per_s") if name in line})
+        else:
+            some = f" ({line['diverged']} of {line['tasks']} tasks diverged)" if line["diverged"] else ""
+            shown[f"val {metric}"] = f"{line[metric]:.3g} ± {line['ci95']:.2g}{some}"
+        bar.set_postfix(shown, refresh=line["split"] == "val")
+
+    return show
 
 
 def meta_batches(bench: Bench, step: int) -> Iterator[Any]:

@@ -36,7 +36,11 @@ def measure(experiment: Experiment, seconds: float, compare: bool) -> dict[str, 
     With ``compare`` the plain loop of ``benchmarks/reference_loop.py`` takes turns with metarun, for the ratio.
     Raises ``UserError`` for a method that it does not know.
     """
-    device = experiment.device.resolve()
+    with experiment.device.applied() as device:
+        return _measure(experiment, device, seconds, compare)
+
+
+def _measure(experiment: Experiment, device: torch.device, seconds: float, compare: bool) -> dict[str, Any]:
     bench = experiment.assemble(Generated(experiment.dataset, device), device)
     bench.require_room()
     batches = _meta_batches(bench)
@@ -77,14 +81,14 @@ def measure(experiment: Experiment, seconds: float, compare: bool) -> dict[str, 
 
 def throughput(experiment: Experiment, seconds: float) -> float:
     """Tasks/s of meta-steps here: the median over so many seconds of them, one at least, after one to warm up."""
-    device = experiment.device.resolve()
-    bench = experiment.assemble(Generated(experiment.dataset, device), device)
-    bench.require_room()
-    step, batches = _meta_step(bench), _meta_batches(bench)
-    step(batches[0])
-    taken: list[float] = []
-    while sum(taken) < seconds:
-        taken.append(_seconds(step, batches[len(taken) % POOL], device))
+    with experiment.device.applied() as device:
+        bench = experiment.assemble(Generated(experiment.dataset, device), device)
+        bench.require_room()
+        step, batches = _meta_step(bench), _meta_batches(bench)
+        step(batches[0])
+        taken: list[float] = []
+        while sum(taken) < seconds:
+            taken.append(_seconds(step, batches[len(taken) % POOL], device))
     return experiment.meta_batch / _spread(taken)["median"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -106,15 +107,27 @@ def test_one_process_talks_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_gpu_for_each_rank_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
+
+    def chosen(local: int) -> contextlib.AbstractContextManager[None]:
+        taken.append(local)
+        return contextlib.nullcontext()
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch.cuda, "device", chosen)
     device = config.compose(["device=cuda"])[0].device
-    monkeypatch.setattr(ranks, "_here", Ranks(rank=5, world=6, local=1))
-    assert device.resolve() == torch.device("cuda") and taken == [1]
-    monkeypatch.setattr(ranks, "_here", Ranks(rank=2, world=3, local=2))
+    with device.applied(local=1) as where:
+        assert where == torch.device("cuda") and taken == [1]
     with pytest.raises(ConfigError, match="device=cuda: must be cpu with more ranks on a machine than the 2 GPUs"):
-        device.resolve()
+        device.torch_device(local=2)
+
+
+def test_a_device_is_left_as_it_was_found() -> None:
+    before = torch.get_num_threads()
+    device = config.compose(["device=cpu", f"device.threads={before + 1}"])[0].device
+    with device.applied():
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
 
 
 TALK = """

@@ -10,11 +10,11 @@ import pytest
 
 from metarun.errors import UserError
 from metarun.runs import journal
-from metarun.runs.journal import MetricsLog
+from metarun.runs.journal import Journal
 
 
 def test_lines_come_back(tmp_path: Path) -> None:
-    metrics = MetricsLog(tmp_path, 0)
+    metrics = Journal(tmp_path, 0)
     metrics.write(10, "train", {"loss": 0.5})
     assert [line["loss"] for line in journal.read(tmp_path)] == [0.5]  # before it is closed, too
     metrics.close()
@@ -24,7 +24,7 @@ def test_lines_come_back(tmp_path: Path) -> None:
 def test_what_is_not_finite_is_null_in_the_file_and_nan_here(tmp_path: Path) -> None:
     """Also in the lines that a resumed run takes over."""
     for done in (0, 5):
-        metrics = MetricsLog(tmp_path, done)
+        metrics = Journal(tmp_path, done)
         metrics.write(5, "val", {"mse": math.inf, "ci95": math.nan, "tasks": 4})
         metrics.close()
         for line in (tmp_path / journal.NAME).read_text().splitlines():
@@ -33,13 +33,13 @@ def test_what_is_not_finite_is_null_in_the_file_and_nan_here(tmp_path: Path) -> 
 
 
 def test_resume_forgets_what_will_be_written_again(tmp_path: Path) -> None:
-    metrics = MetricsLog(tmp_path, 0)
+    metrics = Journal(tmp_path, 0)
     for step in (10, 20, 30):
         metrics.write(step, "train", {"loss": 1.0})
     metrics.close()
     with open(tmp_path / journal.NAME, "a") as file:
         file.write('{"step": 40, "spl')  # a kill in the middle of a line
-    again = MetricsLog(tmp_path, 20)
+    again = Journal(tmp_path, 20)
     again.write(30, "train", {"loss": 2.0})
     again.close()
     lines = journal.read(tmp_path)
@@ -80,7 +80,7 @@ def test_a_line_that_is_none_is_left_out_and_the_others_stay(tmp_path: Path, odd
     with pytest.warns(UserWarning, match=r"metrics\.jsonl: left out 1 of its 4 lines"):
         assert journal.read(tmp_path) == [first, GOOD, last]
     with pytest.warns(UserWarning, match="left out 1"):
-        again = MetricsLog(tmp_path, 20)  # as a resume does
+        again = Journal(tmp_path, 20)  # as a resume does
     again.write(30, "val", {"accuracy": 0.6})
     again.close()
     lines = journal.read(tmp_path)  # without a warning: the log is metarun's again
@@ -95,7 +95,7 @@ def test_a_whole_last_line_without_its_end_counts(tmp_path: Path) -> None:
 def test_a_log_that_is_a_folder_is_said(tmp_path: Path) -> None:
     (tmp_path / journal.NAME).mkdir()
     with pytest.raises(UserError, match=r"metrics\.jsonl: is a folder"):
-        MetricsLog(tmp_path, 0)
+        Journal(tmp_path, 0)
 
 
 @pytest.mark.parametrize("left", [b"", b'{"step": 10, "split": "train", "seconds": 1.0}\n', None])
@@ -104,12 +104,12 @@ def test_lines_that_are_lost_are_said(tmp_path: Path, left: bytes | None) -> Non
     if left is not None:
         (tmp_path / journal.NAME).write_bytes(left)
     with pytest.warns(UserWarning, match=r"metrics\.jsonl: has no line of meta-iteration 20, .* lines are lost"):
-        MetricsLog(tmp_path, 20).close()
+        Journal(tmp_path, 20).close()
 
 
 @pytest.mark.parametrize("takes", [None, 5, 0])  # bytes of the line that still fit; None: an error at once
 def test_a_full_disk_is_said_with_the_path(tmp_path: Path, takes: int | None) -> None:
-    metrics = MetricsLog(tmp_path, 0)
+    metrics = Journal(tmp_path, 0)
     real = metrics._file
 
     class Full:
@@ -125,3 +125,19 @@ def test_a_full_disk_is_said_with_the_path(tmp_path: Path, takes: int | None) ->
     with pytest.raises(OSError, match=r"No space left on device: '.*metrics\.jsonl'"):
         metrics.write(10, "train", {"loss": 0.5})
     metrics.close()
+
+
+def test_listeners_hear_every_line_after_it_is_written(tmp_path: Path) -> None:
+    heard: list[int] = []
+
+    def listens(line: journal.Line) -> None:
+        assert journal.read(tmp_path)[-1]["step"] == line["step"], "it is in the file first"
+        heard.append(line["step"])
+
+    log = journal.Journal(tmp_path, 0)
+    log.write(1, "train", {"loss": 1.0})
+    log.subscribe(listens)
+    log.write(2, "train", {"loss": 0.5})
+    log.write(2, "val", {"accuracy": 0.5})
+    log.close()
+    assert heard == [2, 2]
