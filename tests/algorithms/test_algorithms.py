@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from metarun import config
 from metarun.core import tree
+from metarun.core.meta import Meta
 from metarun.engine.over_tasks import CAPTURE_PAYS, Compile, Engine, MetaGradient, Vectorize
 from metarun.models.base import Model, functional
 from metarun.runs.signals import StopSignals
@@ -61,7 +62,7 @@ def test_a_module_the_package_has_never_seen_is_meta_trained(algo: str, tmp_path
     experiment, _ = config.compose(words)
     bench = dataclasses.replace(experiment, model=Unseen()).build()
     state = train(bench, tmp_path, StopSignals())
-    assert all(value.isfinite().all() for value in state.meta.values())
+    assert all(value.isfinite().all() for value in tree.leaves(state.meta))
 
 
 class Residual(nn.Module):
@@ -114,16 +115,16 @@ NETWORKS = {
 def test_its_meta_gradient_is_right(network: str) -> None:
     torch.manual_seed(0)
     module = NETWORKS[network]().double()
-    (problem, *_) = problems.cases(torch.device("cpu"))
+    (case, *_) = problems.cases(torch.device("cpu"))
     x = torch.randn(3, 12, 1, 12, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    problem = dataclasses.replace(
-        problem,
-        objective=dataclasses.replace(problem.problem, forward=functional(module)),
-        meta={name: p.detach() for name, p in module.named_parameters()},
-        episodes=problem.episodes._replace(support_x=x[:, :6], query_x=x[:, 6:]),
+    case = dataclasses.replace(
+        case,
+        problem=dataclasses.replace(case.problem, forward=functional(module)),
+        meta=Meta.of({name: p.detach() for name, p in module.named_parameters()}),
+        episodes=case.episodes._replace(support_x=x[:, :6], query_x=x[:, 6:]),
     )
     maml = problems.small(config.compose(["algo=maml"])[0].algo)
-    slope_of = check.query_loss_after_adapting(maml, problem)
+    slope_of = check.query_loss_after_adapting(maml, case)
     cuda, cpu, run = torch.device("cuda"), torch.device("cpu"), functools.partial(module, x[0])
     engines = [  # on a GPU vmap, but for recurrent layers
         Engine.choose(Vectorize.auto, None, Compile.false, cuda, module, numbers=1, run=run),
@@ -131,20 +132,20 @@ def test_its_meta_gradient_is_right(network: str) -> None:
         Engine(Vectorize.loop),
     ]
     for engine, calls in zip(engines, (0, CAPTURE_PAYS, 0), strict=True):
-        got, _ = MetaGradient(engine, maml, problem.problem, calls)(problem.meta, problem.episodes)
-        assert problems.relative_error(got, check.reference(maml, problem)) < 1e-10
+        got, _ = MetaGradient(engine, maml, case.problem, calls)(case.meta, case.episodes)
+        assert problems.relative_error(got, check.reference(maml, case)) < 1e-10
         direction = tree.scale(1 / tree.norm(got), got)
         assert tree.norm(got).item() == pytest.approx(
-            problems.finite_difference(slope_of, problem.meta, direction), rel=1e-5
+            problems.finite_difference(slope_of, case.meta, direction), rel=1e-5
         )
 
 
 MINE = '''
 from dataclasses import dataclass
 
-from metarun import tree
 from metarun.algorithms.base import GradientBased
-from metarun.inner import SGD, Carry, Inner
+from metarun.core import tree
+from metarun.core.inner import Carry, Inner
 
 
 @dataclass(kw_only=True, slots=True)
@@ -153,11 +154,11 @@ class Still(GradientBased):
 
     decay: float
 
-    def inner(self, objective, x, y, key, *, training):
-        return Inner(lambda meta: Carry(meta, {}), lambda meta, carry, k: carry)
+    def inner(self, problem, task, *, training):
+        return Inner(lambda meta: Carry(meta.model, {}), lambda meta, carry, k: carry)
 
-    def meta_grad(self, objective, meta, task):
-        _, metrics = objective.query_loss(meta, task.query_x, task.query_y)
+    def meta_grad(self, problem, meta, task, progress):
+        _, metrics = problem.query_loss(meta.model, task)
         return tree.scale(self.decay, meta), metrics
 '''
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from metarun.core import hypergrad, tree
 from metarun.core.hypergrad import conjugate_gradient, recompute, store
 from metarun.core.inner import SGD, Carry, Inner
+from metarun.core.meta import Meta
 from metarun.core.tree import Params
 from metarun.engine.trace import Captured
 
@@ -47,14 +48,14 @@ def curved(x: Tensor) -> tuple[Inner, hypergrad.Outer]:
     def loss(params: Params) -> Tensor:
         return (x @ params["w"]).tanh().square().sum()
 
-    def step(meta: Params, carry: Carry, k: int) -> Carry:
+    def step(meta: Meta, carry: Carry, k: int) -> Carry:
         return sgd.update(carry, torch.func.grad(loss)(carry.params))
 
-    def outer(meta: Params, carry: Carry) -> tuple[Tensor, dict[str, Tensor]]:
+    def outer(meta: Meta, carry: Carry) -> tuple[Tensor, dict[str, Tensor]]:
         value = (x @ carry.params["w"]).sin().sum()
         return value, {"loss": value}
 
-    return Inner(lambda meta: Carry(meta, {}), step), outer
+    return Inner(lambda meta: Carry(meta.model, {}), step), outer
 
 
 @pytest.mark.parametrize("segment", [1, 4, 10])
@@ -63,15 +64,15 @@ def curved(x: Tensor) -> tuple[Inner, hypergrad.Outer]:
 def test_recompute_is_store_however_long_the_loop(steps: int, segment: int, dtype: torch.dtype, allowed: float) -> None:
     generator = torch.Generator().manual_seed(0)
     x, w = (torch.randn(*shape, generator=generator, dtype=dtype) for shape in ((7, 4), (4, 3)))
-    inner, outer = curved(x)
-    want, _ = store(inner, outer, {"w": w}, steps)
-    got, _ = recompute(inner, outer, {"w": w}, steps, segment)
+    (inner, outer), meta = curved(x), Meta.of({"w": w})
+    want, _ = store(inner, outer, meta, steps)
+    got, _ = recompute(inner, outer, meta, steps, segment)
     assert (tree.norm(tree.subtract(got, want)) / tree.norm(want)).item() < allowed
 
 
 def test_a_recording_recomputes_too() -> None:
     """Finding common expressions must not turn recompute into store, which keeps the activations."""
-    x, meta = torch.randn(7, 4), {"w": torch.randn(4, 3)}
+    x, meta = torch.randn(7, 4), Meta.of({"w": torch.randn(4, 3)})
 
     def forward_passes(path: Any, *segment: int) -> int:
         recorded: Any = Captured(lambda meta, x: path(*curved(x), meta, 5, *segment), meta, x)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from metarun.core.intervals import Figure, mean_and_interval
-from metarun.core.problem import regression
+from metarun.core.metric import SQUARED_ERROR
 
 
 def test_tasks_that_diverged_count_with_the_worst_value() -> None:
@@ -15,10 +15,8 @@ def test_tasks_that_diverged_count_with_the_worst_value() -> None:
     assert figure.mean == pytest.approx(0.3) and (figure.tasks, figure.diverged, figure.known) == (4, 2, True)
     assert figure.ci95 == pytest.approx(mean_and_interval(torch.tensor([0.8, 0.0, 0.4, 0.0]))[1])
     assert not Figure.of(values, torch.ones(4, dtype=torch.bool), worst=0.0).known
-    error = Figure.of(values, diverged, regression(lambda params, x: x).worst)
+    error = Figure.of(values, diverged, SQUARED_ERROR.worst)
     assert error.mean == math.inf and not error.known
-    goodness = regression(lambda params, x: x).goodness
-    assert goodness(math.inf) == goodness(math.nan) == -math.inf < goodness(1e30)
 
 
 def test_interval_over_tasks() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from metarun.core import memory_cell
-from metarun.core.problem import cross_entropy
+from metarun.core.objective import cross_entropy
 from metarun.core.tree import Params
 from metarun.verify.mann_definition import sequence_logits
 

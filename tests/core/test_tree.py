@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from metarun.core import tree
+from metarun.core.meta import Meta
 
 A = {"w": torch.tensor([1.0, 2.0]), "b": torch.tensor(3.0)}
 B = {"b": torch.tensor(1.0), "w": torch.tensor([10.0, 20.0])}  # another order of names
@@ -19,6 +20,16 @@ def test_arithmetic_goes_by_name() -> None:
     assert equal(tree.scale(2, A), {"w": torch.tensor([2.0, 4.0]), "b": torch.tensor(6.0)})
     assert equal(tree.add_scaled(A, -0.5, B), {"w": torch.tensor([-4.0, -8.0]), "b": torch.tensor(2.5)})
     assert equal(tree.zeros_like(A), {"w": torch.zeros(2), "b": torch.tensor(0.0)})
+
+
+def test_a_tuple_of_dicts_is_a_tree_too() -> None:
+    meta = Meta.of(A, inner_state={"t": torch.tensor(2.0)})
+    assert [leaf.tolist() for leaf in tree.leaves(meta)] == [[1.0, 2.0], 3.0, 2.0]
+    doubled = tree.add(meta, meta)
+    assert isinstance(doubled, Meta) and equal(doubled.model, tree.scale(2, A)) and doubled.step_sizes == {}
+    assert tree.dot(meta, doubled).item() == 2 * (1 + 4 + 9 + 4)
+    part = Meta.of({"b": A["b"]})  # the names are those of the first tree
+    assert equal(tree.subtract(part, Meta.of(B)).model, {"b": torch.tensor(2.0)})
 
 
 def test_dot_and_norm() -> None:

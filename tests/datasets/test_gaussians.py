@@ -11,6 +11,7 @@ from metarun.algorithms.maml import MAML
 from metarun.core import tree
 from metarun.core.batch_norm import Norm
 from metarun.core.episode import Episode
+from metarun.core.objective import supervised
 from metarun.datasets.base import Split
 from metarun.datasets.gaussians import Blobs, Gaussians
 from metarun.errors import ConfigError, UserError
@@ -84,20 +85,20 @@ def test_its_meta_gradient_equals_finite_differences() -> None:
     episodes = bench.tasks.sample(Split.train, 0, range(4), 2, 5, 15)
     episodes = Episode(*(v.double() if v.is_floating_point() else v for v in episodes))
     meta = tree.combine(lambda p: p.double(), bench.first_meta())
-    problem = Case("logistic", bench.problem, meta, episodes)
+    case = Case("logistic", supervised(bench.problem, ""), meta, episodes)
     algorithm = bench.experiment.algo
     assert isinstance(algorithm, MAML) and algorithm.inner_steps == 5
     got, _ = bench.meta_gradient()(meta, episodes)
-    assert problems.relative_error(got, check.reference(algorithm, problem)) < 1e-12
+    assert problems.relative_error(got, check.reference(algorithm, case)) < 1e-12
     first_order = dataclasses.replace(algorithm, hypergrad=type(algorithm.hypergrad).first_order)
-    assert problems.relative_error(check.reference(first_order, problem), got) > 1e-2
-    fn = check.query_loss_after_adapting(algorithm, problem)
-    for name, parameter in meta.items():
+    assert problems.relative_error(check.reference(first_order, case), got) > 1e-2
+    fn = check.query_loss_after_adapting(algorithm, case)
+    for name, parameter in meta.model.items():
         for i in range(parameter.numel()):
             unit = tree.zeros_like(meta)
-            unit[name].view(-1)[i] = 1
+            unit.model[name].view(-1)[i] = 1
             slope = problems.finite_difference(fn, meta, unit, step=1e-6)
-            assert got[name].view(-1)[i].item() == pytest.approx(slope, rel=1e-6, abs=1e-9), (name, i)
+            assert got.model[name].view(-1)[i].item() == pytest.approx(slope, rel=1e-6, abs=1e-9), (name, i)
 
 
 def test_what_cannot_be_is_refused() -> None:

@@ -100,7 +100,7 @@ def test_only_long_runs_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
         def compile(self, *examples: Any) -> None:
             made.append("compiled")
 
-    monkeypatch.setattr("metarun.vectorize.Captured", Recorder)
+    monkeypatch.setattr("metarun.engine.over_tasks.Captured", Recorder)
 
     def what(compile: Compile, calls: int) -> list[str]:
         made.clear()

@@ -12,6 +12,7 @@ import torch
 
 from metarun import config
 from metarun.cli import main as cli
+from metarun.core.meta import Meta
 from metarun.errors import UserError
 from metarun.files import write_atomic
 from metarun.runs import checkpoint, load
@@ -19,14 +20,16 @@ from metarun.runs import train as loop
 from metarun.runs.checkpoint import Damaged, Selection, TrainState
 from metarun.runs.experiment import Select
 from metarun.runs.signals import StopSignals
+from tests.conftest import same
 
 
 def state(step: int) -> TrainState:
-    meta = {"w": torch.full((3,), float(step))}
-    optimizer = torch.optim.Adam([meta["w"]])
-    meta["w"].grad = torch.ones(3)
+    w = torch.full((3,), float(step))
+    optimizer = torch.optim.Adam([w])
+    w.grad = torch.ones(3)
     optimizer.step()
-    return TrainState(step, meta, optimizer.state_dict(), Selection(step - 1, 0.5, 0.1, {"w": torch.zeros(3)}))
+    best = Selection(step - 1, 0.5, 0.1, Meta.of({"w": torch.zeros(3)}))
+    return TrainState(step, Meta.of({"w": w}, step_sizes={"w": w + 1}), optimizer.state_dict(), best)
 
 
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
@@ -35,7 +38,7 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, saved)
     back = checkpoint.load(tmp_path)
     assert back is not None and back.step == 7 and back.selection is not None
-    assert torch.equal(back.meta["w"], saved.meta["w"])
+    assert same(back.meta, saved.meta) and back.meta.step_sizes
     assert back.selection.step == 6 and back.selection.value == 0.5
     moments = (s["state"][0]["exp_avg"] for s in (back.optimizer, saved.optimizer))
     assert torch.equal(*moments)

@@ -9,6 +9,8 @@ import torch
 
 from metarun import config
 from metarun.core.batch_norm import Norm
+from metarun.core.episode import Episode
+from metarun.core.objective import supervised
 from metarun.datasets.base import Split
 from metarun.engine.kernels.build import library
 from metarun.engine.over_tasks import CAPTURE_PAYS, Compile, Engine, Vectorize
@@ -43,16 +45,15 @@ def test_shots_at_test_are_a_setting_of_their_own() -> None:
 def test_scores_by_hand() -> None:
     """The same numbers from the algorithm's own adapt, task by task."""
     b = bench()
-    meta = b.first_meta()
+    meta, problem = b.first_meta(), supervised(b.problem, "")
     (score,) = evaluate(b, meta, Split.test, 10, Norm.transductive)
     assert score.metric.shape == score.loss.shape == (10, 4)
-    for t, task in enumerate(zip(*next(measured_episodes(b, Split.test, 10)), strict=True)):
-        support_x, support_y, query_x, query_y, key = task
-        path = b.experiment.algo.adapt(b.problem, meta, support_x, support_y, key, 3)
-        for s, params in enumerate(path):
-            outputs = b.problem.forward(params, query_x)
-            assert score.loss[t, s].item() == pytest.approx(b.problem.loss(outputs, query_y).item(), rel=1e-4)
-            assert score.metric[t, s].item() == pytest.approx(b.problem.metric(outputs, query_y).item())
+    tasks = (Episode(*fields) for fields in zip(*next(measured_episodes(b, Split.test, 10)), strict=True))
+    for t, task in enumerate(tasks):
+        for s, params in enumerate(b.experiment.algo.adapt(problem, meta, task, 3)):
+            outputs = problem.forward(params, task.query_x)
+            assert score.loss[t, s].item() == pytest.approx(problem.loss(outputs, task.query_y).item(), rel=1e-4)
+            assert score.metric[t, s].item() == pytest.approx(problem.judge(outputs, task.query_y).item())
     row = score.by_steps()[3]
     assert row["steps"] == 3 and row["mean"] == pytest.approx(score.metric[:, 3].double().mean().item())
     (*_, last) = score.figures
@@ -114,7 +115,7 @@ def test_an_evaluation_of_many_tasks_is_recorded_once(monkeypatch: pytest.Monkey
             made.append(len(arguments[-1].key))
             super().__init__(*arguments)
 
-    monkeypatch.setattr("metarun.vectorize.Captured", Counting)
+    monkeypatch.setattr("metarun.engine.over_tasks.Captured", Counting)
 
     def scores(tasks: int, *overrides: str) -> list[Score]:
         b = bench("device.chunk=2", "model.filters=16", "algo.eval_inner_steps=1", *overrides)

@@ -15,7 +15,8 @@ from metarun import config
 from metarun.core import tree
 from metarun.core.batch_norm import Norm
 from metarun.core.episode import Episode
-from metarun.core.problem import classification
+from metarun.core.meta import Meta
+from metarun.core.objective import classification
 from metarun.datasets.base import Split
 from metarun.engine.over_tasks import MetaGradient
 from metarun.errors import UserError
@@ -89,12 +90,12 @@ def test_frozen_parameters_are_constants_in_both_loops(which: str) -> None:
     want = plain(module, episodes, lr=0.1, steps=2)
     assert want and not any(name.startswith(FROZEN[which]) for name in want)
     maml: Any = config.compose(["algo=maml", "algo.inner_lr=0.1", "algo.inner_steps=2"])[0].algo
-    meta = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+    meta = Meta.of({name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad})
     engines = check.engines(torch.device("cpu"))
     for way in ("loop", "vmap", "grouped", "native"):
         engine, calls = engines[way]
         got, _ = MetaGradient(engine, maml, classification(functional(module), 3), calls)(meta, episodes)
-        assert list(got) == list(want) and problems.relative_error(got, want) < 1e-10
+        assert list(got.flat()) == list(want) and problems.relative_error(got.model, want) < 1e-10
     assert all(torch.equal(p, before[name]) for name, p in module.named_parameters())
 
 
@@ -113,11 +114,11 @@ def test_every_method_leaves_a_frozen_body_as_it_was(algo: str) -> None:
     b = bench(convolutions, f"algo={algo}", *METHODS[algo], frozen=("body.0", "body.3"))
     before = {name: p.detach().clone() for name, p in b.module.named_parameters()}
     meta = b.first_meta()
-    assert meta and not any("body.0" in name or "body.3" in name for name in meta)
+    assert meta.model and not any("body.0" in name or "body.3" in name for name in meta.flat())
     support, query = b.experiment.training_shots()
     tasks = b.tasks.sample(Split.train, 0, range(2), 5, support, query)
     grads, _ = b.meta_gradient()(meta, tasks)
-    assert list(grads) == list(meta)
+    assert list(grads.flat()) == list(meta.flat())
     moved = tree.add_scaled(meta, -0.1, grads)
     evaluate(b, moved, Split.test, 2, Norm.support, last_only=True)
     assert all(torch.equal(p, before[name]) for name, p in b.module.named_parameters())

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metarun import config
 from metarun.core.episode import Episode
-from metarun.core.problem import Supervised, binary, classification, regression
+from metarun.core.objective import Supervised, binary, classification, regression
 from metarun.core.tree import Params
 from metarun.datasets.base import Split, Tasks
 from metarun.errors import NotFinite, UserError
@@ -46,7 +46,7 @@ class Made(Tasks):
     def outputs(self, way: int) -> int:
         return self.targets or (1 if self.one_output else way)
 
-    def objective(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Supervised:
+    def problem(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Supervised:
         if self.targets:
             return regression(forward)
         return binary(forward) if self.one_output else classification(forward, way)

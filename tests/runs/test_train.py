@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from metarun import config
+from metarun.core import tree
 from metarun.core.intervals import Figure
-from metarun.core.tree import Params
+from metarun.core.meta import Meta
 from metarun.datasets.base import Split
 from metarun.datasets.sampler import ClassPool
 from metarun.engine.over_tasks import Engine, MetaGradient, Vectorize
@@ -19,7 +20,7 @@ from metarun.runs import train as loop
 from metarun.runs.evaluate import Evaluator
 from metarun.runs.experiment import Bench
 from metarun.runs.signals import StopSignals
-from tests.conftest import ON_IMAGES
+from tests.conftest import ON_IMAGES, same
 
 SMALL = ["model.filters=8", "meta_batch=4", "eval.val_tasks=4", "log_every=2", "checkpoint_every=2"]
 
@@ -39,10 +40,10 @@ def test_a_step_is_the_optimisers_on_the_mean_meta_gradient(tmp_path: Path) -> N
     for step, lr in enumerate((0.5, 1 / 3, 1 / 6)):
         tasks = b.tasks.sample(Split.train, 0, range(4 * step, 4 * step + 4), 5, 1, 5)
         grads, _ = b.meta_gradient()(meta, tasks)
-        meta = {name: meta[name] - lr * grads[name] for name in meta}
+        meta = tree.add_scaled(meta, -lr, grads)
     state = run(b, tmp_path)
-    for name, value in meta.items():
-        torch.testing.assert_close(state.meta[name], value)
+    for got, want in zip(tree.leaves(state.meta), tree.leaves(meta), strict=True):
+        torch.testing.assert_close(got, want)
 
 
 @pytest.mark.parametrize("algo", [algo for algo in ON_IMAGES if algo != "random"])
@@ -57,17 +58,16 @@ def test_it_learns(algo: str, tmp_path: Path) -> None:
 def test_the_best_validation_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values, seen = iter([0.3, 0.9, 0.5, 0.9]), []
 
-    def validate(b: Bench, meta: Params, score: Evaluator) -> tuple[Params, Figure]:
-        seen.append({name: value.clone() for name, value in meta.items()})
+    def validate(b: Bench, meta: Meta, score: Evaluator) -> tuple[Meta, Figure]:
+        seen.append(tree.combine(torch.clone, meta))
         return meta, Figure(next(values), 0.01, 4, 0)
 
     monkeypatch.setattr(loop, "validate", validate)
     state = run(bench("steps=8", "eval.every=2"), tmp_path)
     assert state.selection is not None and (state.selection.step, state.selection.value) == (4, 0.9)
     best = checkpoint.read(checkpoint.folder(tmp_path) / checkpoint.BEST)
-    for name, value in seen[1].items():
-        assert torch.equal(state.selection.meta[name], value) and torch.equal(best["meta"][name], value)
-        assert not torch.equal(value, state.meta[name])
+    assert same(state.selection.meta, seen[1]) and same(Meta.from_flat(best["meta"]), seen[1])
+    assert not any(map(torch.equal, tree.leaves(seen[1]), tree.leaves(state.meta)))
 
 
 def test_a_smaller_error_is_the_better_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,8 +83,8 @@ def test_what_is_no_number_is_never_the_best(tmp_path: Path, monkeypatch: pytest
     b = config.compose(["dataset=sinusoid", "steps=4", "eval.every=1"])[0].build()
     state = run(b, tmp_path)
     assert state.selection is not None and (state.selection.step, state.selection.value) == (2, 0.3)
-    assert max([nan, 5.0, 0.2, nan], key=b.problem.goodness) == 0.2
-    assert max([nan, 0.1, 0.9], key=bench().problem.goodness) == 0.9
+    assert max([nan, 5.0, 0.2, nan], key=b.problem.metric.goodness) == 0.2
+    assert max([nan, 0.1, 0.9], key=bench().problem.metric.goodness) == 0.9
 
 
 def test_training_and_selection_never_draw_a_test_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,14 +120,14 @@ def test_drawing_ahead_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     ahead = run(config.compose(words)[0].build(), tmp_path / "ahead")
     monkeypatch.setattr(loop, "NUMBERS_AT_ONCE", 1)
     one_by_one = run(config.compose(words)[0].build(), tmp_path / "one by one")
-    assert all(torch.equal(ahead.meta[name], one_by_one.meta[name]) for name in ahead.meta)
+    assert same(ahead.meta, one_by_one.meta)
 
 
 @pytest.mark.parametrize("during", [1, 3])  # which validation the signal falls into: one in the middle, or the last
 def test_a_signal_during_validation_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, during: int) -> None:
     stop, calls = StopSignals(), []
 
-    def validate(b: Bench, meta: Params, score: Evaluator) -> tuple[Params, Figure]:
+    def validate(b: Bench, meta: Meta, score: Evaluator) -> tuple[Meta, Figure]:
         calls.append(1)
         if len(calls) == during:
             stop.received = signal.SIGTERM
@@ -171,7 +171,7 @@ def test_a_bad_number_names_step_tasks_and_the_last_good_checkpoint(
         run(b, tmp_path)
     assert caught.value.status == 3 and "last.pt" in str(caught.value)
     state = checkpoint.load(tmp_path)
-    assert state is not None and state.step == 3 and all(value.isfinite().all() for value in state.meta.values())
+    assert state is not None and state.step == 3 and all(value.isfinite().all() for value in tree.leaves(state.meta))
 
 
 def test_a_split_without_validation_classes_trains_and_selects_the_last(tmp_path: Path, data_root: Path) -> None:
@@ -185,10 +185,10 @@ def test_chunks_do_not_change_the_gradient() -> None:
     whole = bench("device.vectorize=vmap", "meta_batch=5")
     meta = whole.first_meta()
     tasks = whole.tasks.sample(Split.train, 0, range(5), 5, 1, 5)
-    algo, objective = whole.experiment.algo, whole.problem
-    want, _ = MetaGradient(Engine(Vectorize.vmap), algo, objective)(meta, tasks)
+    algo, problem = whole.experiment.algo, whole.problem
+    want, _ = MetaGradient(Engine(Vectorize.vmap), algo, problem)(meta, tasks)
     for chunk in (1, 2, 3):
-        got, metrics = MetaGradient(Engine(Vectorize.vmap, chunk), algo, objective)(meta, tasks)
+        got, metrics = MetaGradient(Engine(Vectorize.vmap, chunk), algo, problem)(meta, tasks)
         assert metrics["loss"].shape == (5,)
-        for name in want:
-            torch.testing.assert_close(got[name], want[name], rtol=1e-3, atol=1e-5)
+        for ours, theirs in zip(tree.leaves(got), tree.leaves(want), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)

@@ -44,12 +44,12 @@ def made(kind: type, of: str, **more: object) -> Algorithm:
 @pytest.fixture(autouse=True)
 def little(monkeypatch: pytest.MonkeyPatch) -> None:
     """One network, one way of computing."""
-    problem = next(problems.cases(torch.device("cpu")))
+    case = next(problems.cases(torch.device("cpu")))
 
     def one(*_: object) -> Iterator[problems.Case]:
-        yield problem
+        yield case
 
-    monkeypatch.setattr(check, "problems", one)
+    monkeypatch.setattr(check, "cases", one)
     monkeypatch.setattr(check, "engines", lambda device: {"vmap": (Engine(Vectorize.vmap), 0)})
 
 

@@ -16,8 +16,8 @@ from metarun.algorithms.maml import Derivative
 from metarun.core.batch_norm import Norm, predict
 from metarun.core.episode import Episode
 from metarun.core.inner import InnerOptimizer
-from metarun.core.problem import classification
-from metarun.core.tree import Params
+from metarun.core.meta import Meta
+from metarun.core.objective import classification
 from metarun.engine.kernels.layout import PlainLayout, plain
 from metarun.engine.over_tasks import MetaGradient, OverTasks
 from metarun.models.base import functional
@@ -116,13 +116,14 @@ class Net(nn.Module):
         return self.head(turned(turned(x).tanh()).flatten(1))
 
 
-def problem(make: Callable[[], nn.Module]) -> Case:
+def case(make: Callable[[], nn.Module]) -> Case:
     net = Net(make).double()
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(3, 12, 1, SIDE, SIDE, generator=generator, dtype=torch.float64)
     y = torch.arange(3).repeat_interleave(2).expand(3, -1)
-    meta = {n: p.detach() + 0.1 * torch.randn(p.shape, generator=generator) for n, p in net.named_parameters()}
-    return Case("", classification(functional(net), 3), meta, Episode(x[:, :6], y, x[:, 6:], y, torch.arange(3)))
+    moved = {n: p.detach() + 0.1 * torch.randn(p.shape, generator=generator) for n, p in net.named_parameters()}
+    episodes = Episode(x[:, :6], y, x[:, 6:], y, torch.arange(3))
+    return Case("", classification(functional(net), 3), Meta.of(moved), episodes)
 
 
 def method(name: str, **settings: Any) -> Any:
@@ -145,14 +146,14 @@ METHODS = {
 def test_layers_behind_a_convolution_on_every_engine(layer: str) -> None:
     """Training's derivatives, first and second, against plain ``torch.autograd``; and evaluation, which takes the
     first alone, against the loop."""
-    given = problem(LAYERS[layer])
+    given = case(LAYERS[layer])
     for name, algo in METHODS.items():
         want = check.reference(algo, given)
         for way in WAYS[1:]:
             got, _ = MetaGradient(ENGINES[way][0], algo, given.problem)(given.meta, given.episodes)
             assert problems.relative_error(got, want) < 1e-10, (name, way)
 
-    def outputs(meta: Params, task: Episode) -> Tensor:
+    def outputs(meta: Meta, task: Episode) -> Tensor:
         _, adapted = MAML_STORED.adapt(given.problem, meta, task, 1)
         of_norms = (predict(given.problem.forward, adapted, task.support_x, task.query_x, n) for n in list(Norm)[:3])
         return torch.stack(list(of_norms))

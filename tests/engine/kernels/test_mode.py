@@ -16,13 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarun import config
 from metarun.algorithms.maml import MAML, Derivative
+from metarun.core.meta import Meta
 from metarun.core.ops import norm_relu_pool
-from metarun.core.tree import Params
 from metarun.engine.kernels.build import Library, library
 from metarun.engine.kernels.mode import Grouped
 from metarun.engine.over_tasks import CAPTURE_PAYS, Compile, Engine, MetaGradient, Vectorize
 from metarun.models.base import functional
 from metarun.verify import check, problems
+from metarun.verify.problems import Case
 
 
 class Calls(TorchDispatchMode):
@@ -272,17 +273,16 @@ class Unusual(nn.Module):
         return self.head(F.adaptive_avg_pool2d(x * x, 1).flatten(1))
 
 
-def unusual() -> problems.Case:
+def unusual() -> Case:
     torch.manual_seed(0)
     module = Unusual(3).double()
-    problem = next(iter(problems.cases(torch.device("cpu"))))
+    case = next(iter(problems.cases(torch.device("cpu"))))
     x = drawn(3, 12, 3, 18, 18)
-    meta = {name: p.detach() + 0.1 * drawn(*p.shape) for name, p in module.named_parameters()}
     return dataclasses.replace(
-        problem,
-        objective=dataclasses.replace(problem.problem, forward=functional(module)),
-        meta=meta,
-        episodes=problem.episodes._replace(support_x=x[:, :6], query_x=x[:, 6:]),
+        case,
+        problem=dataclasses.replace(case.problem, forward=functional(module)),
+        meta=Meta.of({name: p.detach() + 0.1 * drawn(*p.shape) for name, p in module.named_parameters()}),
+        episodes=case.episodes._replace(support_x=x[:, :6], query_x=x[:, 6:]),
     )
 
 
@@ -295,18 +295,18 @@ WAYS: dict[str, Callable[[], tuple[Engine, int]]] = {
 
 
 @functools.cache
-def problem_and_loop() -> tuple[problems.Case, dict[Derivative, tuple[MAML, Params]]]:
+def case_and_loop() -> tuple[Case, dict[Derivative, tuple[MAML, Meta]]]:
     """MAML's meta-gradient one task at a time, which is also what ``torch.autograd`` says."""
-    problem = unusual()
+    case = unusual()
     maml = config.compose(["algo=maml"])[0].algo
     assert isinstance(maml, MAML)
     found = {}
     for derivative in (Derivative.store, Derivative.recompute):
         algorithm = dataclasses.replace(maml, hypergrad=derivative, inner_steps=1, inner_lr=0.2)
-        loop, _ = MetaGradient(Engine(Vectorize.loop, 1), algorithm, problem.problem)(problem.meta, problem.episodes)
-        assert problems.relative_error(loop, check.reference(algorithm, problem)) < 1e-10
+        loop, _ = MetaGradient(Engine(Vectorize.loop, 1), algorithm, case.problem)(case.meta, case.episodes)
+        assert problems.relative_error(loop, check.reference(algorithm, case)) < 1e-10
         found[derivative] = algorithm, loop
-    return problem, found
+    return case, found
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's vmap of a grouped convolution
@@ -315,10 +315,10 @@ def problem_and_loop() -> tuple[problems.Case, dict[Derivative, tuple[MAML, Para
     [*((Derivative.store, way) for way in WAYS), *((Derivative.recompute, way) for way in ("grouped", "native by 2"))],
 )
 def test_meta_gradient_of_an_unusual_network(derivative: Derivative, way: str) -> None:
-    problem, found = problem_and_loop()
+    case, found = case_and_loop()
     algorithm, want = found[derivative]
     engine, calls = WAYS[way]()
     with Calls() as operators:
-        got, _ = MetaGradient(engine, algorithm, problem.problem, calls)(problem.meta, problem.episodes)
+        got, _ = MetaGradient(engine, algorithm, case.problem, calls)(case.meta, case.episodes)
     assert problems.relative_error(got, want) < 1e-10
     assert bool(operators.names) == ("native" in way)
