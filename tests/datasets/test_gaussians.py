@@ -104,6 +104,6 @@ def test_its_meta_gradient_equals_finite_differences() -> None:
 def test_what_cannot_be_is_refused() -> None:
     for name in ("spread", "deviation"):
         with pytest.raises(ConfigError, match=f"{name}=0.0: must be > 0"):
-            Gaussians(**{"spread": 1.0, "deviation": 1.0, name: 0.0})
+            Gaussians(**{"spread": 1.0, "deviation": 1.0, name: 0.0})  # type: ignore[arg-type]
     with pytest.raises(UserError, match="way=3: must be 2"):
         config.compose(["dataset=gaussians", "way=3"])

@@ -145,11 +145,11 @@ def test_what_a_network_uses_twice_is_one_set_of_parameters(make: Callable[[], l
     tasks = b.tasks.sample(Split.train, 0, range(2), 5, 1, 2)
     got, _ = b.meta_gradient()(meta, tasks)
     evaluate(b, meta, Split.test, 2, Norm.transductive)
-    assert check.relative_error(got, plain(module, tasks, lr=0.1, steps=2)) < 1e-4
+    assert problems.relative_error(got.model, plain(module, tasks, lr=0.1, steps=2)) < 1e-4
     for name, p in first.items():
         now = b.module.get_parameter(name)
-        assert now.requires_grad and torch.equal(now, p) and torch.equal(meta[name], p)
-    assert list(meta) == list(first)
+        assert now.requires_grad and torch.equal(now, p) and torch.equal(meta.model[name], p)
+    assert list(meta.model) == list(first)
 
 
 def test_nothing_left_to_train_is_refused() -> None:
