@@ -18,7 +18,8 @@ from metarun.core.episode import Episode
 from metarun.core.meta import Meta
 from metarun.core.objective import classification, regression
 from metarun.engine.device import Device
-from metarun.engine.over_tasks import Engine, MetaGradient
+from metarun.engine.meta_gradient import MetaGradient
+from metarun.engine.over_tasks import Engine
 from metarun.models.base import Init, functional, initialise
 from metarun.models.conv4 import Conv4, Downsample, Features
 from metarun.models.mlp import MLP, Activation

@@ -13,7 +13,8 @@ import torch
 
 from metarun import config, out_of_memory
 from metarun.cli import main as cli
-from metarun.engine.over_tasks import MetaGradient, OverTasks
+from metarun.engine.meta_gradient import MetaGradient
+from metarun.engine.over_tasks import OverTasks
 from metarun.errors import OutOfMemory, UserError
 from metarun.models.base import count_parameters
 

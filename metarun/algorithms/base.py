@@ -99,8 +99,9 @@ class Algorithm(OuterSettings, abc.ABC):
         self, problem: Problem, meta: Meta, task: Any, steps: range, norms: list[Norm]
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """(metric, loss), each [len(norms)], by which a task is judged after each of these numbers of inner steps."""
-        for params in itertools.islice(self.adapt(problem, meta, task, steps.stop - 1), steps.start, None):
-            yield problem.measure(params, task, norms)
+        path = enumerate(self.adapt(problem, meta, task, steps.stop - 1))
+        for k, params in itertools.islice(path, steps.start, None):
+            yield problem.measure(params, task, k, norms)
 
     def stamp(self) -> dict[str, str]:
         """Facts for the protocol of every number, beside those that all methods have."""

@@ -118,7 +118,7 @@ class Supervised(Problem):
         """Outputs [N*Q, outputs] for the query set, with the statistics of ``norm`` (not ``all``)."""
         return predict(self.forward, params, task.support_x, task.query_x, norm)
 
-    def measure(self, params: Params, task: Episode, norms: Sequence[Norm]) -> tuple[Tensor, Tensor]:
+    def measure(self, params: Params, task: Episode, k: int, norms: Sequence[Norm]) -> tuple[Tensor, Tensor]:
         return self.measured([self.predict(params, task, norm) for norm in norms], task.query_y)
 
     def measured(self, outputs: Sequence[Tensor], y: Tensor) -> tuple[Tensor, Tensor]:

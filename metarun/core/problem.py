@@ -6,7 +6,7 @@ import abc
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -47,12 +47,21 @@ class Problem(abc.ABC):
     """
 
     metric: Metric
+    collects: ClassVar[bool] = False  # whether tasks are made by acting, with ``collect``
 
     def seen_by(self, support: Support) -> Problem:
         """The same problem with its support sets looked at so. Raises ``UserError`` where that means nothing."""
         if support != EVERYTHING:
             raise UserError("algo.inner_loss and algo.inner_batch: must be mean and null, since tasks list no examples")
         return self
+
+    def collect(self, params: Params, tasks: Any, k: int) -> Any:
+        """The tasks with the data that step k needs, made by acting with each task's own parameters [T, ...].
+
+        k: inner step, from 0; after the last one, the query set. It is run on all tasks at once and outside of every
+        derivative, so it may leave torch; random numbers come from the tasks' own keys.
+        """
+        return tasks
 
     @abc.abstractmethod
     def support_loss(self, params: Params, task: Any, k: int) -> Tensor:
@@ -71,5 +80,6 @@ class Problem(abc.ABC):
         """The same on all that there is of a task, for methods that do not adapt while they train."""
 
     @abc.abstractmethod
-    def measure(self, params: Params, task: Any, norms: Sequence[Norm]) -> tuple[Tensor, Tensor]:
-        """(metric, loss), each [len(norms)], of adapted parameters at test, for each kind of batch norm statistics."""
+    def measure(self, params: Params, task: Any, k: int, norms: Sequence[Norm]) -> tuple[Tensor, Tensor]:
+        """(metric, loss), each [len(norms)], of the parameters after k inner steps at test, for each kind of batch norm
+        statistics."""

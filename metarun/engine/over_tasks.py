@@ -12,14 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.func import vmap
 from torch.utils import _pytree as pytree
 
-from metarun.algorithms.base import Algorithm
-from metarun.core import tree
-from metarun.core.meta import Meta
-from metarun.core.problem import Metrics, Problem
 from metarun.engine.kernels.build import Library, NotBuilt, library
 from metarun.engine.kernels.layout import PlainLayout
 from metarun.engine.kernels.mode import Grouped, serves
@@ -173,41 +169,6 @@ class OverTasks:
         if not self.engine.native and (wish is Compile.true or long_run):
             captured.compile(shared, part)
         return Replay(plain, captured)
-
-
-class MetaGradient:
-    """(meta-parameters, T tasks) -> mean of the tasks' meta-gradients, and their metrics, each [T].
-
-    calls: as for ``OverTasks``, over the whole of meta-training.
-    """
-
-    def __init__(self, engine: Engine, algorithm: Algorithm, problem: Problem, calls: int = 0):
-        self.engine, self.algorithm, self.problem, self.calls = engine, algorithm, problem, calls
-        self._now: tuple[Algorithm, OverTasks] | None = None  # the method at this point of training
-
-    def _prepare(self, algorithm: Algorithm) -> OverTasks:
-        def weighted(results: tuple[Meta, Metrics], tasks: int) -> tuple[Meta, Metrics]:
-            grads, metrics = results
-            return tree.combine(lambda g: g.sum(0) / tasks, grads), metrics
-
-        def one_task(shared: tuple[Meta, Tensor], task: Any) -> tuple[Meta, Metrics]:
-            meta, progress = shared
-            return algorithm.meta_grad(self.problem, meta, task, progress)
-
-        too_long = self.engine.compile is Compile.auto and algorithm.inner_steps > RECORDED_STEPS
-        return OverTasks(self.engine, one_task, 0 if too_long else self.calls, weighted)
-
-    def __call__(self, meta: Meta, tasks: Any, progress: float = 0.0) -> tuple[Meta, Metrics]:
-        """``progress``: share (0..1) of meta-training that is done, for methods that change along it."""
-        algorithm = self.algorithm.at(progress)
-        if self._now is None or self._now[0] != algorithm:
-            self._now = algorithm, self._prepare(algorithm)
-        now = next(tree.leaves(meta)).new_tensor(progress, dtype=torch.float64)
-        chunks = list(self._now[1]((meta, now), tasks))
-        total = chunks[0][0]
-        for grads, _ in chunks[1:]:
-            total = tree.add(total, grads)
-        return total, concatenate([metrics for _, metrics in chunks])
 
 
 def count(tasks: Any) -> int:

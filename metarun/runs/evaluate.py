@@ -15,6 +15,7 @@ from metarun.core.intervals import Figure
 from metarun.core.meta import Meta
 from metarun.core.objective import Supervised
 from metarun.datasets.base import Split
+from metarun.engine.collect import collected
 from metarun.engine.over_tasks import CAPTURE_PAYS, OverTasks, concatenate, count
 from metarun.progress import progress_bar
 from metarun.runs.experiment import Bench
@@ -76,12 +77,18 @@ class Evaluator:
         self.whole = over_tasks(times * (self.mine // self.at_once) * (self.at_once // chunk))
         self.rest = over_tasks(times)
 
+    def _collected(self, meta: Meta, tasks: Any) -> Any:
+        b = self.bench
+        algo, steps = b.experiment.algo, self.measured.stop - 1
+        return collected(b.engine, algo, b.problem, meta, tasks, steps, training=False)
+
     def __call__(self, meta: Meta, split: Split, progress: str = "") -> list[Score]:
         """``progress`` labels a progress bar; none without it."""
         results: list[tuple[Tensor, Tensor]] = []
         with progress_bar(total=self.mine, desc=progress, unit="task", show=bool(progress)) as bar:
             for episodes in measured_episodes(self.bench, split, self.tasks, self.at_once):
                 drawn = count(episodes)
+                episodes = self._collected(meta, episodes)
                 for part in (self.whole if drawn == self.at_once else self.rest)(meta, episodes):
                     results.append(part)
                     bar.update(len(part[0]))

@@ -15,7 +15,8 @@ from metarun.core.meta import OWN, Meta
 from metarun.core.problem import Problem
 from metarun.datasets.base import Dataset, Split, Tasks, default_data_root
 from metarun.engine.device import Device
-from metarun.engine.over_tasks import Engine, MetaGradient
+from metarun.engine.meta_gradient import MetaGradient
+from metarun.engine.over_tasks import Engine
 from metarun.engine.ranks import ALONE, Ranks
 from metarun.errors import TooFewExamples, UserError, require, require_count
 from metarun.files import user_path

@@ -13,7 +13,8 @@ from metarun.core.metric import SQUARED_ERROR
 from metarun.core.problem import Problem
 from metarun.core.tree import Params
 from metarun.datasets.base import Split, Tasks
-from metarun.engine.over_tasks import Engine, MetaGradient, Vectorize
+from metarun.engine.meta_gradient import MetaGradient
+from metarun.engine.over_tasks import Engine, Vectorize
 from metarun.engine.ranks import Ranks
 from metarun.errors import ConfigError, UserError, first_line
 from metarun.out_of_memory import out_of_memory_in_one_line

@@ -20,7 +20,8 @@ from metarun.core import tree
 from metarun.core.episode import Episode
 from metarun.core.meta import Meta
 from metarun.engine.kernels.build import NotBuilt, library
-from metarun.engine.over_tasks import CAPTURE_PAYS, Compile, Engine, MetaGradient, Vectorize
+from metarun.engine.meta_gradient import MetaGradient
+from metarun.engine.over_tasks import CAPTURE_PAYS, Compile, Engine, Vectorize
 from metarun.verify.definitions import REFERENCES, query_objective
 from metarun.verify.problems import Case, cases, finite_difference, first_meta, relative_error, small, suits
 

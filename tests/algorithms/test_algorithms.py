@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from metarun import config
 from metarun.core import tree
 from metarun.core.meta import Meta
-from metarun.engine.over_tasks import CAPTURE_PAYS, Compile, Engine, MetaGradient, Vectorize
+from metarun.engine.meta_gradient import MetaGradient
+from metarun.engine.over_tasks import CAPTURE_PAYS, Compile, Engine, Vectorize
 from metarun.models.base import Model, functional
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import train

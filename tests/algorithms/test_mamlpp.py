@@ -12,7 +12,8 @@ from metarun import config
 from metarun.algorithms.maml import MAML, Derivative
 from metarun.algorithms.mamlpp import LEAST, MAMLpp
 from metarun.core.meta import Meta
-from metarun.engine.over_tasks import Engine, MetaGradient, Vectorize
+from metarun.engine.meta_gradient import MetaGradient
+from metarun.engine.over_tasks import Engine, Vectorize
 from metarun.verify import problems
 from tests.conftest import same
 

@@ -20,7 +20,8 @@ from metarun.core.objective import accuracy, classification
 from metarun.core.outer import OuterOptimizer
 from metarun.core.tree import Params
 from metarun.datasets.base import Split
-from metarun.engine.over_tasks import Compile, Engine, MetaGradient, Vectorize
+from metarun.engine.meta_gradient import MetaGradient
+from metarun.engine.over_tasks import Compile, Engine, Vectorize
 from metarun.errors import ConfigError, UserError
 from metarun.models.base import Init, functional, initialise
 from metarun.models.mann import MemoryAugmented

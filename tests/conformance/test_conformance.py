@@ -19,7 +19,8 @@ from metarun.core.episode import Episode
 from metarun.core.inner import InnerOptimizer
 from metarun.core.meta import Meta
 from metarun.core.problem import Reduction
-from metarun.engine.over_tasks import Compile, Engine, MetaGradient
+from metarun.engine.meta_gradient import MetaGradient
+from metarun.engine.over_tasks import Compile, Engine
 from metarun.engine.trace import ROUNDING, distance
 from metarun.verify import check, definitions, problems
 from metarun.verify.problems import Case

@@ -15,6 +15,7 @@ from metarun import config
 from metarun.core.episode import Episode
 from metarun.engine import trace
 from metarun.engine.kernels import build
+from metarun.engine.meta_gradient import MetaGradient
 from metarun.engine.over_tasks import (
     CAPTURE_PAYS,
     COMPILE_PAYS,
@@ -22,7 +23,6 @@ from metarun.engine.over_tasks import (
     RECORDED_STEPS,
     Compile,
     Engine,
-    MetaGradient,
     OverTasks,
     Vectorize,
     concatenate,

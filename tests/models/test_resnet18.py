@@ -11,7 +11,7 @@ from metarun.algorithms.maml import MAML, Derivative
 from metarun.core.episode import Episode
 from metarun.core.meta import Meta
 from metarun.core.objective import classification
-from metarun.engine.over_tasks import MetaGradient
+from metarun.engine.meta_gradient import MetaGradient
 from metarun.errors import UserError
 from metarun.models.base import functional, initialise
 from metarun.models.resnet18 import ResNet18

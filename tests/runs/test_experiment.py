@@ -18,7 +18,7 @@ from metarun.core.episode import Episode
 from metarun.core.meta import Meta
 from metarun.core.objective import classification
 from metarun.datasets.base import Split
-from metarun.engine.over_tasks import MetaGradient
+from metarun.engine.meta_gradient import MetaGradient
 from metarun.errors import UserError
 from metarun.models.base import Model, functional, initialise
 from metarun.runs.evaluate import evaluate

@@ -13,7 +13,8 @@ from metarun.core.intervals import Figure
 from metarun.core.meta import Meta
 from metarun.datasets.base import Split
 from metarun.datasets.sampler import ClassPool
-from metarun.engine.over_tasks import Engine, MetaGradient, Vectorize
+from metarun.engine.meta_gradient import MetaGradient
+from metarun.engine.over_tasks import Engine, Vectorize
 from metarun.errors import Interrupted, NotFinite
 from metarun.runs import checkpoint, journal
 from metarun.runs import train as loop

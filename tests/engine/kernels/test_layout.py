@@ -19,7 +19,8 @@ from metarun.core.inner import InnerOptimizer
 from metarun.core.meta import Meta
 from metarun.core.objective import classification
 from metarun.engine.kernels.layout import PlainLayout, plain
-from metarun.engine.over_tasks import MetaGradient, OverTasks
+from metarun.engine.meta_gradient import MetaGradient
+from metarun.engine.over_tasks import OverTasks
 from metarun.models.base import functional
 from metarun.verify import check, problems
 from metarun.verify.problems import Case

@@ -20,7 +20,8 @@ from metarun.core.meta import Meta
 from metarun.core.ops import norm_relu_pool
 from metarun.engine.kernels.build import Library, library
 from metarun.engine.kernels.mode import Grouped
-from metarun.engine.over_tasks import CAPTURE_PAYS, Compile, Engine, MetaGradient, Vectorize
+from metarun.engine.meta_gradient import MetaGradient
+from metarun.engine.over_tasks import CAPTURE_PAYS, Compile, Engine, Vectorize
 from metarun.models.base import functional
 from metarun.verify import check, problems
 from metarun.verify.problems import Case
