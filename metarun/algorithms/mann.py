@@ -68,7 +68,7 @@ class MANN(Algorithm):
         return Meta.of(params)
 
     def inner(self, problem: Problem, task: Any, *, training: bool) -> Inner:
-        x, way = task.support_x, supervised(problem, "algo=mann").way
+        way, x = supervised(problem, "algo=mann").way, task.support_x
         labels, shot = one_hot(task.support_y, way, x), len(x) // way
 
         def start(meta: Meta) -> Carry:

@@ -54,8 +54,10 @@ class Pretrain(GradientDescent):
         return [meta._replace(step_sizes={RATE: torch.full_like(now, rate)}) for rate in self.rates]
 
     def start(self, problem: Problem, meta: Meta) -> Params:
+        if self.view is not View.pooled:
+            return meta.model
         tasks = supervised(problem, "algo=pretrain")
-        if self.view is not View.pooled or tasks.fixed_labels:
+        if tasks.fixed_labels:
             return meta.model
         head = {name: p for name, p in meta.model.items() if name.startswith("head.")}
         return meta.model | {name: p.new_zeros(tasks.outputs, *p.shape[1:]) for name, p in head.items()}

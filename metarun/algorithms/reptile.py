@@ -28,8 +28,8 @@ class Reptile(GradientBased):
     training_shot_keys: ClassVar[str] = "algo.train_shot"
     of_training: ClassVar[tuple[str, ...]] = ("train_shot", "inner_batch")
     train_shot: int
-    inner_batch: int  # examples in a mini-batch of the inner loop; never more than the support set holds
-    eval_inner_batch: int
+    inner_batch: int | None  # support examples that an inner step sees, at most all; null: all
+    eval_inner_batch: int | None
     inner_optimizer: InnerOptimizer
     beta2: float  # Adam's; its beta1 is 0
     eps: float  # Adam's
@@ -37,8 +37,10 @@ class Reptile(GradientBased):
 
     def __post_init__(self) -> None:
         GradientBased.__post_init__(self)
-        for name in ("train_shot", "inner_batch", "eval_inner_batch"):
-            require_count(name, getattr(self, name), most=10**6)
+        require_count("train_shot", self.train_shot, most=10**6)
+        for name in ("inner_batch", "eval_inner_batch"):
+            if getattr(self, name) is not None:
+                require_count(name, getattr(self, name), most=10**6)
         require(0 <= self.beta2 < 1, "beta2", self.beta2, ">= 0 and < 1")
         require(self.eps > 0, "eps", self.eps, "> 0")
         uses_adam = self.inner_optimizer is InnerOptimizer.adam
@@ -58,7 +60,7 @@ class Reptile(GradientBased):
             return SGD(lr=self.inner_lr)
         return Adam(lr=self.inner_lr, beta2=self.beta2, eps=self.eps)
 
-    def batch(self, training: bool) -> int:
+    def batch(self, training: bool) -> int | None:
         return self.inner_batch if training else self.eval_inner_batch
 
     def init(self, params: Params) -> Meta:

@@ -133,7 +133,7 @@ def reptile_reference(algorithm: Reptile, problem: Supervised, meta: Params, tas
         optimizer = torch.optim.SGD(leaves, lr=algorithm.inner_lr)
     examples = len(task.support_x)
     for k in range(algorithm.inner_steps):
-        batch = minibatch(task.key, examples, min(algorithm.inner_batch, examples), k)
+        batch = minibatch(task.key, examples, min(algorithm.inner_batch or examples, examples), k)
         x, y = task.support_x[batch], task.support_y[batch]
         loss = inner_loss(algorithm, problem, params, x, y)
         for leaf, grad in zip(leaves, torch.autograd.grad(loss, leaves), strict=True):
