@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
+from metarun.compat.torch_errors import bytes_asked_for, is_out_of_memory
 from metarun.errors import OutOfMemory, UserError
 
 GB = 1e9
-FAILED = re.compile(  # in the text of torch's errors, which have no type of their own on a CPU
-    r"out of memory|not enough memory|(can't|cannot) allocate memory|alloc_failed|size calculation overflowed", re.I
-)
-ASKED = re.compile(r"allocate ([\d.]+) ?(bytes|[KMGT]iB)", re.I)
-UNITS = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 REMEDY = "a smaller device.chunk, meta_batch, way, shot, query, dataset.size or model takes less, and so does "
 REMEDY += "algo.hypergrad=recompute where algo.inner_steps are many"
 
@@ -52,10 +47,8 @@ def out_of_memory_in_one_line() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        text = str(error)
-        if not (isinstance(error, MemoryError) or FAILED.search(text)):
+        if not is_out_of_memory(error):
             raise
-        asked = ASKED.search(text)
-        amount = float(asked[1]) * UNITS[asked[2].lower()] / GB if asked else 0.0
+        amount = bytes_asked_for(error) / GB
         more = f" ({amount:,.1f} GB more were asked for)" if amount >= 0.1 else ""
         raise OutOfMemory(f"out of memory{more}: {REMEDY}") from error

@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from metarun.compat.tqdm import start_interval
+
 EVERY = 30.0  # seconds between two lines
 LINE = "{desc}: {unit} {n_fmt} of {total_fmt}, {elapsed} gone, {remaining} left{postfix}"
 
@@ -40,7 +42,7 @@ class Lines(tqdm):
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         print(msg or str(self), file=self.fp, flush=True)
-        self.last_print_t = self._time()  # so that a line on request starts a new half minute
+        start_interval(self)  # so that a line on request starts a new half minute
 
     def close(self) -> None:
         """Without the line that a bar leaves behind: what was made follows in words of its own."""

@@ -15,8 +15,6 @@ from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 import hydra
-from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -25,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 import metarun
 from metarun import config
 from metarun.cli import commands
+from metarun.compat.hydra import HydraConfig, get_args_parser, runs_jobs_here
 from metarun.config.overrides import GROUPS, as_typed
 from metarun.engine.ranks import Ranks, current, joined
 from metarun.errors import Interrupted, OutOfMemory, RankLost, UserError, did_you_mean, first_line, one_line
@@ -172,7 +171,7 @@ def _job(cfg: DictConfig) -> float | None:
         ended.append(None)
         return _figure(run_dir) if current().first else None  # the run folder may be on another machine
     except (UserError, OSError) as error:
-        if not settings.launcher._target_.endswith("BasicLauncher"):
+        if not runs_jobs_here(settings):
             raise  # the job has a process of its own, and Hydra brings its error back
         ended.append(error)
         if settings.mode is RunMode.MULTIRUN and current().tells:  # at once: a sweep goes on for days

@@ -11,19 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import hydra.version
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from metarun.compat.hydra import ConfigStore, Override, clash, jobs_of_sweep, lacking, reading
+from metarun.compat.omegaconf import node_of
 from metarun.config.overrides import (
     GROUPS,
     INSTEAD,
@@ -92,7 +86,7 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
             for override in overrides:
                 if override.is_sweep_override() and not list(override.sweep_iterator()):
                     raise UserError(f"{override.input_line}: is a sweep over no value")
-            (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+            jobs = jobs_of_sweep(overrides)
         checked = [_check_job(job, without_hydra=True)[1].values for job in jobs]
         known = [not search and not any(map(_hydra_keys, read(job))) for job in jobs]  # where each will run
     for values in checked:
@@ -152,7 +146,7 @@ def _is_there(node: typing.Any, key: str) -> bool:
     for name in key.split("."):
         if not isinstance(node, DictConfig) or name not in node.keys():  # noqa: SIM118 (in asks for values that are there)
             return False
-        node = node._get_node(name)
+        node = node_of(node, name)
     return True
 
 
@@ -261,19 +255,10 @@ def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
 def _hydra(config_dir: str | None) -> Iterator[None]:
     """Within, compositions read ``conf/``, and a folder of the user's own choices after it."""
     register()
-    search = create_config_search_path(str(conf_dir()))
-    if config_dir is not None:
-        if not Path(config_dir).is_dir():
-            raise ConfigError("--config-dir", config_dir, "a folder that is there")
-        place = SearchPathQuery(provider="schema")  # Hydra wants its own schemas last
-        search.prepend("command-line", f"file://{Path(config_dir).absolute()}", anchor=place)
-    hydra.version.setbase("1.3")
-    GlobalHydra.instance().clear()
-    Hydra.create_main_hydra2(task_name="metarun", config_search_path=search)
-    try:
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise ConfigError("--config-dir", config_dir, "a folder that is there")
+    with reading(conf_dir(), None if config_dir is None else Path(config_dir)):
         yield
-    finally:
-        GlobalHydra.instance().clear()
 
 
 def _compose(overrides: list[str]) -> DictConfig:
@@ -281,14 +266,15 @@ def _compose(overrides: list[str]) -> DictConfig:
         return hydra.compose("train", overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         text = re.sub(r"\s+", " ", str(error.__cause__ or error)).strip()
-        if clash := re.search(r"In '(\w+)/([\w/]+)': .*Key '\w+' not in .*full_key: ((\w+)\.\S+)", text):
-            group, option, key, other = clash.groups()
-            chosen = next((word for word in overrides if word.startswith(f"{other}=")), f"the default of {other}")
-            said = f"does not go with {chosen}, which" if group != other else f"sets {key}, and what it builds on"
-            raise UserError(f"{group}={option}: {said} has no {key}") from None
-        if lacks := re.search(r"Could not find '(hydra/\w+)/(\S+)' Available options in \S+ (.*?) Config search", text):
-            allowed = f"one of {lacks[3]}; others come with plugins, such as hydra-submitit-launcher"
-            raise ConfigError(lacks[1], lacks[2], allowed) from None
+        if no := clash(text):
+            chosen = next((word for word in overrides if word.startswith(f"{no.other}=")), f"the default of {no.other}")
+            said = (
+                f"does not go with {chosen}, which" if no.group != no.other else f"sets {no.key}, and what it builds on"
+            )
+            raise UserError(f"{no.group}={no.option}: {said} has no {no.key}") from None
+        if lacks := lacking(text):
+            allowed = f"one of {lacks.options}; others come with plugins, such as hydra-submitit-launcher"
+            raise ConfigError(lacks.group, lacks.option, allowed) from None
         raise UserError(f"configuration: {text}") from None
 
 

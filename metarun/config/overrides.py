@@ -8,14 +8,14 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun.algorithms.base import Algorithm
+from metarun.compat import hydra
+from metarun.compat.hydra import IntervalSweep, Override
+from metarun.compat.omegaconf import has_keys, node_of
 from metarun.config.registry import PARTS
 from metarun.errors import ConfigError, UserError, did_you_mean, did_you_mean_key, in_words, meant
 from metarun.runs.experiment import Experiment
@@ -49,11 +49,10 @@ def _quoted(word: str, multirun: bool) -> str:
 
 def read(arguments: list[str]) -> list[Override]:
     """The words as Hydra reads them. Raises ``UserError`` for one that it cannot read."""
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     overrides = []
     for argument in arguments:
         try:
-            overrides += parser.parse_overrides([argument])
+            overrides += hydra.parse(argument)
         except OverrideParseException:
             raise UserError(f"{argument}: cannot be read; write key=value, and quote special characters") from None
     return overrides
@@ -87,12 +86,11 @@ def refuse_sweep(overrides: list[Override], hint: str) -> None:
 
 def check_choice(override: Override) -> None:
     group, value = override.key_or_group, override.value()
-    loader = GlobalHydra.instance().config_loader()
     if group == "recipe":
-        folders = {folder: loader.get_group_options(f"recipe/{folder}") for folder in loader.list_groups(group)}
+        folders = {folder: hydra.options(f"recipe/{folder}") for folder in hydra.subgroups(group)}
         options = [f"{folder}/{name}" for folder in folders for name in folders[folder]]
     else:
-        options = loader.get_group_options(group)
+        options = hydra.options(group)
     if override.is_add() or override.is_delete() or override.package is not None or value not in options:
         raise ConfigError(group, value, f"one of {', '.join(options)}{did_you_mean(str(value), options)}")
 
@@ -149,8 +147,8 @@ def refuse_unread(override: Override, cfg: DictConfig, experiment: Experiment, r
 def leaves(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
     """Dotted keys of all values."""
     for name in map(str, cfg):
-        node = cfg._get_node(name)
-        if isinstance(node, DictConfig) and not node._is_missing() and not node._is_none():
+        node = node_of(cfg, name)
+        if has_keys(node):
             yield from leaves(node, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"

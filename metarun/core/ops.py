@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch.overrides import handle_torch_function
+
+from metarun.compat.torch_dispatch import has_torch_function_unary
 
 
 def norm_relu_pool(x: Tensor, gamma: Tensor, beta: Tensor, eps: float, relu: bool, pool: bool) -> Tensor:

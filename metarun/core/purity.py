@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
-from torch.utils import _pytree as pytree
 
+from metarun.compat import torch_pytree as pytree
+from metarun.compat.torch_tensors import is_lazy, is_wrapped, times_written
 from metarun.core.tree import Params
 from metarun.errors import UserError
 
@@ -102,7 +102,7 @@ def _run(
         drew = [which for which, a, b in zip(GENERATORS, before, _generators(), strict=True) if a != b]
         passed.append(Passed(name, drew, inputs, _checksums(output)))
 
-    shape, written = list(x.shape), x._version
+    shape, written = list(x.shape), times_written(x)
     with ExitStack() as hooks:
         for name, layer in module.named_modules():
             hooks.enter_context(layer.register_forward_pre_hook(enter(name), prepend=True, with_kwargs=True))
@@ -113,7 +113,7 @@ def _run(
             place = _place(module, entered[-1][0] if entered else "")
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(f"model: {place} fails on a batch of shape {shape}: {reason}") from error
-    if x._version > written:
+    if times_written(x) > written:
         raise UserError("model: the network writes to its input in forward; no layer with inplace=True may see it")
     given = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
     if given != [len(x), outputs]:
@@ -182,8 +182,8 @@ def _generators() -> list[bytes]:
 
 def _checksums(nest: Any) -> list[int]:
     """Of the bytes of a nest's tensors."""
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # within a transform of the network's own
-    leaves = [leaf for leaf in pytree.tree_leaves(nest) if isinstance(leaf, Tensor) and not wrapped(leaf)]
+    tensors = [leaf for leaf in pytree.tree_leaves(nest) if isinstance(leaf, Tensor)]
+    leaves = [leaf for leaf in tensors if not is_wrapped(leaf)]  # not within a transform of the network's own
     # copies: a column of a matrix has gaps, and only memory without any can be seen as bytes
     dense = [leaf.detach().clone(memory_format=torch.contiguous_format).view(-1) for leaf in leaves]
     return [zlib.crc32(leaf.view(torch.uint8).cpu().numpy().data) for leaf in dense]

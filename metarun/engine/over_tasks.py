@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.func import vmap
-from torch.utils import _pytree as pytree
 
+from metarun.compat import torch_pytree as pytree
 from metarun.engine.kernels.build import Library, NotBuilt, library
 from metarun.engine.kernels.layout import PlainLayout
 from metarun.engine.kernels.mode import Grouped, serves

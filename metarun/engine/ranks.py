@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +13,8 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 
+from metarun.compat.torch_errors import without_place
+from metarun.compat.torch_ranks import meet
 from metarun.core import tree
 from metarun.core.tree import Tree
 from metarun.errors import RankLost, UserError
@@ -128,10 +129,7 @@ def joined() -> Iterator[Ranks]:
         yield _here
         return
     with _talking():
-        store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
-        # torchrun restarts ranks with the store that they had: without a name of its own, an attempt can read there
-        # where the dead ranks of the one before could be reached
-        store = dist.PrefixStore(f"metarun{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        store, rank, world = meet(PATIENCE)
         backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"  # gradients stay where they are
         dist.init_process_group(backends, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     _here = Ranks(rank, world, int(os.environ["LOCAL_RANK"]), store)
@@ -159,7 +157,7 @@ def _talking() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).split(". ")[0]  # no place in C++, no advice
         raise RankLost(
-            f"another rank is gone or does not answer ({reason}); the same command goes on from the last checkpoint"
+            f"another rank is gone or does not answer ({without_place(error)}); the same command goes on from the last "
+            "checkpoint"
         ) from error

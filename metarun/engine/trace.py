@@ -14,13 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 from torch.fx import Graph, Node
-from torch.utils import _pytree as pytree
 
-from metarun.errors import UserError
-
-TORCH = ">=2.11,<2.14"  # as in pyproject.toml: whose make_fx takes what is given to it here
+from metarun.compat import torch_pytree as pytree
+from metarun.compat.torch_tracing import OpOverload, foreseen, inductor, tracer, without_repeats, writes
+from metarun.errors import first_line
 
 
 class Captured:
@@ -39,10 +37,9 @@ class Captured:
             out, self._outputs = pytree.tree_flatten(fn(*pytree.tree_unflatten(list(tensors), self._inputs)))
             return out
 
-        recorder, fx_graph_cse = _recorder(flat)
-        graph = recorder(*self._laid_out(leaves))
-        if not any(_writes(node) for node in graph.graph.nodes):
-            graph.graph = fx_graph_cse(graph.graph)  # what is computed twice from the same values
+        graph = tracer(flat)(*self._laid_out(leaves))
+        if not any(writes(node) for node in graph.graph.nodes):  # else equal expressions need not have equal values
+            graph.graph = without_repeats(graph.graph)
             _skip_round_trips(graph.graph)
         graph.graph.eliminate_dead_code()  # derivatives that nothing asks for
         for node in graph.graph.nodes:  # a view of memory that lies otherwise than tracing foresaw has to be a copy
@@ -50,7 +47,7 @@ class Captured:
                 node.target = _aten.reshape.default
         graph.recompile()
         self.operations = len(graph.graph.nodes)
-        self._graph: Callable[..., Any] = graph
+        self._graph = graph
         self.machine_code: Callable[..., Any] | None = None
 
     def __call__(self, *arguments: Any) -> Any:
@@ -79,15 +76,13 @@ class Captured:
         """
         leaves = self._laid_out(pytree.tree_leaves(examples))
         on_cpu = all(leaf.device.type == "cpu" for leaf in leaves)
+        compiler = inductor()
         try:
-            from torch import _inductor  # takes a second to import
-
             with torch.no_grad():
-                compiled: Any = _inductor.compile(self._graph, leaves, options={"cpp_wrapper": on_cpu})  # type: ignore[arg-type]
+                compiled = compiler(self._graph, leaves, on_cpu)
                 compiled(*leaves)
         except Exception as error:  # whatever the compiler does, the recording is as right
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            warnings.warn(f"device.compile: not compiled, only slower for it ({reason[0]})", stacklevel=2)
+            warnings.warn(f"device.compile: not compiled, only slower for it ({first_line(error)})", stacklevel=2)
         else:
             self.machine_code = compiled
 
@@ -174,24 +169,6 @@ def _alike(a: Any, b: Any) -> bool:
     return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a == b
 
 
-def _recorder(fn: Callable[..., Any]) -> tuple[Callable[..., Any], Callable[[Graph], Graph]]:
-    """(tensors -> a recording of ``fn``, graph -> the same without what is computed twice): torch's own, not public.
-
-    ``fn`` does not run yet, so an error is torch's and says nothing of what was to be recorded.
-    """
-    try:  # half a second to import, and not every command records
-        from torch._functorch.compile_utils import fx_graph_cse
-        from torch.fx.experimental.proxy_tensor import make_fx
-
-        settings: dict[str, Any] = {"_allow_non_fake_inputs": True, "_disable_torch_fn_metadata_mode": True}
-        return make_fx(fn, tracing_mode="fake", **settings), fx_graph_cse
-    except (TypeError, ImportError, AttributeError) as error:
-        raise UserError(
-            f"torch {torch.__version__}: metarun records with torch{TORCH}, and this one differs ({error}); install "
-            "one of those, or set device.compile=false (slower)"
-        ) from None
-
-
 _aten = torch.ops.aten
 VIEWS = {
     *(_aten.view, _aten.expand, _aten.permute, _aten.unsqueeze, _aten.squeeze),
@@ -199,16 +176,11 @@ VIEWS = {
 }
 
 
-def _writes(node: Node) -> bool:
-    """Whether an operation changes an argument in place: then equal expressions need not have equal values."""
-    return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
-
-
 def _skip_round_trips(graph: Graph) -> None:
     """Views of views that end where one of them began; batching rules leave many, and each costs microseconds."""
 
     def layout(node: Node) -> Any:
-        value = node.meta["val"]
+        value = foreseen(node)
         lies = [(size, step) for size, step in zip(value.shape, value.stride(), strict=True) if size != 1]
         if any(step == 0 for _, step in lies):  # axes that repeat the same memory can change places unnoticed
             return node

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from metarun.compat.torch_errors import is_one_value, lacks_derivative
 from metarun.core.episode import Episode
 from metarun.core.metric import SQUARED_ERROR
 from metarun.core.problem import Problem
@@ -100,7 +101,7 @@ def _try(bench: Bench, work: Callable[[Bench], None], what: str) -> None:
     except UserError:
         raise
     except Exception as error:
-        if "more than 1 value per channel" in str(error):
+        if is_one_value(error):
             raise _one_value(bench, error) from error
         if bench.engine.how is Vectorize.loop:
             raise _failed(what, error) from error
@@ -111,8 +112,9 @@ def _try(bench: Bench, work: Callable[[Bench], None], what: str) -> None:
 
 
 def _failed(what: str, error: Exception) -> UserError:
-    lacking = "derivative" in str(error) and "not implemented" in str(error)
-    hint = "; algo=fomaml and algo=reptile do without second derivatives" if lacking and what == "training" else ""
+    hint = ""
+    if lacks_derivative(error) and what == "training":
+        hint = "; algo=fomaml and algo=reptile do without second derivatives"
     return UserError(f"model: the network fails in {what}: {_reason(error)}{hint}")
 
 

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import grad, vmap
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from metarun.compat import torch_pytree as pytree
+from metarun.compat.torch_dispatch import TorchDispatchMode
 from metarun.core.episode import Episode
 from metarun.engine.over_tasks import CAPTURE_PAYS, Compile, Engine, OverTasks, Vectorize
 from metarun.engine.trace import MACHINE_CODE, ROUNDING, Captured, Replay, distance

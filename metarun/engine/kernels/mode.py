@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from metarun.compat.torch_dispatch import TorchDispatchMode
 from metarun.core.ops import norm_relu_pool
 from metarun.engine.kernels.build import SUFFIX, Library
 from metarun.engine.kernels.conv import conv2d

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import grad, vmap
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarun import config
 from metarun.algorithms.maml import MAML, Derivative
+from metarun.compat.torch_dispatch import TorchDispatchMode
 from metarun.core.meta import Meta
 from metarun.core.ops import norm_relu_pool
 from metarun.engine.kernels.build import Library, library

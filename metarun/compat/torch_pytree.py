@@ -1,0 +1,5 @@
+"""Nests of tensors, taken apart and put together again: torch's own, which is not public. Last seen in torch 2.13."""
+
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+__all__ = ["tree_flatten", "tree_leaves", "tree_map", "tree_unflatten"]
