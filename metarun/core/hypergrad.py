@@ -62,7 +62,7 @@ def recompute(inner: Inner, outer: Outer, meta: Meta, steps: int, segment: int) 
 
 
 def _again(carry: Carry) -> Carry:
-    """A copy. A recording would otherwise find that a step from it was computed before, and keep its activations."""
+    """A copy. A trace would otherwise find that a step from it was computed before, and keep its activations."""
     return tree.combine(torch.clone, carry)
 
 

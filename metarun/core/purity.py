@@ -1,6 +1,6 @@
 """Is a network a pure function of its parameters and its input? It is run a few times to find out.
 
-Everything else counts on it: a method may run a forward pass again to differentiate it, a recording replays it, a run
+Everything else counts on it: a method may run a forward pass again to differentiate it, a trace replays it, a run
 that is killed is to end with the same bits, and tasks run side by side. A network that draws random numbers, writes to
 its buffers or parameters, or remembers what it was called with is refused.
 """

@@ -12,7 +12,7 @@ from metarun.core import tree
 from metarun.core.meta import Meta
 from metarun.core.problem import Metrics, Problem
 from metarun.engine.collect import collected
-from metarun.engine.over_tasks import RECORDED_STEPS, Compile, Engine, OverTasks, concatenate
+from metarun.engine.over_tasks import TRACED_STEPS, Compile, Engine, OverTasks, concatenate
 
 
 class MetaGradient:
@@ -34,7 +34,7 @@ class MetaGradient:
             meta, progress = shared
             return algorithm.meta_grad(self.problem, meta, task, progress)
 
-        too_long = self.engine.compile is Compile.auto and algorithm.inner_steps > RECORDED_STEPS
+        too_long = self.engine.compile is Compile.auto and algorithm.inner_steps > TRACED_STEPS
         return OverTasks(self.engine, one_task, 0 if too_long else self.calls, weighted)
 
     def __call__(self, meta: Meta, tasks: Any, progress: float = 0.0) -> tuple[Meta, Metrics]:

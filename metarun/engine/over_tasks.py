@@ -19,16 +19,15 @@ from metarun.compat import torch_pytree as pytree
 from metarun.engine.kernels.build import Library, NotBuilt, library
 from metarun.engine.kernels.layout import PlainLayout
 from metarun.engine.kernels.mode import Grouped, serves
-from metarun.engine.trace import Captured, Replay
-from metarun.errors import UserError, first_line
+from metarun.engine.trace import Replay, traced
 
 TaskFn = Callable[[Any, Any], Any]  # (what all tasks share, one task) -> tensors; each a pytree
 Reduce = Callable[[Any, int], Any]
-CAPTURE_PAYS = 30  # calls after which recording a function has earned back the time it took (benchmarks/NOTES.md)
-COMPILE_PAYS = 10_000  # the same for compiling a recording
-COMPILED_OPERATIONS = 5_000  # a longer recording takes the compiler more than ten minutes
-# Recording takes about a second for each inner step: longer loops are not recorded unless asked for.
-RECORDED_STEPS = 25
+TRACE_PAYS = 30  # calls after which tracing a function has earned back the time it took (benchmarks/NOTES.md)
+COMPILE_PAYS = 10_000  # the same for compiling a trace
+COMPILED_OPERATIONS = 5_000  # a longer trace takes the compiler more than ten minutes
+# Tracing takes about a second for each inner step: longer loops are not traced unless asked for.
+TRACED_STEPS = 25
 CPU_NUMBERS = 2**19  # input numbers of the tasks that a CPU computes side by side, so that its cache holds them
 
 
@@ -49,11 +48,11 @@ class Vectorize(enum.Enum):
 
 
 class Compile(enum.Enum):
-    """Whether to compile: the native kernels, a recording of each function, and machine code for it by TorchInductor.
+    """Whether to compile: the native kernels, a trace of each function, and machine code for it by TorchInductor.
 
-    auto: the kernels (a few seconds, once on a machine); a recording where a function is called often enough to
+    auto: the kernels (a few seconds, once on a machine); a trace where a function is called often enough to
     earn it back, of inner loops that are not too long; machine code for long runs that the kernels do not serve, of
-    recordings that are not too long.
+    traces that are not too long.
     true: all that there is for meta-steps, however few.
     """
 
@@ -155,20 +154,16 @@ class OverTasks:
         clock: a run that is resumed must choose what it chose before."""
         plain = functools.partial(self._chunk, total)
         wish = self.engine.compile
-        pays = self.calls >= CAPTURE_PAYS or (wish is Compile.true and self.calls > 0)
+        pays = self.calls >= TRACE_PAYS or (wish is Compile.true and self.calls > 0)
         if wish is Compile.false or not pays:
             return plain
-        try:
-            captured = Captured(plain, shared, part)
-        except UserError:
-            raise
-        except Exception as error:  # e.g. a network whose control flow looks at values; it runs as it is
-            warnings.warn(f"device.compile: cannot be recorded, only slower for it ({first_line(error)})", stacklevel=2)
+        trace = traced(plain, shared, part)
+        if trace is None:
             return plain
-        long_run = self.calls >= COMPILE_PAYS and captured.operations <= COMPILED_OPERATIONS
+        long_run = self.calls >= COMPILE_PAYS and trace.operations <= COMPILED_OPERATIONS
         if not self.engine.native and (wish is Compile.true or long_run):
-            captured.compile(shared, part)
-        return Replay(plain, captured)
+            trace.compile(shared, part)
+        return Replay(plain, trace)
 
 
 def count(tasks: Any) -> int:

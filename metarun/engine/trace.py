@@ -1,8 +1,8 @@
-"""Record what a function of tensors computes once, then run the recording: the same operations without the Python.
+"""Trace what a function of tensors computes once, then run the trace: the same operations without the Python.
 
-A captured function is a straight list of torch operations for fixed shapes. Nested transforms (vmap of grad of grad)
-cost more Python time than the arithmetic of small networks; the recording pays that once. What Python did is frozen in
-it: a global, a counter, a mode. So ``Replay`` holds the recording against its function now and then.
+A trace is a straight list of torch operations for fixed shapes. Nested transforms (vmap of grad of grad) cost more
+Python time than the arithmetic of small networks; the trace pays that once. What Python did is frozen in it: a global,
+a counter, a mode. So ``Replay`` holds the trace against its function now and then.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from torch import Tensor
 from torch.fx import Graph, Node
 
 from metarun.compat import torch_pytree as pytree
-from metarun.compat.torch_tracing import OpOverload, foreseen, inductor, tracer, without_repeats, writes
-from metarun.errors import first_line
+from metarun.compat.torch_tracing import OpOverload, foreseen, inductor, tracer, untraceable, without_repeats, writes
+from metarun.errors import UserError, first_line
+from metarun.out_of_memory import out_of_memory_in_one_line
 
 
-class Captured:
+class Trace:
     """``fn`` for arguments shaped like ``examples``: any nest of tensors in, any nest out.
 
-    Raises whatever ``fn`` raises, and torch's errors for what cannot be recorded: control flow that depends on
-    the values of tensors. ``UserError`` where this torch has another interface than recording needs.
+    Raises whatever ``fn`` raises, and torch's errors for what cannot be traced: control flow that depends on
+    the values of tensors. ``UserError`` where this torch has another interface than tracing needs.
     """
 
     def __init__(self, fn: Callable[..., Any], *examples: Any):
@@ -53,8 +54,8 @@ class Captured:
     def __call__(self, *arguments: Any) -> Any:
         return self._run(self.machine_code or self._graph, arguments)
 
-    def recorded(self, *arguments: Any) -> Any:
-        """What the recording itself gives, where there is machine code for it."""
+    def uncompiled(self, *arguments: Any) -> Any:
+        """What the trace itself gives, where there is machine code for it."""
         return self._run(self._graph, arguments)
 
     def _run(self, code: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
@@ -63,16 +64,16 @@ class Captured:
             return pytree.tree_unflatten(list(code(*leaves)), self._outputs)
 
     def _laid_out(self, leaves: list[Tensor]) -> list[Tensor]:
-        """With the strides that were recorded: no copy where a tensor has them."""
+        """With the strides that were traced: no copy where a tensor has them."""
         return [
             leaf if leaf.stride() == strides else leaf.new_empty_strided(leaf.shape, strides).copy_(leaf)
             for leaf, strides in zip(leaves, self._strides, strict=True)
         ]
 
     def compile(self, *examples: Any) -> None:
-        """Turn the recording into machine code with TorchInductor (about twenty seconds).
+        """Turn the trace into machine code with TorchInductor (about twenty seconds).
 
-        Where that fails, for want of a C++ compiler for instance, a warning says so and the recording stays.
+        Where that fails, for want of a C++ compiler for instance, a warning says so and the trace stays.
         """
         leaves = self._laid_out(pytree.tree_leaves(examples))
         on_cpu = all(leaf.device.type == "cpu" for leaf in leaves)
@@ -81,59 +82,84 @@ class Captured:
             with torch.no_grad():
                 compiled = compiler(self._graph, leaves, on_cpu)
                 compiled(*leaves)
-        except Exception as error:  # whatever the compiler does, the recording is as right
+        except Exception as error:  # whatever the compiler does, the trace is as right
             warnings.warn(f"device.compile: not compiled, only slower for it ({first_line(error)})", stacklevel=2)
         else:
             self.machine_code = compiled
 
 
+def traced(fn: Callable[..., Any], *examples: Any) -> Trace | None:
+    """``fn`` as a ``Trace``; None, with a warning, where it does what cannot be traced, such as look at values.
+
+    Raises ``UserError`` for every other failure: a slow run must have a reason that is known.
+    """
+    try:
+        with out_of_memory_in_one_line():
+            return Trace(fn, *examples)
+    except UserError:
+        raise
+    except Exception as error:
+        said, reason = first_line(error), untraceable(error)
+        if reason is None:
+            kind = type(error).__name__
+            raise UserError(
+                f"device.compile: tracing failed ({said if said == kind else f'{kind}: {said}'}); device.compile=false "
+                "does without (slower), and --debug shows where"
+            ) from error
+        warnings.warn(
+            f"device.compile: the network {reason}, so it runs untraced: slower, with the same results ({said})",
+            stacklevel=2,
+        )
+        return None
+
+
 class Replay:
-    """A recording in the place of its function, as long as they agree.
+    """A trace in the place of its function, as long as they agree.
 
     They are compared at the 2nd, 4th, 8th, ... call. Where results have come to depend on something else than the
     arguments, the function runs from then on, and its result is that call's. Where they agree the result is the
-    recording's, so that it does not matter at which calls they are compared: a run that is resumed counts from 1 again.
+    trace's, so that it does not matter at which calls they are compared: a run that is resumed counts from 1 again.
     """
 
-    def __init__(self, fn: Callable[..., Any], captured: Captured):
+    def __init__(self, fn: Callable[..., Any], trace: Trace):
         self.fn, self.calls = fn, 0
-        self.captured: Captured | None = captured
+        self.trace: Trace | None = trace
 
     def __call__(self, *arguments: Any) -> Any:
         self.calls += 1
-        if self.captured is None:
+        if self.trace is None:
             return self.fn(*arguments)
         if self.calls == 1 or self.calls & (self.calls - 1):  # no power of two
-            return self.captured(*arguments)
-        return self._compared(self.captured, arguments)
+            return self.trace(*arguments)
+        return self._compared(self.trace, arguments)
 
-    def _compared(self, captured: Captured, arguments: tuple[Any, ...]) -> Any:
-        want, recorded = self.fn(*arguments), captured.recorded(*arguments)
-        off = distance(recorded, want)
-        if off > ROUNDING and off > 10 * distance(captured.recorded(*arguments), recorded):  # how much a device varies
+    def _compared(self, trace: Trace, arguments: tuple[Any, ...]) -> Any:
+        want, uncompiled = self.fn(*arguments), trace.uncompiled(*arguments)
+        off = distance(uncompiled, want)
+        if off > ROUNDING and off > 10 * distance(trace.uncompiled(*arguments), uncompiled):  # how much a device varies
             warnings.warn(
-                f"device.compile: a recording gave other results at call {self.calls} than what it was made from: they "
-                "depend on Python state that it froze (a global, a counter, random numbers). It runs unrecorded from "
+                f"device.compile: a trace gave other results at call {self.calls} than what it was made from: they "
+                "depend on Python state that it froze (a global, a counter, random numbers). It runs untraced from "
                 "here on; device.compile=false does so from the start",
                 stacklevel=2,
             )
-            self.captured = None
+            self.trace = None
             return want
-        if captured.machine_code is None:
-            return recorded
-        got = captured(*arguments)
-        if distance(got, recorded) > MACHINE_CODE:
+        if trace.machine_code is None:
+            return uncompiled
+        got = trace(*arguments)
+        if distance(got, uncompiled) > MACHINE_CODE:
             warnings.warn(
                 f"device.compile: TorchInductor's machine code gave wrong results at call {self.calls}; "
-                "the recording runs without it from here on",
+                "the trace runs without it from here on",
                 stacklevel=2,
             )
-            captured.machine_code = None
-            return recorded
+            trace.machine_code = None
+            return uncompiled
         return got
 
 
-# Units in the last place. A recording repeats its function's operations: the five methods that were measured agree to
+# Units in the last place. A trace repeats its function's operations: the five methods that were measured agree to
 # the bit on a CPU, or within 7 units where memory lies otherwise, and the conformance suite holds every method to a
 # fiftieth of the limit; a GPU may add in any order, and loops make more of it. Machine code rounds otherwise (8 units
 # seen, of MAML and Reptile on the sinusoid), may tip a prediction over, and is far off where it is wrong.

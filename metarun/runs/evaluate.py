@@ -16,7 +16,7 @@ from metarun.core.meta import Meta
 from metarun.core.objective import Supervised
 from metarun.datasets.base import Split
 from metarun.engine.collect import collected
-from metarun.engine.over_tasks import CAPTURE_PAYS, OverTasks, concatenate, count
+from metarun.engine.over_tasks import TRACE_PAYS, OverTasks, concatenate, count
 from metarun.progress import progress_bar
 from metarun.runs.experiment import Bench
 
@@ -55,7 +55,7 @@ class Evaluator:
     """Scores meta-parameters on tasks 0..``tasks``-1 of a split: one ``Score`` for each norm.
 
     ``last_only`` measures after the last inner step alone, which is cheaper. ``times``: how often it is going to be
-    called; it decides what recording is worth.
+    called; it decides what tracing is worth.
     """
 
     def __init__(self, bench: Bench, tasks: int, norm: Norm, *, last_only: bool = False, times: int = 1):
@@ -69,11 +69,11 @@ class Evaluator:
             return torch.stack(metrics, -1), torch.stack(losses, -1)
 
         def over_tasks(calls: int) -> OverTasks:  # device.compile=true, however few the calls, is about meta-steps
-            return OverTasks(bench.engine, score, calls if calls >= CAPTURE_PAYS else 0)
+            return OverTasks(bench.engine, score, calls if calls >= TRACE_PAYS else 0)
 
         self.mine = len(bench.ranks.share(range(tasks)))
         chunk = min(bench.engine.chunk or AT_ONCE, AT_ONCE)
-        self.at_once = AT_ONCE // chunk * chunk  # whole chunks, which all have one shape and can share one recording
+        self.at_once = AT_ONCE // chunk * chunk  # whole chunks, which all have one shape and can share one trace
         self.whole = over_tasks(times * (self.mine // self.at_once) * (self.at_once // chunk))
         self.rest = over_tasks(times)
 

@@ -21,7 +21,7 @@ from metarun.core.episode import Episode
 from metarun.core.meta import Meta
 from metarun.engine.kernels.build import NotBuilt, library
 from metarun.engine.meta_gradient import MetaGradient
-from metarun.engine.over_tasks import CAPTURE_PAYS, Compile, Engine, Vectorize
+from metarun.engine.over_tasks import TRACE_PAYS, Compile, Engine, Vectorize
 from metarun.verify.definitions import REFERENCES, query_objective
 from metarun.verify.problems import Case, cases, finite_difference, first_meta, relative_error, small, suits
 
@@ -83,7 +83,7 @@ def engines(device: torch.device) -> dict[str, tuple[Engine, int]]:
         "loop": (Engine(Vectorize.loop, 1), 0),
         "vmap": (Engine(Vectorize.vmap), 0),
         "vmap by 2": (Engine(Vectorize.vmap, 2), 0),
-        "vmap recorded": (Engine(Vectorize.vmap, None, Compile.auto), CAPTURE_PAYS),
+        "vmap traced": (Engine(Vectorize.vmap, None, Compile.auto), TRACE_PAYS),
         "grouped": (Engine(Vectorize.grouped), 0),
     }
     if device.type == "cpu":
@@ -92,7 +92,7 @@ def engines(device: torch.device) -> dict[str, tuple[Engine, int]]:
         except NotBuilt:
             return ways
         ways["native"] = Engine(Vectorize.grouped, 2, Compile.false, kernels), 0
-        ways["native recorded"] = Engine(Vectorize.grouped, None, Compile.auto, kernels), CAPTURE_PAYS
+        ways["native traced"] = Engine(Vectorize.grouped, None, Compile.auto, kernels), TRACE_PAYS
     return ways
 
 
@@ -112,7 +112,7 @@ def rows(algorithms: dict[str, Algorithm], device: torch.device) -> Iterator[Row
                 want = reference(variant, case)
                 for path, (engine, calls) in engines(device).items():
                     if calls and case.name == "conv4 strided":
-                        continue  # recording takes seconds, and the max-pooled network has the same layers and more
+                        continue  # tracing takes seconds, and the max-pooled network has the same layers and more
                     meta = first_meta(variant, case)
                     got, _ = MetaGradient(engine, variant, case.problem, calls)(meta, case.episodes)
                     yield Row(label, case.name, path, "plain autograd", relative_error(got, want))

@@ -196,11 +196,11 @@ def _quiet() -> Iterator[None]:
 def _shares(step: Callable[..., None], episodes: Any, device: torch.device) -> dict[str, float]:
     """Shares of a step's computing time inside convolutions and inside matrix products, 0..1."""
     kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
-    with _quiet(), profile(activities=kinds) as recorded:
+    with _quiet(), profile(activities=kinds) as profiled:
         step(episodes)
         _wait(device)
     on_gpu = device.type == "cuda"
-    spent = {e.key: e.self_device_time_total if on_gpu else e.self_cpu_time_total for e in recorded.key_averages()}
+    spent = {e.key: e.self_device_time_total if on_gpu else e.self_cpu_time_total for e in profiled.key_averages()}
     total = sum(spent.values()) or 1.0
 
     def share(words: tuple[str, ...], but: tuple[str, ...] = ()) -> float:
@@ -221,7 +221,7 @@ def table(result: dict[str, Any]) -> str:
         ("engine", f"{result['engine']}; {result['device']}; torch {result['torch']}"),
         ("throughput", f"{spread(result['tasks_per_s'], 'tasks/s')} over {result['steps_measured']} steps"),
         ("meta-step", f"{step:.4g} ms, {result['meta_batch']} tasks"),
-        ("first step", f"{result['first_step_s']:.2f} s, with what it records and compiles"),
+        ("first step", f"{result['first_step_s']:.2f} s, with what it traces and compiles"),
         ("peak memory", f"{result['peak_memory_mb']:.0f} MB"),
         ("time in", f"convolutions {100 * result['share_in_convolutions']:.0f} %, "
          f"matrix products {100 * result['share_in_matrix_products']:.0f} %"),

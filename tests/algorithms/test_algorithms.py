@@ -17,7 +17,7 @@ from metarun import config
 from metarun.core import tree
 from metarun.core.meta import Meta
 from metarun.engine.meta_gradient import MetaGradient
-from metarun.engine.over_tasks import CAPTURE_PAYS, Compile, Engine, Vectorize
+from metarun.engine.over_tasks import TRACE_PAYS, Compile, Engine, Vectorize
 from metarun.models.base import Model, functional
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import train
@@ -132,7 +132,7 @@ def test_its_meta_gradient_is_right(network: str) -> None:
         Engine.choose(Vectorize.auto, None, Compile.auto, cpu, module, numbers=1, run=run),
         Engine(Vectorize.loop),
     ]
-    for engine, calls in zip(engines, (0, CAPTURE_PAYS, 0), strict=True):
+    for engine, calls in zip(engines, (0, TRACE_PAYS, 0), strict=True):
         got, _ = MetaGradient(engine, maml, case.problem, calls)(case.meta, case.episodes)
         assert problems.relative_error(got, check.reference(maml, case)) < 1e-10
         direction = tree.scale(1 / tree.norm(got), got)

@@ -30,6 +30,7 @@ def test_choices_that_do_not_go_together_are_read_from_the_text() -> None:
 
 
 def test_a_launcher_that_is_not_there_is_read_from_the_text() -> None:
+    register()
     with reading(config.conf_dir(), None), pytest.raises(HydraException) as caught:
         hydra.compose("train", ["hydra/launcher=nowhere"])
     found = lacking(" ".join(str(caught.value).split()))

@@ -29,8 +29,8 @@ CASES = {case.name: case for case in problems.cases(torch.device("cpu"))}
 CHOICES = {name: config.compose([f"algo={name}"])[0].algo for name in config.choices("algo")}
 ALGORITHMS = {name: algorithm for name, algorithm in CHOICES.items() if type(algorithm) in definitions.REFERENCES}
 ENGINES = check.engines(torch.device("cpu"))
-PATHS = {name: path for name, path in ENGINES.items() if "recorded" not in name}
-RECORDED = {name: path for name, path in ENGINES.items() if name not in PATHS}
+PATHS = {name: path for name, path in ENGINES.items() if "traced" not in name}
+TRACED = {name: path for name, path in ENGINES.items() if name not in PATHS}
 Path = tuple[Engine, int]
 
 FOR_ANY = {name: case for name, case in CASES.items() if name != "mann"}  # whose network suits most methods
@@ -115,21 +115,21 @@ def test_equals_its_definition(name: str, on: str, path: str) -> None:
 
 
 def to_record() -> list[tuple[str, str, str]]:
-    """(method, network, path): one of each kind, on a network that suits it for each path; recording takes seconds."""
-    networks = {"vmap recorded": ("mlp", "mann"), "native recorded": ("conv4 max-pool",)}
+    """(method, network, path): one of each kind, on a network that suits it for each path; tracing takes seconds."""
+    networks = {"vmap traced": ("mlp", "mann"), "native traced": ("conv4 max-pool",)}
     methods = ("maml", "maml recompute", "imaml", "reptile", "anil", "mamlpp", "pretrain", "protonet", "mann")
-    return [(m, on, path) for m, on in SUITED if m in methods for path in RECORDED if on in networks[path]]
+    return [(m, on, path) for m, on in SUITED if m in methods for path in TRACED if on in networks[path]]
 
 
 @pytest.mark.parametrize(("name", "network", "path"), to_record())
-def test_a_recording_is_what_was_recorded(name: str, network: str, path: str) -> None:
-    """Also at other parameters than those that it was recorded with."""
-    case, algorithm, (engine, calls) = CASES[network], VARIANTS[name], RECORDED[path]
-    recorded = MetaGradient(engine, algorithm, case.problem, calls)
+def test_a_trace_is_what_was_traced(name: str, network: str, path: str) -> None:
+    """Also at other parameters than those that it was traced with."""
+    case, algorithm, (engine, calls) = CASES[network], VARIANTS[name], TRACED[path]
+    traced = MetaGradient(engine, algorithm, case.problem, calls)
     plain = MetaGradient(dataclasses.replace(engine, compile=Compile.false), algorithm, case.problem)
     meta = algorithm.init(case.meta.model)
     for at in (meta, tree.scale(1.1, meta)):
-        got, metrics = recorded(at, case.episodes)
+        got, metrics = traced(at, case.episodes)
         want, plain_metrics = plain(at, case.episodes)
         off = distance((got, metrics), (want, plain_metrics))
         assert off < ROUNDING / 50  # a sum in another order here and there; ``Replay`` takes no more for rounding

@@ -13,7 +13,7 @@ from metarun.core.hypergrad import conjugate_gradient, recompute, store
 from metarun.core.inner import SGD, Carry, Inner
 from metarun.core.meta import Meta
 from metarun.core.tree import Params
-from metarun.engine.trace import Captured
+from metarun.engine.trace import Trace
 
 
 def spd(n: int) -> torch.Tensor:
@@ -70,12 +70,12 @@ def test_recompute_is_store_however_long_the_loop(steps: int, segment: int, dtyp
     assert (tree.norm(tree.subtract(got, want)) / tree.norm(want)).item() < allowed
 
 
-def test_a_recording_recomputes_too() -> None:
+def test_a_trace_recomputes_too() -> None:
     """Finding common expressions must not turn recompute into store, which keeps the activations."""
     x, meta = torch.randn(7, 4), Meta.of({"w": torch.randn(4, 3)})
 
     def forward_passes(path: Any, *segment: int) -> int:
-        recorded: Any = Captured(lambda meta, x: path(*curved(x), meta, 5, *segment), meta, x)
-        return sum(node.target is torch.ops.aten.tanh.default for node in recorded._graph.graph.nodes)
+        trace: Any = Trace(lambda meta, x: path(*curved(x), meta, 5, *segment), meta, x)
+        return sum(node.target is torch.ops.aten.tanh.default for node in trace._graph.graph.nodes)
 
     assert forward_passes(store) == 5 and forward_passes(recompute, 10) == 10

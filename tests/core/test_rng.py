@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from metarun.core import rng
-from metarun.engine.trace import Captured
+from metarun.engine.trace import Trace
 
 
 def splitmix64(seed: int, count: int) -> list[int]:
@@ -62,9 +62,9 @@ def test_a_compiled_permutation_is_the_same_and_stays_within_its_memory() -> Non
         return rng.permutation(key, 50)
 
     keys = torch.arange(16)
-    compiled = Captured(order, keys)
-    compiled.compile(keys)
-    assert torch.equal(compiled(keys), order(keys))
+    trace = Trace(order, keys)
+    trace.compile(keys)
+    assert torch.equal(trace(keys), order(keys))
 
 
 def test_a_subset_is_the_beginning_of_a_permutation_of_what_there_is() -> None:

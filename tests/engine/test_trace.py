@@ -1,10 +1,9 @@
-"""A recording gives what the function gives, to the bit, whatever comes later in the place of its examples."""
+"""A trace gives what the function gives, to the bit, whatever comes later in the place of its examples."""
 
 from __future__ import annotations
 
 import math
 import random
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +16,8 @@ from torch.func import grad, vmap
 from metarun.compat import torch_pytree as pytree
 from metarun.compat.torch_dispatch import TorchDispatchMode
 from metarun.core.episode import Episode
-from metarun.engine.over_tasks import CAPTURE_PAYS, Compile, Engine, OverTasks, Vectorize
-from metarun.engine.trace import MACHINE_CODE, ROUNDING, Captured, Replay, distance
+from metarun.engine.over_tasks import TRACE_PAYS, Compile, Engine, OverTasks, Vectorize
+from metarun.engine.trace import MACHINE_CODE, ROUNDING, Replay, Trace, distance
 
 
 class Calls(TorchDispatchMode):
@@ -78,10 +77,10 @@ def problem(seed: int) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def test_nested_transforms_to_the_bit() -> None:
-    captured = Captured(meta_gradient, *problem(0))
+    trace = Trace(meta_gradient, *problem(0))
     for seed in (0, 1, 2):
-        same(captured(*problem(seed)), meta_gradient(*problem(seed)))
-    assert len(operators(captured, *problem(0))) < len(operators(meta_gradient, *problem(0)))
+        same(trace(*problem(seed)), meta_gradient(*problem(seed)))
+    assert len(operators(trace, *problem(0))) < len(operators(meta_gradient, *problem(0)))
 
 
 def test_any_nest() -> None:
@@ -92,7 +91,7 @@ def test_any_nest() -> None:
     def nest(seed: int) -> tuple[Any, Any]:
         return {"episode": Episode(*(drawn(2, seed=seed + i) for i in range(5)))}, (drawn(3, seed=seed), [drawn(1)])
 
-    got = Captured(fn, *nest(0))(*nest(7))
+    got = Trace(fn, *nest(0))(*nest(7))
     assert isinstance(got[0]["e"], Episode)
     same(got, fn(*nest(7)))
 
@@ -103,7 +102,7 @@ def test_precisions_are_kept() -> None:
 
     examples = drawn(3), torch.arange(3), torch.tensor([True, False, True])
     later = drawn(3, seed=1), torch.tensor([5, -2, 0]), torch.tensor([False, False, True])
-    same(Captured(fn, *examples)(*later), fn(*later))
+    same(Trace(fn, *examples)(*later), fn(*later))
 
 
 def test_constants_from_closures() -> None:
@@ -114,9 +113,9 @@ def test_constants_from_closures() -> None:
     def fn(x: Tensor) -> Tensor:
         return module(x) * outside + torch.tensor([1.0, 2.0])
 
-    captured = Captured(fn, drawn(4, 3))
+    trace = Trace(fn, drawn(4, 3))
     with torch.no_grad():
-        same(captured(drawn(4, 3, seed=1)), fn(drawn(4, 3, seed=1)))
+        same(trace(drawn(4, 3, seed=1)), fn(drawn(4, 3, seed=1)))
     assert torch.equal(outside, drawn(2))
 
 
@@ -130,7 +129,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "a column": lambda t: t[:, :1].expand_as(t),
     "a number": lambda t: t[:1, :1].expand_as(t),
 }
-# Recordings that are different for different memory.
+# Functions whose traces are different for different memory.
 VIEWS: dict[str, Callable[[Tensor], Any]] = {
     "transposition": lambda x: x.t() * torch.arange(16).view(4, 4),
     "its copy": lambda x: x.t().contiguous(),
@@ -144,17 +143,17 @@ VIEWS: dict[str, Callable[[Tensor], Any]] = {
 }
 
 
-@pytest.mark.parametrize("recorded", LAYOUTS)
+@pytest.mark.parametrize("first", LAYOUTS)
 @pytest.mark.parametrize("view", VIEWS)
-def test_later_calls_may_lie_otherwise_in_memory(recorded: str, view: str) -> None:
+def test_later_calls_may_lie_otherwise_in_memory(first: str, view: str) -> None:
     def numbers(seed: int, layout: str, dtype: torch.dtype) -> Tensor:  # whole, so that no order of summing rounds
         return LAYOUTS[layout]((100 * drawn(4, 4, seed=seed)).round().to(dtype))
 
     for dtype in (torch.float32, torch.float64):
-        captured = Captured(VIEWS[view], numbers(0, recorded, dtype))
+        trace = Trace(VIEWS[view], numbers(0, first, dtype))
         for later in LAYOUTS:
             argument = numbers(1, later, dtype)
-            got, want = captured(argument), VIEWS[view](argument)
+            got, want = trace(argument), VIEWS[view](argument)
             assert got.dtype == want.dtype and torch.equal(got, want), (later, dtype)
             assert torch.equal(argument, numbers(1, later, dtype))
 
@@ -190,11 +189,11 @@ def test_memory_that_tracing_mistakes(name: str, channels_last: bool) -> None:
         x, g = drawn(2, 3, 4, 5, seed=seed), drawn(2, 3, 4, 5, seed=seed + 1)
         return x.contiguous(memory_format=memory), g.contiguous(memory_format=other)
 
-    same(Captured(fn, *given(0))(*given(2)), fn(*given(2)))
+    same(Trace(fn, *given(0))(*given(2)), fn(*given(2)))
 
 
 def test_tasks_are_run_whatever_tracing_mistakes() -> None:
-    """A network with ELU between two convolutions; a recording that does not run must not end the training."""
+    """A network with ELU between two convolutions, whose trace must run where it was foreseen otherwise."""
     x = drawn(3, 4, 3, 6, 6)
     episodes = Episode(x, x, x, x, torch.arange(3))
     meta = {"a": drawn(12, 3, 1, 1), "b": drawn(8, 12, 3, 3)}
@@ -210,13 +209,11 @@ def test_tasks_are_run_whatever_tracing_mistakes() -> None:
         return grad(outer)(meta)
 
     (want,) = OverTasks(Engine(Vectorize.vmap), one)(meta, episodes)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it may say that it is not recorded
-        recorded = OverTasks(Engine(Vectorize.vmap, None, Compile.auto), one, CAPTURE_PAYS)
-        for _ in range(2):
-            (got,) = recorded(meta, episodes)
-            for name, value in want.items():
-                torch.testing.assert_close(got[name], value, rtol=1e-12, atol=1e-12)
+    traced = OverTasks(Engine(Vectorize.vmap, None, Compile.auto), one, TRACE_PAYS)
+    for _ in range(2):
+        (got,) = traced(meta, episodes)  # a warning, that it runs untraced, would be an error
+        for name, value in want.items():
+            torch.testing.assert_close(got[name], value, rtol=1e-12, atol=1e-12)
 
 
 def test_control_flow_that_looks_at_values_is_refused() -> None:
@@ -228,7 +225,7 @@ def test_control_flow_that_looks_at_values_is_refused() -> None:
         lambda x: x * len(x[x > 0].tolist()),
     ):
         with pytest.raises(RuntimeError):
-            Captured(fn, torch.ones(3))
+            Trace(fn, torch.ones(3))
 
 
 def test_control_flow_that_looks_at_shapes_is_fine() -> None:
@@ -237,7 +234,7 @@ def test_control_flow_that_looks_at_shapes_is_fine() -> None:
             x = x * 2 if x.ndim == 1 else x[0]
         return x
 
-    same(Captured(fn, drawn(3))(drawn(3, seed=1)), fn(drawn(3, seed=1)))
+    same(Trace(fn, drawn(3))(drawn(3, seed=1)), fn(drawn(3, seed=1)))
 
 
 def test_it_raises_what_the_function_raises() -> None:
@@ -245,7 +242,7 @@ def test_it_raises_what_the_function_raises() -> None:
         raise ZeroDivisionError("mine")
 
     with pytest.raises(ZeroDivisionError, match="mine"):
-        Captured(fn, drawn(3))
+        Trace(fn, drawn(3))
 
 
 def test_what_is_computed_twice_is_computed_once() -> None:
@@ -253,10 +250,10 @@ def test_what_is_computed_twice_is_computed_once() -> None:
         first, second = (torch.sin(x @ w) for _ in range(2))
         return (first + 1) * (second + 2)
 
-    captured = Captured(fn, drawn(3, 3), drawn(3, 3))
-    names = operators(captured, drawn(3, 3), drawn(3, 3))
+    trace = Trace(fn, drawn(3, 3), drawn(3, 3))
+    names = operators(trace, drawn(3, 3), drawn(3, 3))
     assert names.count("aten::mm") == names.count("aten::sin") == 1
-    same(captured(drawn(3, 3, seed=1), drawn(3, 3)), fn(drawn(3, 3, seed=1), drawn(3, 3)))
+    same(trace(drawn(3, 3, seed=1), drawn(3, 3)), fn(drawn(3, 3, seed=1), drawn(3, 3)))
 
 
 def test_what_nothing_asks_for_is_not_computed() -> None:
@@ -264,7 +261,7 @@ def test_what_nothing_asks_for_is_not_computed() -> None:
         torch.sin(x) @ x
         return x + 1
 
-    assert operators(Captured(fn, drawn(3, 3)), drawn(3, 3)) == ["aten::add.Tensor"]
+    assert operators(Trace(fn, drawn(3, 3)), drawn(3, 3)) == ["aten::add.Tensor"]
 
 
 def test_views_that_end_where_they_began_are_not_taken() -> None:
@@ -272,9 +269,9 @@ def test_views_that_end_where_they_began_are_not_taken() -> None:
         y = x.exp()
         return (y.t().t() + y.unsqueeze(0).squeeze(0) + y.view(2, 6).view(3, 4)).detach() + y.t().permute(1, 0)
 
-    captured = Captured(fn, drawn(3, 4))
-    assert set(operators(captured, drawn(3, 4))) == {"aten::exp", "aten::add.Tensor"}
-    same(captured(drawn(3, 4, seed=1)), fn(drawn(3, 4, seed=1)))
+    trace = Trace(fn, drawn(3, 4))
+    assert set(operators(trace, drawn(3, 4))) == {"aten::exp", "aten::add.Tensor"}
+    same(trace(drawn(3, 4, seed=1)), fn(drawn(3, 4, seed=1)))
 
 
 IN_PLACE: dict[str, Callable[[Tensor], Any]] = {
@@ -290,15 +287,15 @@ IN_PLACE: dict[str, Callable[[Tensor], Any]] = {
 def test_in_place_operations_reach_nothing_else(name: str) -> None:
     """Neither an equal value, computed apart, nor the argument."""
     fn = IN_PLACE[name]
-    captured = Captured(fn, drawn(5))
+    trace = Trace(fn, drawn(5))
     for seed in (1, 2):
         x = drawn(5, seed=seed)
-        same(captured(x), fn(drawn(5, seed=seed)))
+        same(trace(x), fn(drawn(5, seed=seed)))
         same(x, drawn(5, seed=seed))
 
 
 def test_results_that_are_equal_are_two() -> None:
-    first, second = Captured(lambda x: (x * 2, x * 2), drawn(3))(drawn(3))
+    first, second = Trace(lambda x: (x * 2, x * 2), drawn(3))(drawn(3))
     first.zero_()
     assert torch.equal(second, drawn(3) * 2)
 
@@ -307,11 +304,11 @@ def test_results_may_be_arguments_and_views_of_them() -> None:
     def fn(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         return x, x.t(), y[0], x.view(-1), x + 0, y
 
-    captured = Captured(fn, drawn(2, 3), drawn(2))
+    trace = Trace(fn, drawn(2, 3), drawn(2))
     x, y = drawn(2, 3, seed=1), drawn(2, seed=1)
-    got = captured(x, y)
+    got = trace(x, y)
     same(got, fn(x, y))
-    again = captured(drawn(2, 3, seed=2), drawn(2, seed=2))  # leaves what was returned before alone
+    again = trace(drawn(2, 3, seed=2), drawn(2, seed=2))  # leaves what was returned before alone
     same(got, fn(x, y))
     same(again, fn(drawn(2, 3, seed=2), drawn(2, seed=2)))
 
@@ -323,7 +320,7 @@ def test_no_gradient_graph_is_kept() -> None:
         return x * weight, (x * weight).sum()
 
     example, later = drawn(3).requires_grad_(), drawn(3, seed=1).requires_grad_()
-    got = Captured(fn, example)(later)
+    got = Trace(fn, example)(later)
     assert not any(leaf.requires_grad or leaf.grad_fn for leaf in got)
     same(got, tuple(leaf.detach() for leaf in fn(later)))
     assert torch.is_grad_enabled()
@@ -333,30 +330,28 @@ def test_random_numbers_are_drawn_anew() -> None:
     def fn(x: Tensor) -> tuple[Tensor, Tensor]:
         return x + torch.rand(3), x + torch.rand(3)
 
-    captured = Captured(fn, torch.zeros(3))
+    trace = Trace(fn, torch.zeros(3))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        got = captured(torch.zeros(3))
+        got = trace(torch.zeros(3))
         torch.manual_seed(1)
         same(got, fn(torch.zeros(3)))
-        assert not torch.equal(*got) and not torch.equal(captured(torch.zeros(3))[0], got[0])
+        assert not torch.equal(*got) and not torch.equal(trace(torch.zeros(3))[0], got[0])
 
 
 @pytest.mark.parametrize("error, said", [(RuntimeError("no compiler\nmore"), "no compiler"), (OSError(), "OSError")])
-def test_what_cannot_be_compiled_stays_a_recording(
-    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_compiled_stays_a_trace(error: Exception, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise error
 
     monkeypatch.setattr("torch._inductor.compile", refuse)
-    captured = Captured(lambda x: x * 2 + 1, drawn(3))
+    trace = Trace(lambda x: x * 2 + 1, drawn(3))
     with pytest.warns(UserWarning, match=rf"device.compile: not compiled, only slower for it \({said}\)$"):
-        captured.compile(drawn(3))
-    same(captured(drawn(3, seed=1)), drawn(3, seed=1) * 2 + 1)
+        trace.compile(drawn(3))
+    same(trace(drawn(3, seed=1)), drawn(3, seed=1) * 2 + 1)
 
 
-def test_what_compiles_but_does_not_run_stays_a_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_compiles_but_does_not_run_stays_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     def compiled(*_: Any, **__: Any) -> Callable[..., None]:
         def run(*_: Tensor) -> None:
             raise OSError("cannot load")
@@ -364,14 +359,14 @@ def test_what_compiles_but_does_not_run_stays_a_recording(monkeypatch: pytest.Mo
         return run
 
     monkeypatch.setattr("torch._inductor.compile", compiled)
-    captured = Captured(lambda x: x * 2 + 1, drawn(3))
+    trace = Trace(lambda x: x * 2 + 1, drawn(3))
     with pytest.warns(UserWarning, match="cannot load"):
-        captured.compile(drawn(3))
-    same(captured(drawn(3, seed=1)), drawn(3, seed=1) * 2 + 1)
+        trace.compile(drawn(3))
+    same(trace(drawn(3, seed=1)), drawn(3, seed=1) * 2 + 1)
 
 
 def replayed(fn: Callable[..., Any], *examples: Any) -> Replay:
-    return Replay(fn, Captured(fn, *examples))
+    return Replay(fn, Trace(fn, *examples))
 
 
 def test_a_replay_is_compared_at_powers_of_two() -> None:
@@ -390,7 +385,7 @@ def test_a_replay_is_compared_at_powers_of_two() -> None:
 
 
 class Frozen(nn.Module):
-    """A network whose outputs depend on more than its arguments, in ways that a recording does not see."""
+    """A network whose outputs depend on more than its arguments, in ways that a trace does not see."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -467,7 +462,7 @@ def test_what_changes_with_every_call_is_found_at_once(what: str) -> None:
 
 
 def test_results_that_vary_by_themselves_are_no_frozen_state() -> None:
-    """As a GPU's sums do; here random numbers that the recording draws anew."""
+    """As a GPU's sums do; here random numbers that the trace draws anew."""
     replay = replayed(lambda x: x + torch.rand(3), drawn(3))
     for _ in range(8):
         replay(drawn(3))
@@ -484,11 +479,13 @@ def test_machine_code_that_is_wrong_is_not_used(off: float, kept: bool, monkeypa
         return x.float().exp()
 
     replay = replayed(fn, drawn(3))
-    assert replay.captured is not None
-    replay.captured.compile(drawn(3))
+    assert replay.trace is not None
+    replay.trace.compile(drawn(3))
     for call in range(1, 9):
         if call == 2 and not kept:
-            with pytest.warns(UserWarning, match="^device.compile: TorchInductor's machine code .* at call 2; the rec"):
+            with pytest.warns(
+                UserWarning, match="^device.compile: TorchInductor's machine code .* at call 2; the trace"
+            ):
                 same(replay(drawn(3)), fn(drawn(3)))
         else:
             assert torch.equal(replay(drawn(3)), fn(drawn(3))) is (not kept and call > 2)
@@ -516,12 +513,12 @@ def test_machine_code() -> None:
         return {"a": torch.sin(x.t() @ x) + y["b"], "c": x.reshape(-1).cumsum(0)}
 
     example = drawn(4, 4), {"b": drawn(4)}
-    captured = Captured(fn, *example)
-    captured.compile(*example)  # a warning would be an error
-    assert len(operators(captured, *example)) < len(operators(fn, *example))
+    trace = Trace(fn, *example)
+    trace.compile(*example)  # a warning would be an error
+    assert len(operators(trace, *example)) < len(operators(fn, *example))
     for seed, layout in enumerate(LAYOUTS.values()):
         given = layout(drawn(4, 4, seed=seed)).requires_grad_(), {"b": drawn(4, seed=seed)}
-        got = captured(*given)
+        got = trace(*given)
         for name, want in fn(*given).items():
             assert not got[name].requires_grad
             torch.testing.assert_close(got[name], want.detach(), rtol=1e-12, atol=1e-12)

@@ -13,8 +13,8 @@ from metarun.core.episode import Episode
 from metarun.core.objective import supervised
 from metarun.datasets.base import Split
 from metarun.engine.kernels.build import library
-from metarun.engine.over_tasks import CAPTURE_PAYS, Compile, Engine, Vectorize
-from metarun.engine.trace import Captured
+from metarun.engine.over_tasks import TRACE_PAYS, Compile, Engine, Vectorize
+from metarun.engine.trace import Trace
 from metarun.runs.evaluate import Evaluator, Score, evaluate, measured_episodes, predictions
 from metarun.runs.experiment import Bench
 from tests.conftest import ON_IMAGES
@@ -82,10 +82,10 @@ def test_vectorised_evaluation_is_the_loops(algo: str) -> None:
     for other in scores[1:]:
         for a, c in zip(scores[0], other, strict=True):
             torch.testing.assert_close(a.loss, c.loss, rtol=1e-3, atol=1e-4)
-    recorded = dataclasses.replace(b, engine=Engine(Vectorize.grouped, 5, Compile.auto, library()))
+    traced = dataclasses.replace(b, engine=Engine(Vectorize.grouped, 5, Compile.auto, library()))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # that it cannot be recorded
-        score = Evaluator(recorded, 5, Norm.transductive, last_only=True, times=CAPTURE_PAYS)
+        warnings.simplefilter("error")  # that it cannot be traced
+        score = Evaluator(traced, 5, Norm.transductive, last_only=True, times=TRACE_PAYS)
         (last,) = score(meta, Split.test)
     torch.testing.assert_close(last.loss, scores[0][0].loss[:, -1:], rtol=1e-3, atol=1e-4)
 
@@ -107,31 +107,31 @@ def test_all_norms_in_one_pass() -> None:
         assert torch.equal(alone.metric, score.metric)
 
 
-def test_an_evaluation_of_many_tasks_is_recorded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluation_of_many_tasks_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
 
-    class Counting(Captured):
+    class Counting(Trace):
         def __init__(self, *arguments: Any):
             made.append(len(arguments[-1].key))
             super().__init__(*arguments)
 
-    monkeypatch.setattr("metarun.engine.over_tasks.Captured", Counting)
+    monkeypatch.setattr("metarun.engine.trace.Trace", Counting)
 
     def scores(tasks: int, *overrides: str) -> list[Score]:
         b = bench("device.chunk=2", "model.filters=16", "algo.eval_inner_steps=1", *overrides)
         return evaluate(b, b.first_meta(), Split.test, tasks, Norm.all, last_only=True)
 
-    many = 2 * (CAPTURE_PAYS + 2) + 3  # and a rest, in chunks of other sizes
-    recorded, plain = scores(many), scores(many, "device.compile=false")
+    many = 2 * (TRACE_PAYS + 2) + 3  # and a rest, in chunks of other sizes
+    traced, plain = scores(many), scores(many, "device.compile=false")
     assert made == [2]
-    for a, b in zip(recorded, plain, strict=True):
+    for a, b in zip(traced, plain, strict=True):
         assert a.metric.shape == (many, 1)
         torch.testing.assert_close(a.loss, b.loss, rtol=1e-4, atol=1e-5)
     validated = bench("device.chunk=2", "model.filters=16", "algo.eval_inner_steps=1")
-    often = Evaluator(validated, 2, Norm.transductive, times=CAPTURE_PAYS)
+    often = Evaluator(validated, 2, Norm.transductive, times=TRACE_PAYS)
     first, second = (often(validated.first_meta(), Split.val) for _ in range(2))
     assert made == [2, 2] and torch.equal(first[0].loss, second[0].loss)
-    scores(2 * (CAPTURE_PAYS - 1))  # too few to earn it back
+    scores(2 * (TRACE_PAYS - 1))  # too few to earn it back
     scores(10, "device.compile=true")  # which is about meta-steps
     assert made == [2, 2]
 

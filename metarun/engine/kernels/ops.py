@@ -1,4 +1,4 @@
-"""The native kernels as torch operators, ``torch.ops.metarun.*``, so that a captured graph can hold them.
+"""The native kernels as torch operators, ``torch.ops.metarun.*``, so that a trace can hold them.
 
 Images are [T, N, C, H, W], channels last in memory; filters [T or 1, K, C, k, k]. An operator allocates its results
 and calls the kernel; its ``Meta`` twin only allocates, which is what tracing runs.

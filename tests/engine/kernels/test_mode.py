@@ -21,7 +21,7 @@ from metarun.core.ops import norm_relu_pool
 from metarun.engine.kernels.build import Library, library
 from metarun.engine.kernels.mode import Grouped
 from metarun.engine.meta_gradient import MetaGradient
-from metarun.engine.over_tasks import CAPTURE_PAYS, Compile, Engine, Vectorize
+from metarun.engine.over_tasks import TRACE_PAYS, Compile, Engine, Vectorize
 from metarun.models.base import functional
 from metarun.verify import check, problems
 from metarun.verify.problems import Case
@@ -291,7 +291,7 @@ WAYS: dict[str, Callable[[], tuple[Engine, int]]] = {
     "vmap": lambda: (Engine(Vectorize.vmap), 0),
     "grouped": lambda: (Engine(Vectorize.grouped), 0),
     "native by 2": lambda: (Engine(Vectorize.grouped, 2, Compile.false, library()), 0),
-    "native recorded": lambda: (Engine(Vectorize.grouped, None, Compile.auto, library()), CAPTURE_PAYS),
+    "native traced": lambda: (Engine(Vectorize.grouped, None, Compile.auto, library()), TRACE_PAYS),
 }
 
 
