@@ -62,7 +62,7 @@ class Darts(Problem):
     def whole_loss(self, params: Params, task: Task) -> tuple[Tensor, Metrics]:
         return self.judged(torch.cat([self.thrown(params, task, throw) for throw in (0, LAST)]))
 
-    def measure(self, params: Params, task: Task, norms: Sequence[Norm]) -> tuple[Tensor, Tensor]:
+    def measure(self, params: Params, task: Task, k: int, norms: Sequence[Norm]) -> tuple[Tensor, Tensor]:
         loss, metrics = self.query_loss(params, task)
         return metrics["miss"].expand(len(norms)), loss.expand(len(norms))
 
