@@ -24,7 +24,8 @@ from metarun.core.meta import Meta
 from metarun.core.metric import Metric
 from metarun.core.problem import Metrics, Problem, Reduction
 from metarun.core.tree import Params
-from metarun.engine.over_tasks import MetaGradient, OverTasks, each
+from metarun.engine.meta_gradient import MetaGradient
+from metarun.engine.over_tasks import OverTasks, each
 from metarun.errors import UserError
 from metarun.verify import check, problems
 
