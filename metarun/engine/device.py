@@ -1,4 +1,4 @@
-"""Where the run computes and how it lays out tasks there."""
+"""Device settings: the processor, its threads, and how tasks are batched and compiled there."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ import torch
 from metarun.engine.over_tasks import Compile, Vectorize
 from metarun.errors import ConfigError, require
 
-MOST_THREADS = 1024  # as many as large machines have; tens of thousands can take a process down
+MOST_THREADS = 1024  # as many as large machines have; tens of thousands can crash a process
 
 
 class Kind(enum.Enum):
+    """Processor to compute on. auto: a CUDA GPU where torch sees one, else the CPU."""
+
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
@@ -25,8 +27,10 @@ class Kind(enum.Enum):
 
 @dataclass(kw_only=True, slots=True)
 class Device:
+    """The settings of the group ``device``; ``conf/device/auto.yaml`` explains them."""
+
     kind: Kind
-    threads: str  # CPU threads, or "auto": torch's own choice
+    threads: str  # CPU threads, or "auto": torch's default
     vectorize: Vectorize
     chunk: str  # tasks computed side by side, or "auto"
     compile: str  # "auto", "true" or "false"
@@ -40,9 +44,13 @@ class Device:
         require(known, "compile", self.compile, "auto, true or false")
 
     def torch_device(self, local: int = 0) -> torch.device:
-        """The torch device for the rank of this number on its machine.
+        """Return the torch device of one rank.
 
-        Raises ``ConfigError`` for cuda where there is none, or fewer than ranks.
+        Args:
+            local: The rank's number on its machine, from 0.
+
+        Raises:
+            ConfigError: ``cuda`` is set, and this machine has no CUDA device, or fewer of them than ranks.
         """
         if self.kind is Kind.cuda and not torch.cuda.is_available():
             raise ConfigError("device", "cuda", "cpu or auto on this machine: torch sees no CUDA device")
@@ -55,9 +63,15 @@ class Device:
 
     @contextlib.contextmanager
     def applied(self, local: int = 0) -> Iterator[torch.device]:
-        """Within, this process computes there: its number of threads, its GPU, and memory that is kept for reuse.
+        """Apply the settings to this process within a ``with`` block and restore the old ones afterwards.
 
-        Afterwards all is as it was. local: this rank's number on its machine, and so its GPU's.
+        They are the number of threads, the current GPU, and the allocator's setting to keep freed memory for reuse.
+
+        Args:
+            local: This rank's number on its machine, from 0, which is also the number of its GPU.
+
+        Yields:
+            The torch device.
         """
         device, threads = self.torch_device(local), torch.get_num_threads()
         with _freed_memory_kept(), torch.cuda.device(local) if device.type == "cuda" else contextlib.nullcontext():
@@ -69,20 +83,21 @@ class Device:
                 torch.set_num_threads(threads)
 
     def compiling(self) -> Compile:
-        """What to compile."""
+        """Return the setting ``compile`` as an enum member."""
         return Compile[self.compile.lower()]
 
     def tasks_at_once(self) -> int | None:
-        """The chunk that was asked for; None: not said."""
+        """Return the setting ``chunk``, tasks computed side by side; None for auto."""
         return None if self.chunk == "auto" else int(self.chunk)
 
 
 @contextlib.contextmanager
 def _freed_memory_kept() -> Iterator[None]:
-    """Within, the C library keeps freed memory for the next tensor instead of returning it to the system.
+    """Make the C library keep freed memory for the next tensor instead of returning it to the system.
 
-    Every large tensor is otherwise made of fresh pages, which the system fills with zeros: a third of a meta-step on
-    convolutional networks. Only glibc has the setting; it cannot be read, so its defaults are what is put back.
+    Otherwise every large tensor gets fresh pages, which the system first fills with zeros. That took a third of a
+    meta-step on convolutional networks. Only glibc has this setting. It cannot be read, so afterwards glibc's defaults
+    are set.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:

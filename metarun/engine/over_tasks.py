@@ -1,4 +1,4 @@
-"""The one place that batches tasks: per-task functions in, results for T tasks out."""
+"""Run a function for one task on T tasks: the only file that adds the task axis."""
 
 from __future__ import annotations
 
@@ -34,11 +34,13 @@ CPU_NUMBERS = 2**19  # input numbers of the tasks that a CPU computes side by si
 class Vectorize(enum.Enum):
     """How the tasks of a meta-batch are run.
 
-    loop: one after another. vmap: side by side, by torch's own batching rules. grouped: side by side, with
-    metarun's task-batched convolutions and batch norm in the place of torch's (``kernels/``).
-    auto: grouped for convolutional networks on a CPU, where the native kernels can be compiled, and vmap elsewhere.
-    Recurrent layers always run one task at a time, since torch cannot vmap them, and so do, without the kernels,
-    convolutions of stride 1 on a CPU: side by side they pass many times over memory that no cache holds.
+    loop: one task after another.
+    vmap: side by side, by torch's batching rules.
+    grouped: side by side, with metarun's task-batched convolutions and batch norm instead of torch's (``kernels/``).
+    auto: ``grouped`` for convolutional networks on a CPU where the native kernels can be compiled, ``loop`` in the two
+    cases below, ``vmap`` otherwise. Networks with recurrent layers use ``loop`` because torch cannot vmap these
+    layers. Without the kernels, convolutions of stride 1 on a CPU use ``loop`` too: side by side, they read many times
+    over memory that is larger than any cache.
     """
 
     auto = "auto"
@@ -48,12 +50,12 @@ class Vectorize(enum.Enum):
 
 
 class Compile(enum.Enum):
-    """Whether to compile: the native kernels, a trace of each function, and machine code for it by TorchInductor.
+    """What to compile: the native kernels, a trace of each function, machine code for the trace by TorchInductor.
 
-    auto: the kernels (a few seconds, once on a machine); a trace where a function is called often enough to
-    earn it back, of inner loops that are not too long; machine code for long runs that the kernels do not serve, of
-    traces that are not too long.
-    true: all that there is for meta-steps, however few.
+    auto: the kernels (a few seconds, once per machine); a trace, where the function is called often enough to save
+    more time than tracing takes and the inner loop is not too long; machine code, for long runs that do not use the
+    kernels and traces that are not too long.
+    true: everything for meta-steps, even when there are few of them. false: nothing.
     """
 
     auto = "auto"
@@ -63,7 +65,14 @@ class Compile(enum.Enum):
 
 @dataclass(frozen=True)
 class Engine:
-    """The way that was chosen to run tasks; ``how`` is not ``auto``. chunk: tasks in memory at once, None: all."""
+    """The chosen way to run tasks.
+
+    Args:
+        how: Any member but ``auto``.
+        chunk: Tasks in memory at once; None: all.
+        compile: What may be compiled.
+        native: The native kernels; None: torch's operations.
+    """
 
     how: Vectorize
     chunk: int | None = None
@@ -80,9 +89,16 @@ class Engine:
         numbers: int,
         run: Callable[[], object],
     ) -> Engine:
-        """Decide what ``auto`` leaves open, for this network; numbers: the inputs of one task, counted.
+        """Choose an engine for a network, replacing each ``auto`` by a decision.
 
-        run: runs the network once, to see whether the kernels have a part in it.
+        Args:
+            how: The setting ``device.vectorize``.
+            chunk: The setting ``device.chunk``; None: auto.
+            compile: The setting ``device.compile``.
+            device: Where the network computes.
+            module: The network.
+            numbers: Input numbers of one task: examples times the numbers of one input.
+            run: Runs the network once. It shows whether the network uses an operation that the kernels replace.
         """
         convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
         on_cpu = device.type == "cpu"
@@ -105,23 +121,29 @@ class Engine:
         return Engine(how, chunk, compile, native)
 
     def describe(self) -> str:
-        """For the line that a run begins with."""
+        """Return a short description, printed in the first line of a run."""
         kernels = " with native kernels" if self.native else ""
         return f"{self.how.value}{kernels}, compile={self.compile.value}"
 
     def parts(self, tasks: Any) -> Iterator[Any]:
-        """The tasks in chunks of nearly equal size."""
+        """Yield the tasks in chunks of nearly equal size, at most ``chunk`` tasks each."""
         total = count(tasks)
         chunks = math.ceil(total / min(self.chunk or total, total))
         yield from in_parts(tasks, math.ceil(total / chunks))
 
 
 class OverTasks:
-    """``task_fn`` (one task in, tensors out) for any number of tasks.
+    """Apply a function for one task to any number of tasks, chunk by chunk.
 
-    calls: how often it is going to be called on a chunk, in all; it decides what compiling is worth. 0: nothing.
-    reduce: (results of a chunk, leaves [t, ...]; number of tasks in all chunks) -> what to return, compiled along.
-    The vmap is outermost and ``task_fn`` holds every derivative, which is what keeps them right (hypergrad.py).
+    vmap is the outermost transform, and every derivative is taken inside ``task_fn``. Derivatives outside of a vmap
+    can be silently wrong (hypergrad.py).
+
+    Args:
+        engine: How to run tasks.
+        task_fn: (shared, one task) -> tensors; each of them a pytree.
+        calls: Expected calls per chunk over the whole run; tracing and compiling are chosen from it. 0 disables both.
+        reduce: (results of a chunk with leaves [t, ...], number of tasks in all chunks) -> the value to yield for the
+            chunk. It is traced and compiled together with ``task_fn``.
     """
 
     def __init__(
@@ -131,7 +153,12 @@ class OverTasks:
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
     def __call__(self, shared: Any, tasks: Any) -> Iterator[Any]:
-        """Results for chunks of tasks, in order. shared: what all tasks see, such as meta-parameters."""
+        """Yield the result of each chunk, in order.
+
+        Args:
+            shared: Input that all tasks have in common, such as meta-parameters.
+            tasks: A pytree with leaves [T, ...].
+        """
         total = count(tasks)
         for part in self.engine.parts(tasks):
             shapes = (total, *(leaf.shape for leaf in pytree.tree_leaves(part)))
@@ -150,8 +177,8 @@ class OverTasks:
             return self.reduce(results, total)
 
     def _prepare(self, total: int, shared: Any, part: Any) -> Callable[..., Any]:
-        """The chunk function, compiled as far as it is worth it. The rule looks at settings alone, never at a
-        clock: a run that is resumed must choose what it chose before."""
+        """Return the chunk function, traced and compiled where that saves time over the run. The decision depends on
+        settings alone, never on measured time: a resumed run must decide as it did before."""
         plain = functools.partial(self._chunk, total)
         wish = self.engine.compile
         pays = self.calls >= TRACE_PAYS or (wish is Compile.true and self.calls > 0)
@@ -167,19 +194,19 @@ class OverTasks:
 
 
 def count(tasks: Any) -> int:
-    """T, the length of every leaf's first axis."""
+    """Return T, the length of every leaf's first axis."""
     return len(pytree.tree_leaves(tasks)[0])
 
 
 def each(tasks: Any) -> Iterator[Any]:
-    """One task after the other, without the axis T."""
+    """Yield one task after the other, without the axis T."""
     leaves, spec = pytree.tree_flatten(tasks)
     for row in zip(*leaves, strict=True):
         yield pytree.tree_unflatten(row, spec)
 
 
 def in_parts(tasks: Any, size: int) -> Iterator[Any]:
-    """The tasks, ``size`` at a time; the last part may be smaller."""
+    """Yield the tasks in parts of ``size``; the last part may be smaller."""
     total = count(tasks)
     if size >= total:
         yield tasks
@@ -189,5 +216,5 @@ def in_parts(tasks: Any, size: int) -> Iterator[Any]:
 
 
 def concatenate(chunks: list[Any]) -> Any:
-    """Chunks of results joined along their axis T."""
+    """Join the results of chunks along the axis T."""
     return chunks[0] if len(chunks) == 1 else pytree.tree_map(lambda *leaves: torch.cat(leaves), *chunks)

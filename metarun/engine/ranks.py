@@ -1,4 +1,4 @@
-"""Ranks: the processes that torchrun starts for one run. They share its tasks; the first one speaks and writes."""
+"""Ranks: the processes that torchrun starts for one run. They share its tasks; rank 0 alone prints and writes."""
 
 from __future__ import annotations
 
@@ -21,35 +21,58 @@ from metarun.errors import RankLost, UserError
 
 T = TypeVar("T")
 
-# How long a rank waits for another that is alive and does not answer. More than anything that one does alone, such as
-# preparing data; a rank that has died is noticed at once.
+# How long a rank waits for another that is alive and does not answer: longer than any work that one rank does alone,
+# such as preparing data. A rank that has died is noticed at once.
 PATIENCE = datetime.timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among a run's processes; the default is a process on its own, to which nothing here costs.
+    """Rank and world size of this process. The default is one process, for which every method is a no-op.
 
-    All ranks call the methods that talk in the same order; these raise ``RankLost`` where another rank is gone.
+    All ranks must call the methods that communicate (``mean``, ``highest``, ``gather``, ``on_first``, ``together``) in
+    the same order.
+
+    Args:
+        rank: Number of this process, from 0.
+        world: Number of processes.
+        local: Number of this process on its machine, from 0, which is also the number of its GPU.
+        store: torch's key-value store, which all ranks share; None for one process.
+
+    Raises:
+        RankLost: By the methods that communicate: another rank is gone.
     """
 
     rank: int = 0
-    world: int = 1  # how many there are
-    local: int = 0  # this one's number on its machine, and so its GPU's
+    world: int = 1
+    local: int = 0
     store: dist.Store | None = field(default=None, repr=False)
 
     @property
     def first(self) -> bool:
-        """Whether this is rank 0, which alone prints and touches the run folder."""
+        """Whether this is rank 0, the only rank that prints and that touches the run folder."""
         return self.rank == 0
 
     def share(self, indices: range) -> range:
-        """This rank's part: shares are contiguous, in rank order, and differ by at most one; none where it is short."""
+        """Return this rank's part of a range.
+
+        Parts are contiguous, in rank order, and their lengths differ by at most one. A part is empty where the range is
+        shorter than the number of ranks.
+        """
         n = len(indices)
         return indices[n * self.rank // self.world : n * (self.rank + 1) // self.world]
 
     def mean(self, grads: Tree, tasks: int, of: int) -> Tree:
-        """The mean over all ``of`` tasks, with the same bits on every rank, from a mean over this rank's ``tasks``."""
+        """Average gradients over the tasks of all ranks.
+
+        Args:
+            grads: The mean over this rank's tasks.
+            tasks: The number of this rank's tasks.
+            of: The number of tasks on all ranks.
+
+        Returns:
+            The mean over all tasks, with the same bits on every rank.
+        """
         if self.world == 1:
             return grads
         flat = torch.cat([g.flatten() for g in tree.leaves(grads)]) * (tasks / of)  # one message, not one a parameter
@@ -59,7 +82,7 @@ class Ranks:
         return tree.combine(lambda g: next(parts).view_as(g), grads)
 
     def highest(self, value: int) -> int:
-        """The largest of the ranks' values; on the CPU, so that no GPU is waited for."""
+        """Return the largest of the ranks' values. Uses the CPU, so that it waits for no GPU."""
         if self.world == 1:
             return value
         values = torch.tensor([value])
@@ -68,7 +91,7 @@ class Ranks:
         return int(values)
 
     def gather(self, mine: list[T]) -> list[T]:
-        """All ranks' items (pickled; tensors on the CPU), in rank order."""
+        """Return the items of all ranks, in rank order. Items are pickled; their tensors must be on the CPU."""
         if self.world == 1:
             return mine
         found: list[Any] = [None] * self.world
@@ -77,16 +100,23 @@ class Ranks:
         return [item for items in found for item in items]
 
     def on_first(self, work: Callable[[], T]) -> T:
-        """What ``work`` returns on rank 0, which alone does it; a ``UserError`` there is raised on every rank."""
+        """Call ``work`` on rank 0 alone and return its result on every rank.
+
+        Raises:
+            UserError: On every rank, where ``work`` raised it.
+        """
         ((result, error),) = self.gather([_attempt(work)] if self.first else [])
         if error is not None:
             raise error
         return cast(T, result)
 
     def together(self, work: Callable[[], T]) -> T:
-        """What ``work`` returns here; a ``UserError`` of one rank is raised on all of them.
+        """Call ``work`` on every rank and return this rank's result.
 
-        One rank of each machine goes before the others, so that data is downloaded and prepared once.
+        One rank of each machine runs before the others, so that data is downloaded and prepared once.
+
+        Raises:
+            UserError: On every rank, where ``work`` raised it on one.
         """
         result = None
         for my_turn in (self.local == 0, self.local != 0):
@@ -100,29 +130,35 @@ class Ranks:
 
     @cached_property
     def tells(self) -> bool:
-        """Whether this rank prints the error that it has met: the first to ask does, since one often ends them all."""
+        """True on exactly one rank, the first that reads it: one failure reaches all ranks and is reported once."""
         if self.store is None:
             return True
         try:
             return self.store.add("told", 1) == 1
-        except RuntimeError:  # the store has gone with its machine: better told twice than not at all
+        except RuntimeError:  # the store is gone with its machine: two reports are better than none
             return True
 
 
-ALONE = Ranks()  # a process on its own
+ALONE = Ranks()  # one process
 _here = ALONE
 
 
 def current() -> Ranks:
-    """This process's place: alone, except within ``joined`` under torchrun."""
+    """Return this process's ranks: ``ALONE``, except within ``joined`` under torchrun."""
     return _here
 
 
 @contextlib.contextmanager
 def joined() -> Iterator[Ranks]:
-    """Within, this process is one of those that torchrun started, if it did; all but the first print nothing.
+    """Connect this process with the other ranks within a ``with`` block, where torchrun started it.
 
-    Raises ``RankLost`` where they do not find each other.
+    Within it, every rank but the first prints nothing.
+
+    Yields:
+        This process's ranks; ``ALONE`` without torchrun.
+
+    Raises:
+        RankLost: The ranks do not find each other.
     """
     global _here
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
@@ -144,7 +180,7 @@ def joined() -> Iterator[Ranks]:
 
 
 def _attempt(work: Callable[[], T]) -> tuple[T | None, UserError | None]:
-    """What ``work`` returns, or its ``UserError``. Other errors end this process, and with it the other ranks."""
+    """Return (result, None), or (None, its ``UserError``). Other errors end this process, and so the other ranks."""
     try:
         return work(), None
     except UserError as error:
@@ -153,7 +189,7 @@ def _attempt(work: Callable[[], T]) -> tuple[T | None, UserError | None]:
 
 @contextlib.contextmanager
 def _talking() -> Iterator[None]:
-    """torch's errors of communication as ``RankLost``."""
+    """Raise torch's communication errors as ``RankLost``."""
     try:
         yield
     except RuntimeError as error:

@@ -1,1 +1,1 @@
-"""Task-batched operations: convolution and batch norm for T tasks at once, each with its own parameters."""
+"""Task-batched operations: convolution and batch norm for T tasks at once, each task with its own parameters."""

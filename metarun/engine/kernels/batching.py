@@ -1,4 +1,4 @@
-"""The vmap rule that the operations share: they have a task axis T already, so vmap's axis joins it."""
+"""The vmap rule of the operations here: they have a task axis T already, and vmap's axis is merged into it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,18 @@ from torch import Tensor
 def lengthened(
     function: Any, info: Any, in_dims: tuple[Any, ...], arguments: tuple[Any, ...], shared: int | None = None
 ) -> Any:
-    """Apply ``function``, whose tensors lead with T (or 1), to arguments with a mapped axis at ``in_dims``.
+    """Apply an operation to arguments with a vmap axis, by merging that axis into the task axis T.
 
-    shared: position of an argument that may stay one for all tasks, and does so where it is not mapped.
+    Args:
+        function: The autograd function. Its tensors are [T, ...], or [1, ...] for the argument at ``shared``.
+        info: torch's description of the vmap; ``info.batch_size`` is the length of its axis.
+        in_dims: Position of vmap's axis in each argument; None: the argument has none.
+        arguments: The arguments of ``function``.
+        shared: Position of the argument that one value may serve for all tasks. It stays one where vmap does not map
+            it. None: there is no such argument.
+
+    Returns:
+        The result and the position of vmap's axis in it, as ``torch.autograd.Function.vmap`` must return them.
     """
     tensors = [(a, dim) for a, dim in zip(arguments, in_dims, strict=True) if isinstance(a, Tensor)]
     tasks = max(a.shape[0] if dim is None else a.movedim(dim, 0).shape[1] for a, dim in tensors)

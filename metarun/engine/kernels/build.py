@@ -1,7 +1,8 @@
 """Compile the native kernels once, keep them in the cache folder, load them.
 
-They are code that this process runs, so they lie in a folder of this user alone, the name of their file ends in the
-checksum of what it holds, and what is loaded is the file that was checked.
+This process runs the compiled code, so other users must not be able to change it: the folder belongs to this user
+alone, the file name ends in the checksum of the file's content, and the file that was checked is the one that is
+loaded.
 """
 
 from __future__ import annotations
@@ -32,13 +33,16 @@ SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 
 
 class NotBuilt(UserError):
-    """The native kernels cannot be had on this machine."""
+    """The native kernels could not be compiled or loaded."""
 
 
 class Library:
-    """The compiled kernels. ``width``: float32 numbers in a vector of this machine.
+    """The compiled kernels. The attribute ``width`` is the number of float32 in one vector of this machine.
 
-    file: a descriptor of the library, which stays open: the loader takes a second ``/proc/self/fd/N`` for the first.
+    Args:
+        path: The library's file.
+        file: An open descriptor N of that file. It must stay open: the loader knows the library by the path
+            ``/proc/self/fd/N``, and would return it again for any other file that gets the number N.
     """
 
     def __init__(self, path: Path, file: int):
@@ -47,12 +51,12 @@ class Library:
         self.width = int(self._functions.vector_width())
 
     def whole(self, channels: int, dtype: torch.dtype) -> int:
-        """Channels with those that fill up their last vector, as the kernels keep them for themselves."""
+        """Return the number of channels rounded up to whole vectors, as in the kernels' own arrays."""
         lanes = self.width if dtype is torch.float32 else self.width // 2
         return -(-channels // lanes) * lanes
 
     def call(self, name: str, *arguments: Any) -> None:
-        """Run a kernel in the precision of the first tensor; tensors must be contiguous."""
+        """Run a kernel in the precision of the first tensor argument. Tensors must be contiguous."""
         suffix = next(SUFFIX[a.dtype] for a in arguments if isinstance(a, Tensor))
         getattr(self._functions, f"{name}_{suffix}")(*(_as_c(a) for a in arguments))
 
@@ -68,7 +72,11 @@ def _as_c(argument: Any) -> object:
 
 @functools.cache
 def library() -> Library:
-    """The kernels, compiled if they are not in the cache (a few seconds). Raises ``NotBuilt``."""
+    """Load the kernels, after compiling them (a few seconds) where the cache does not hold them.
+
+    Raises:
+        NotBuilt: There is no C++ compiler, compiling or loading failed, or the cache folder cannot be used.
+    """
     sources = sorted([*HERE.glob("*.h"), *HERE.glob("*.cpp")])
     compiler = _compiler()
     machine = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
@@ -91,7 +99,7 @@ def library() -> Library:
 
 
 def _private(cache: Path) -> Path:
-    """This user's own folder in the cache, which may be shared."""
+    """Make and check this user's own folder in the cache, which several users may share."""
     folder = cache / f"native-{os.getuid()}" if hasattr(os, "getuid") else cache / "native"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = cache.stat()
@@ -102,7 +110,7 @@ def _private(cache: Path) -> Path:
 
 
 def _refuse_others(path: Path, status: os.stat_result) -> None:
-    """Compiled code that another user could have written is not run."""
+    """Raise ``NotBuilt`` where another user could have written the compiled code."""
     if not hasattr(os, "getuid"):
         return
     if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -110,7 +118,7 @@ def _refuse_others(path: Path, status: os.stat_result) -> None:
 
 
 def _opened(path: Path, start: str) -> tuple[Path, int] | None:
-    """The library and a descriptor of it; None, and it is gone, where it does not hold what its name says."""
+    """Return a library and an open descriptor of it. Removes it and returns None where its checksum is wrong."""
     file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     _refuse_others(path, os.fstat(file))
     with open(file, "rb", closefd=False) as reader:
@@ -123,7 +131,7 @@ def _opened(path: Path, start: str) -> tuple[Path, int] | None:
 
 
 def _compiler() -> list[str]:
-    """The command, with the arguments that CXX may have."""
+    """Return the compiler command; the environment variable CXX may contain arguments too."""
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
     for name in names:
         command, *arguments = shlex.split(name)
@@ -133,7 +141,7 @@ def _compiler() -> list[str]:
 
 
 def _processor() -> bytes:
-    """What the compiled code depends on beyond its source: a home folder may be shared by unlike machines."""
+    """Return the processor's features: different machines may share one cache, and the code depends on them."""
     try:
         lines = Path("/proc/cpuinfo").read_bytes().splitlines()
     except OSError:
@@ -142,10 +150,10 @@ def _processor() -> bytes:
 
 
 def _compile(compiler: list[str], flags: list[str], folder: Path, start: str) -> Path:
-    """With OpenMP where the compiler has it and torch the same one; else for one thread.
+    """Compile with OpenMP, or for one thread where the compiler has no OpenMP or torch uses another one.
 
-    Linked without OpenMP's library, so that torch's, already loaded, serves both: two pools of threads would wait for
-    each other by spinning.
+    The OpenMP library is not linked: torch has loaded it already, and the kernels share its threads. Two pools of
+    threads would wait for each other in busy loops.
     """
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made, linked = Path(scratch) / "native.o", Path(scratch) / "native.so"

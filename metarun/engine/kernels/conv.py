@@ -1,10 +1,12 @@
-"""Convolutions with a task axis: x [T, N, C, H, W] with w [T or 1, K, C, k, k], T tasks with filters of their own.
+"""Convolutions with a task axis, where every task has its own filters.
 
-The three functions are linear in each of their two tensors, and each one's derivatives are the other two:
+    x [T, N, C, H, W]    w [T or 1, K, C, k, k]    y [T, N, K, h, w]    (here N images and K filters)
+
+Each of the three functions is linear in its two tensors, and its derivatives are the other two functions:
 
     Convolve   (x, w) -> y      Transpose  (dy, w) -> dx      Correlate  (x, dy) -> dw
 
-so any order of derivative is made of these, and ``vmap`` only lengthens T. Tensors are channels last in memory.
+So they give derivatives of any order, and ``vmap`` only makes T longer. Tensors are channels last in memory.
 """
 
 from __future__ import annotations
@@ -22,28 +24,59 @@ from metarun.engine.kernels.build import Library
 
 
 class Geometry(NamedTuple):
-    """What a convolution is besides its tensors; sides: the input's (H, W). ``route``: who computes it."""
+    """The settings of a convolution.
+
+    Args:
+        kernel: Side of the filters, k.
+        stride: The stride of both axes.
+        padding: The padding of both axes.
+        sides: Height and width (H, W) of the input.
+        route: The implementation: "winograd", "columns" or "torch".
+    """
 
     kernel: int
     stride: int
     padding: int
     sides: tuple[int, int]
-    route: str  # "winograd", "columns" or "torch"
+    route: str
 
 
 def route(x: Tensor, w: Tensor, stride: int, padding: int, native: Library | None) -> str:
-    """The implementation for images [..., C, H, W] and filters [K, C, k, k]; benchmarks/NOTES.md has the figures."""
+    """Choose the implementation of a convolution, by the measurements in benchmarks/NOTES.md.
+
+    Args:
+        x: Images [..., C, H, W].
+        w: Filters [K, C, k, k].
+        stride: The stride of both axes.
+        padding: The padding of both axes.
+        native: The native kernels; None: torch's operations.
+
+    Returns:
+        "winograd", "columns" or "torch".
+    """
     _, channels, kernel, _ = w.shape
     if native is None:
         return "torch"
     h, width = x.shape[-2:]
-    saving = 9 * h * width / (16 * -(-h // 2) * -(-width // 2))  # of multiplications; odd sides waste part of a tile
+    saving = 9 * h * width / (16 * -(-h // 2) * -(-width // 2))  # in multiplications; odd sides waste part of a tile
     filtered = (kernel, stride, padding) == (3, 1, 1) and saving > 1.4 and channels > 3
     return "winograd" if filtered else "columns"
 
 
 def conv2d(x: Tensor, w: Tensor, bias: Tensor | None, stride: int, padding: int, native: Library | None) -> Tensor:
-    """``F.conv2d`` for one task, x [N, C, H, W] and w [K, C, k, k]; under ``vmap`` one kernel serves all tasks."""
+    """Compute ``F.conv2d`` for one task; under ``vmap`` one kernel call serves all tasks.
+
+    Args:
+        x: Images [N, C, H, W].
+        w: Filters [K, C, k, k].
+        bias: [K], or None.
+        stride: The stride of both axes.
+        padding: The padding of both axes.
+        native: The native kernels; None: torch's operations.
+
+    Returns:
+        [N, K, h, w].
+    """
     chosen = route(x, w, stride, padding, native)
     geometry = Geometry(w.shape[-1], stride, padding, (x.shape[-2], x.shape[-1]), chosen)
     y = Convolve.apply(x.unsqueeze(0), w.unsqueeze(0), geometry).squeeze(0)
@@ -51,7 +84,7 @@ def conv2d(x: Tensor, w: Tensor, bias: Tensor | None, stride: int, padding: int,
 
 
 class _Bilinear(Function):
-    """What the three share: both tensors are saved."""
+    """The common part of the three functions: both tensors are saved for the derivative."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Geometry], output: Tensor) -> None:
@@ -60,12 +93,12 @@ class _Bilinear(Function):
 
 
 def _to_shape_of(grad: Tensor, w: Tensor) -> Tensor:
-    """Gradients of filters that served all tasks add up."""
+    """Sum the tasks' gradients where all tasks shared one set of filters."""
     return grad.sum(0, keepdim=True) if w.shape[0] == 1 and grad.shape[0] > 1 else grad
 
 
 class Convolve(_Bilinear):
-    """y [T, N, K, h, w]."""
+    """Convolution: (x, w) -> y [T, N, K, h, w]."""
 
     @staticmethod
     def forward(x: Tensor, w: Tensor, g: Geometry) -> Tensor:
@@ -86,7 +119,7 @@ class Convolve(_Bilinear):
 
 
 class Transpose(_Bilinear):
-    """dx [T, N, C, H, W]."""
+    """Transposed convolution: (dy, w) -> dx [T, N, C, H, W], the gradient of the images."""
 
     @staticmethod
     def forward(dy: Tensor, w: Tensor, g: Geometry) -> Tensor:
@@ -107,7 +140,7 @@ class Transpose(_Bilinear):
 
 
 class Correlate(_Bilinear):
-    """dw [T, K, C, k, k]."""
+    """Correlation: (x, dy) -> dw [T, K, C, k, k], the gradient of the filters."""
 
     @staticmethod
     def forward(x: Tensor, dy: Tensor, g: Geometry) -> Tensor:

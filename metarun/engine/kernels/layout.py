@@ -1,8 +1,8 @@
-"""Functions whose input must lie in memory as its axes are numbered, and a mode that sees to it.
+"""A mode that copies the input of some torch functions into the default memory layout.
 
-Behind a convolution of kernels/ tensors lie channels last. torch's vmap cannot ask for that ("NYI: querying
-is_contiguous") and has then no group norm and no second derivative of max-pooling; and torch's own batch norm of
-volumes with one axis of size 1 has a wrong derivative there (torch 2.13).
+The convolutions of kernels/ return tensors that are channels last in memory. torch's vmap cannot query the layout
+("NYI: querying is_contiguous"), so group norm and the second derivative of max-pooling fail on such tensors. torch's
+own batch norm has a wrong derivative there for volumes with one axis of size 1 (torch 2.13).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-VOLUMES = {F.batch_norm, torch.batch_norm}  # only these
+VOLUMES = {F.batch_norm, torch.batch_norm}  # copied for volumes [N, C, D, H, W] only
 _MAX = [
     f"{kind}max_pool{axes}d{where}" for kind in ("", "adaptive_") for axes in "123" for where in ("", "_with_indices")
 ]
@@ -22,7 +22,7 @@ PLAIN = {getattr(place, name) for place in (F, torch) for name in ("group_norm",
 
 
 class PlainLayout(TorchFunctionMode):
-    """Context manager: within, these functions get a copy of an input that lies otherwise."""
+    """Context manager: functions of ``PLAIN`` and ``VOLUMES`` get a copy of an input in any other layout."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -35,7 +35,10 @@ class PlainLayout(TorchFunctionMode):
 
 
 def plain(x: Tensor) -> Tensor:
-    """The same values with the strides of a new tensor. ``contiguous`` would leave those of axes of size 1."""
+    """Return the values with the strides of a new tensor, without a copy where they have these strides already.
+
+    ``contiguous`` would keep other strides of axes of size 1.
+    """
     step, strides = 1, []
     for size in reversed(x.shape):
         strides.append(step)

@@ -1,6 +1,7 @@
-"""While this mode is on, torch's convolution and batch norm are computed by the task-batched operations here.
+"""A mode that replaces torch's convolution and batch norm by the task-batched operations of this folder.
 
-It changes how, never what: any module that calls ``F.conv2d`` or ``F.batch_norm``, as torch's layers do, gains.
+The results are the same up to rounding. It speeds up every module that calls ``F.conv2d`` or ``F.batch_norm``, as
+torch's layers do.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ from metarun.engine.kernels.norm import native_norm
 
 
 class Grouped(TorchFunctionMode):
-    """Context manager. ``native``: the compiled kernels, or None for torch's own, task by task, channels last."""
+    """Context manager within which the task-batched operations run.
+
+    Args:
+        native: The compiled kernels; None: torch's operations, task by task, channels last in memory.
+    """
 
     def __init__(self, native: Library | None):
         super().__init__()
@@ -39,7 +44,7 @@ class Grouped(TorchFunctionMode):
             result = self._norm(*args, **kwargs)
         return func(*args, **kwargs) if result is None else result
 
-    # Each returns None for arguments that its operation does not cover; torch's own then runs.
+    # Each method returns None for arguments that its operation does not cover. Then torch's function runs.
 
     def _conv2d(
         self, input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
@@ -53,7 +58,7 @@ class Grouped(TorchFunctionMode):
         fitting = input.shape[1] == weight.shape[1] and min(input.shape[2:]) + 2 * border >= weight.shape[-1]
         alike = all(p.dtype is input.dtype for p in (weight, bias) if p is not None)
         if not fitting or not alike or (bias is not None and bias.shape != weight.shape[:1]):
-            return None  # torch has the words for what is wrong
+            return None  # torch raises the error
         return conv2d(input, weight, bias, step, border, self.native)
 
     def _batch_norm(
@@ -74,14 +79,19 @@ class Grouped(TorchFunctionMode):
 
 
 def serves(native: Library, run: Callable[[], object]) -> bool:
-    """Whether the kernels compute any of what ``run`` does, as far as it comes where it fails."""
+    """Whether the kernels compute any operation of a network.
+
+    Args:
+        native: The compiled kernels.
+        run: Runs the network once. Where it fails, the operations before the failure count.
+    """
     with contextlib.suppress(Exception), torch.no_grad(), _Seen() as seen, Grouped(native):
         run()
     return seen.kernels
 
 
 class _Seen(TorchDispatchMode):
-    """Whether an operator of ops.py has run within."""
+    """Context manager: ``kernels`` becomes True when an operator of ops.py runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +103,7 @@ class _Seen(TorchDispatchMode):
 
 
 def _one(value: Any) -> int | None:
-    """The single number of a stride, padding or dilation; None where the sides differ or it is a word."""
+    """Return the one number of a stride, padding or dilation; None for a word, or where the axes differ."""
     if isinstance(value, int):
         return value
     return value[0] if not isinstance(value, str) and len(set(value)) == 1 else None

@@ -1,6 +1,6 @@
 """``norm_relu_pool`` by the native kernels, for T tasks at once.
 
-Exact to the second derivative, which is all that a meta-gradient needs; a third raises an error.
+The first and second derivatives are exact; a meta-gradient needs no higher one. The third raises an error.
 """
 
 from __future__ import annotations
@@ -16,13 +16,29 @@ from metarun.engine.kernels.batching import lengthened
 
 
 def native_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float, relu: bool, pool: bool) -> Tensor:
-    """As ``ops.norm_relu_pool``; under ``vmap`` one call serves all tasks."""
+    """Compute ``norm_relu_pool`` of ``core/ops.py`` for one task; under ``vmap`` one call serves all tasks.
+
+    Args:
+        x: Images [N, C, H, W].
+        gamma: Scale [C].
+        beta: Shift [C].
+        eps: Added to the variance.
+        relu: Whether ReLU follows.
+        pool: Whether 2x2 max-pooling follows.
+
+    Returns:
+        [N, C, H, W], or [N, C, H/2, W/2] with pooling.
+    """
     z = Forward.apply(x.unsqueeze(0), gamma.unsqueeze(0), beta.unsqueeze(0), eps, relu, pool)[0]
     return z.squeeze(0)
 
 
 class Forward(Function):
-    """(x, gamma, beta) -> (z, and what the derivatives need: mean, rstd, the pooled x, its place in the window)."""
+    """(x, gamma, beta) -> (z, mean, rstd, best, chosen).
+
+    The derivatives use the last four: the mean, 1 / standard deviation, and the x that each pooling window passes on
+    with its position in the window.
+    """
 
     @staticmethod
     def forward(x: Tensor, gamma: Tensor, beta: Tensor, eps: float, relu: bool, pool: bool) -> tuple[Tensor, ...]:
@@ -44,7 +60,7 @@ class Forward(Function):
 
 
 class Backward(Function):
-    """(dz, x, gamma, beta, *saved) -> (dx, dgamma, dbeta)."""
+    """First derivative: (dz, x, gamma, beta, *saved) -> (dx, dgamma, dbeta)."""
 
     @staticmethod
     def forward(dz: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,7 +82,7 @@ class Backward(Function):
 
 
 class Second(Function):
-    """The gradient of u.dx + a.dgamma + b.dbeta in (dz, x, gamma)."""
+    """Second derivative: the gradient of u.dx + a.dgamma + b.dbeta with respect to (dz, x, gamma)."""
 
     @staticmethod
     def forward(u: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,7 +1,7 @@
-"""The native kernels as torch operators, ``torch.ops.metarun.*``, so that a trace can hold them.
+"""The native kernels as torch operators, ``torch.ops.metarun.*``, so that a trace can contain them.
 
-Images are [T, N, C, H, W], channels last in memory; filters [T or 1, K, C, k, k]. An operator allocates its results
-and calls the kernel; its ``Meta`` twin only allocates, which is what tracing runs.
+Images are [T, N, C, H, W], channels last in memory; filters [T or 1, K, C, k, k] (N images and K filters). An operator
+allocates its results and calls the kernel. Its ``Meta`` version only allocates; tracing runs that version.
 """
 
 from __future__ import annotations
@@ -18,17 +18,23 @@ _NAMESPACE = torch.library.Library("metarun", "DEF")
 
 
 def _memory(x: Tensor) -> Tensor:
-    """As it lies in memory: [T, N, H, W, C], contiguous (no copy if it already was)."""
+    """Return images [T, N, C, H, W] as contiguous [T, N, H, W, C]; no copy for channels last."""
     return x.permute(0, 1, 3, 4, 2).contiguous()
 
 
 def _images(like: Tensor, tasks: int, n: int, channels: int, sides: Sequence[int]) -> Tensor:
-    """New images [T, N, C, H, W]."""
+    """Allocate images [T, N, C, H, W], channels last in memory."""
     return like.new_empty(tasks, n, *sides, channels).permute(0, 1, 4, 2, 3)
 
 
 def operator(schema: str, results: Callable[..., Any], fill: Callable[..., None]) -> None:
-    """Define an operator from a function that allocates its results and one that fills them."""
+    """Define a torch operator.
+
+    Args:
+        schema: Name, arguments and results in torch's notation.
+        results: (arguments) -> newly allocated results.
+        fill: (results, arguments) -> None; computes the results in place.
+    """
     name = schema.partition("(")[0]
 
     def computed(*arguments: Any) -> Any:
@@ -42,7 +48,7 @@ def operator(schema: str, results: Callable[..., Any], fill: Callable[..., None]
 
 
 def out_sides(sides: Sequence[int], kernel: int, stride: int, padding: int) -> list[int]:
-    """Height and width of a convolution's output."""
+    """Return height and width of a convolution's output, from those of its input."""
     return [(side + 2 * padding - kernel) // stride + 1 for side in sides]
 
 
@@ -91,7 +97,10 @@ def _correlate(dw: Tensor, x: Tensor, dy: Tensor, kernel: int, stride: int, padd
 def _norm_results(
     x: Tensor, gamma: Tensor, beta: Tensor, eps: float, relu: bool, pool: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """z; mean and rstd [T, P]; best and chosen [T, N, H/2, W/2, P] where pooling (norm.h says what they are)."""
+    """Allocate z; mean and rstd [T, P]; best and chosen [T, N, H/2, W/2, P] with pooling (see norm.h).
+
+    P is the number of channels rounded up to whole vectors.
+    """
     tasks, n, channels, h, w = x.shape
     sides = (h // 2, w // 2) if pool else (h, w)
     filled = library().whole(channels, x.dtype)
