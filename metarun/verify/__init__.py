@@ -1,1 +1,1 @@
-"""Is it right, and how fast: each by another route."""
+"""Check the meta-gradients against independent computations, and measure speed."""

@@ -1,6 +1,6 @@
-"""Are the meta-gradients right? Each method against an independent reference, on this machine, in float64.
+"""``metarun check``: compare each method's meta-gradient with an independent reference, on this machine, in float64.
 
-The references are in ``definitions.py``. The test suite holds more settings against them.
+The references are in ``definitions.py``. The test suite compares more settings with them.
 """
 
 from __future__ import annotations
@@ -25,11 +25,18 @@ from metarun.engine.over_tasks import TRACE_PAYS, Compile, Engine, Vectorize
 from metarun.verify.definitions import REFERENCES, query_objective
 from metarun.verify.problems import Case, cases, finite_difference, first_meta, relative_error, small, suits
 
-LIMIT = 1e-6  # relative error allowed in float64; finite differences themselves are good to about 1e-8
+LIMIT = 1e-6  # largest allowed relative error in float64; the error of finite differences is about 1e-8
 
 
 def unchecked(algorithms: dict[str, Algorithm]) -> dict[str, str]:
-    """Option name -> why ``rows`` has nothing to say of this method, for those that have no reference."""
+    """Find the methods that ``rows`` cannot check because they have no reference.
+
+    Args:
+        algorithms: Option name -> method.
+
+    Returns:
+        Option name -> reason.
+    """
     write = (
         "it has no reference: write its meta-gradient the long way and add it to REFERENCES in "
         "metarun/verify/definitions.py (CONTRIBUTING.md, Adding a part)"
@@ -42,7 +49,7 @@ def unchecked(algorithms: dict[str, Algorithm]) -> dict[str, str]:
 
 
 def reference(algorithm: Algorithm, case: Case) -> Meta:
-    """The mean over tasks of the method's reference meta-gradient."""
+    """Compute the method's reference meta-gradient, the mean over the case's tasks."""
     one, meta = REFERENCES[type(algorithm)], first_meta(algorithm, case).flat()
     per_task = [one(algorithm, case.problem, meta, Episode(*row)) for row in zip(*case.episodes, strict=True)]
     mean = tree.combine(lambda *grads: torch.stack(grads).sum(0), *per_task)
@@ -50,7 +57,7 @@ def reference(algorithm: Algorithm, case: Case) -> Meta:
 
 
 def query_loss_after_adapting(algorithm: Algorithm, case: Case) -> Callable[[Meta], Tensor]:
-    """The mean over tasks of what MAML minimises, as a function of the meta-parameters."""
+    """Return MAML's objective, the mean over the case's tasks, as a function of the meta-parameters."""
 
     def fn(meta: Meta) -> Tensor:
         losses = []
@@ -64,7 +71,15 @@ def query_loss_after_adapting(algorithm: Algorithm, case: Case) -> Callable[[Met
 
 @dataclass(frozen=True)
 class Row:
-    """One line of ``metarun check``."""
+    """One line of ``metarun check``.
+
+    Args:
+        algo: The method's option name, with "recompute" behind it for that variant.
+        network: The name of the case.
+        path: The name of the engine, as in ``engines``.
+        against: The independent computation.
+        error: Relative error, without unit.
+    """
 
     algo: str
     network: str
@@ -74,11 +89,19 @@ class Row:
 
     @property
     def right(self) -> bool:
+        """Whether the error is below ``LIMIT``."""
         return self.error < LIMIT
 
 
 def engines(device: torch.device) -> dict[str, tuple[Engine, int]]:
-    """Every way of running tasks on this machine by name, and the number of calls that makes it record or not."""
+    """List every way to run tasks on this machine.
+
+    Args:
+        device: Where tasks run; the native kernels are for the CPU.
+
+    Returns:
+        Name -> (engine, expected calls). The number of calls decides whether the function is traced.
+    """
     ways = {
         "loop": (Engine(Vectorize.loop, 1), 0),
         "vmap": (Engine(Vectorize.vmap), 0),
@@ -97,7 +120,16 @@ def engines(device: torch.device) -> dict[str, tuple[Engine, int]]:
 
 
 def rows(algorithms: dict[str, Algorithm], device: torch.device) -> Iterator[Row]:
-    """Check every given method (option name -> object) that has a reference, on every way of computing it."""
+    """Check every method that has a reference, on every engine.
+
+    Args:
+        algorithms: Option name -> method.
+        device: Where to compute.
+
+    Yields:
+        One row for each combination of method, case and engine, and one of finite differences where the method
+        differentiates through its inner loop exactly.
+    """
     for case in cases(device):
         for name, given in algorithms.items():
             if type(given) not in REFERENCES or not suits(given, case):
@@ -112,7 +144,7 @@ def rows(algorithms: dict[str, Algorithm], device: torch.device) -> Iterator[Row
                 want = reference(variant, case)
                 for path, (engine, calls) in engines(device).items():
                     if calls and case.name == "conv4 strided":
-                        continue  # tracing takes seconds, and the max-pooled network has the same layers and more
+                        continue  # tracing takes seconds; the max-pooled network has the same layers and more
                     meta = first_meta(variant, case)
                     got, _ = MetaGradient(engine, variant, case.problem, calls)(meta, case.episodes)
                     yield Row(label, case.name, path, "plain autograd", relative_error(got, want))
@@ -124,7 +156,7 @@ def rows(algorithms: dict[str, Algorithm], device: torch.device) -> Iterator[Row
 
 
 def table(lines: list[Row]) -> str:
-    """The rows as text."""
+    """Format the rows as text."""
     head = f"{'algo':18}{'network':16}{'computed by':17}{'against':20}{'relative error':>16}"
     body = [
         f"{line.algo:18}{line.network:16}{line.path:17}{line.against:20}{line.error:16.1e}"

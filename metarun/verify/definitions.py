@@ -1,6 +1,9 @@
-"""Meta-gradients the long way: one task at a time, with ``torch.autograd``, to hold the package's against.
+"""Reference meta-gradients, one task at a time, by ``torch.autograd``, to compare the package's own with.
 
-No line of ``hypergrad.py`` or ``over_tasks.py`` is in them, and of ``inner.py`` the order of mini-batches alone.
+They use nothing of ``hypergrad.py`` and ``over_tasks.py``, and of ``inner.py`` only the order of mini-batches.
+
+Common arguments: ``algorithm`` is the method with its settings, ``problem`` the network and its losses, ``meta`` the
+meta-parameters as one flat dict (``Meta.flat``), ``task`` one task without the axis T.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from metarun.verify.mann_definition import mann_reference
 
 
 def step_size(algorithm: Any, meta: Params, name: str, k: int) -> Tensor | float:
-    """What multiplies the gradient of one parameter in inner step k."""
+    """Return the step size of parameter ``name`` in inner step k, a scalar or of the parameter's shape."""
     if isinstance(algorithm, MetaSGD):
         return meta[f"inner.lr.{name}"]
     if isinstance(algorithm, MAMLpp) and algorithm.learned_rates:
@@ -40,7 +43,7 @@ def step_size(algorithm: Any, meta: Params, name: str, k: int) -> Tensor | float
 
 
 def inner_loss(algorithm: Any, problem: Supervised, params: Params, x: Tensor, y: Tensor) -> Tensor:
-    """The support loss, as the method reduces it."""
+    """Compute the support loss with the method's reduction."""
     factor = problem.way if algorithm.inner_loss is Reduction.sum_over_shot else 1
     return factor * problem.loss(problem.forward(params, x), y)
 
@@ -48,9 +51,14 @@ def inner_loss(algorithm: Any, problem: Supervised, params: Params, x: Tensor, y
 def plain_descent(
     algorithm: Any, problem: Supervised, meta: Params, task: Episode, create_graph: bool, proximal: float = 0.0
 ) -> list[Params]:
-    """The model's parameters after 0, 1, ... ``inner_steps`` steps of gradient descent, the way it is usually written.
+    """Run gradient descent in a plain loop.
 
-    Without ``create_graph`` the gradients are constants.
+    Args:
+        create_graph: Whether the inner gradients can be differentiated. Without it they are constants.
+        proximal: Strength of the pull to the start (iMAML's lambda).
+
+    Returns:
+        The model's parameters after 0, 1, ... S inner steps.
     """
     start = {name: p for name, p in meta.items() if not name.startswith("inner.")}
     frozen = algorithm.frozen if isinstance(algorithm, MAML) else []
@@ -79,7 +87,7 @@ def plain_descent(
 
 
 def query_objective(algorithm: Any, problem: Supervised, meta: Params, task: Episode, create_graph: bool) -> Tensor:
-    """What MAML and its relatives minimise for one task."""
+    """Compute the query loss after adapting, which MAML and its variants minimise, for one task, a scalar."""
     path = plain_descent(algorithm, problem, meta, task, create_graph)
     losses = [problem.loss(problem.forward(params, task.query_x), task.query_y) for params in path]
     if isinstance(algorithm, MAMLpp):  # MAML++, equation 3, with weights that add up to 1
@@ -90,7 +98,11 @@ def query_objective(algorithm: Any, problem: Supervised, meta: Params, task: Epi
 
 
 def maml_reference(algorithm: MAML, problem: Supervised, meta: Params, task: Episode) -> Params:
-    """``torch.autograd.grad`` through an unrolled loop; with constant inner gradients for first order."""
+    """Differentiate through the unrolled inner loop; for first order the inner gradients are constants.
+
+    Source:
+        Finn, Abbeel and Levine 2017, MAML. MetaSGD and MAML++ differ from it in the step sizes and the objective.
+    """
     exact = algorithm.hypergrad is not Derivative.first_order
     leaves = {name: p.detach().requires_grad_() for name, p in meta.items()}
     loss = query_objective(algorithm, problem, leaves, task, create_graph=exact)
@@ -98,10 +110,13 @@ def maml_reference(algorithm: MAML, problem: Supervised, meta: Params, task: Epi
 
 
 def imaml_reference(algorithm: IMAML, problem: Supervised, meta: Params, task: Episode) -> Params:
-    """The implicit gradient (iMAML, equation 6) by a fixed-point iteration instead of conjugate gradient.
+    """Compute the implicit gradient by a fixed-point iteration instead of conjugate gradient.
 
-    g = ((1 + damping) I + H / lambda)^-1 q is where g <- (q - H g / lambda) / (1 + damping) ends, which closes in by
-    |H| / lambda a step; ``small`` chooses a lambda that is larger than |H|.
+    g = ((1 + damping) I + H / lambda)^-1 q is the limit of g <- (q - H g / lambda) / (1 + damping). Each step
+    multiplies the error by at most |H| / lambda; ``small`` chooses a lambda that is larger than |H|.
+
+    Source:
+        Rajeswaran et al. 2019, iMAML, equation 6.
     """
     jointly = algorithm.descent is Descent.joint
     strength = algorithm.proximal if jointly else 0.0
@@ -122,7 +137,7 @@ def imaml_reference(algorithm: IMAML, problem: Supervised, meta: Params, task: E
 
 
 def reptile_reference(algorithm: Reptile, problem: Supervised, meta: Params, task: Episode) -> Params:
-    """Start minus end of torch's own optimiser on the same mini-batches (no handed-on moments)."""
+    """Return start minus end of torch's own optimiser on the same mini-batches; its moments begin at zero."""
     params = {name: p.detach().clone().requires_grad_() for name, p in meta.items() if not name.startswith("inner.")}
     leaves = list(params.values())
     if algorithm.inner_optimizer is InnerOptimizer.adam:
@@ -143,7 +158,7 @@ def reptile_reference(algorithm: Reptile, problem: Supervised, meta: Params, tas
 
 
 def pretrain_reference(algorithm: Pretrain, problem: Supervised, meta: Params, task: Episode) -> Params:
-    """The gradient of the mean loss over all of the task's examples."""
+    """Return the gradient of the mean cross-entropy over all of the task's examples, support and query."""
     leaves = {name: p.detach().requires_grad_() for name, p in meta.items() if not name.startswith("inner.")}
     x, y = torch.cat([task.support_x, task.query_x]), torch.cat([task.support_y, task.query_y])
     loss = torch.nn.functional.cross_entropy(problem.forward(leaves, x), y)
@@ -151,7 +166,13 @@ def pretrain_reference(algorithm: Pretrain, problem: Supervised, meta: Params, t
 
 
 def protonet_reference(algorithm: ProtoNet, problem: Supervised, meta: Params, task: Episode) -> Params:
-    """Cross-entropy of minus the squared distances to the class means, in the space that the head takes in."""
+    """Return the gradient of the cross-entropy whose logits are minus the squared distances to the class means.
+
+    Distances are measured between the inputs of the head.
+
+    Source:
+        Snell, Swersky and Zemel 2017, Prototypical networks, section 2.2.
+    """
     body = {name: p.detach().requires_grad_() for name, p in meta.items() if not name.startswith("head.")}
     width = meta["head.weight"].shape[1]
     bare = {"head.weight": torch.eye(width).to(task.support_x), "head.bias": torch.zeros(width).to(task.support_x)}

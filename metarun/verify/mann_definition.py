@@ -1,6 +1,6 @@
-"""MANN's meta-gradient the long way: slot by slot and head by head, one task at a time, with ``torch.autograd``.
+"""MANN's reference meta-gradient: slot by slot and head by head, one task at a time, by ``torch.autograd``.
 
-No line of ``memory_cell.py`` or ``algorithms/mann.py`` is in it.
+It uses nothing of ``memory_cell.py`` and ``algorithms/mann.py`` but the number of slots.
 """
 
 from __future__ import annotations
@@ -18,11 +18,22 @@ DECAY, TINY = 0.95, 1e-8
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Return the cosine of the angle between two vectors, a scalar; 0 for a vector of zeros."""
     return (a @ b) / ((a @ a + TINY).sqrt() * (b @ b + TINY).sqrt())
 
 
 def sequence_logits(params: Params, size: int, x: Tensor, y: Tensor) -> list[Tensor]:
-    """The prediction for each example of a sequence, x [S, ...] and y [S], with so many slots of memory."""
+    """Predict each example of a sequence.
+
+    Args:
+        params: The network's parameters.
+        size: Slots of the memory.
+        x: The examples [L, ...], in the order of the sequence.
+        y: Their labels [L].
+
+    Returns:
+        The logits [N] of each of the L examples.
+    """
     units, features = params["recurrent.weight"].shape[0] // 4, params["head.weight"].shape[1]
     heads = 0
     if "access.weight" in params:
@@ -65,7 +76,7 @@ def sequence_logits(params: Params, size: int, x: Tensor, y: Tensor) -> list[Ten
 
 
 def sequence_loss(algorithm: MANN, params: Params, task: Episode) -> Tensor:
-    """The mean cross-entropy of a task's support set, read in the order that its key draws."""
+    """Compute the mean cross-entropy of a task's support set, read in the order drawn from the task's key."""
     order = minibatch(task.key, len(task.support_y), len(task.support_y), 0)
     x, y = task.support_x[order], task.support_y[order]
     logits = sequence_logits(params, algorithm.slots, x, y)
@@ -74,6 +85,7 @@ def sequence_loss(algorithm: MANN, params: Params, task: Episode) -> Tensor:
 
 
 def mann_reference(algorithm: MANN, problem: Supervised, meta: Params, task: Episode) -> Params:
+    """Return the gradient of ``sequence_loss``, as ``definitions.py`` does for the other methods."""
     leaves = {name: p.detach().requires_grad_() for name, p in meta.items()}
     loss = sequence_loss(algorithm, leaves, task)
     return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))

@@ -1,4 +1,4 @@
-"""Tiny networks with a few tasks, in float64, on which a meta-gradient can be held against another."""
+"""Tiny networks with a few tasks, in float64, on which two computations of a meta-gradient are compared."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from metarun.models.mlp import MLP, Activation
 
 @dataclass(frozen=True)
 class Case:
-    """A tiny network with its first parameters, and a few tasks for it, in float64."""
+    """A tiny network with its first parameters, and a few tasks for it with leaves [T, ...], in float64."""
 
     name: str
     problem: Supervised
@@ -36,9 +36,17 @@ class Case:
 
 
 def cases(device: torch.device, tasks: int = 3, way: int = 3, shot: int = 2, query: int = 2) -> Iterator[Case]:
-    """An MLP, Conv4 with batch norm both strided (with a learned shift only) and max-pooled, and a MANN.
+    """Make the cases: an MLP, two Conv4 with batch norm, and a MANN.
 
-    The strided one's three filters are less than a vector of the native kernels; the max-pooled one's eight fill it.
+    The strided Conv4 has batch norm with a learned shift only, and three filters, fewer than a vector of the native
+    kernels holds. The max-pooled Conv4 has eight filters, which fill whole vectors.
+
+    Args:
+        device: Where the parameters and the tasks are.
+        tasks: T.
+        way: N.
+        shot: K.
+        query: Q.
     """
     conv: dict[str, Any] = {"norm_eps": 1e-3, "init": Init.xavier, "head_init": Init.xavier}
     strided: dict[str, Any] = {
@@ -79,26 +87,29 @@ def cases(device: torch.device, tasks: int = 3, way: int = 3, shot: int = 2, que
 
 
 def suits(algorithm: Algorithm, case: Case) -> bool:
-    """Whether a method and a case's network were made for each other."""
+    """Whether a method can be checked on a case: MANN on its own network, every other method on the other ones."""
     return isinstance(algorithm, MANN) == (case.name == "mann")
 
 
 def small(algorithm: Any) -> Any:
-    """The same method with settings that suit a tiny problem: those that it has, and where it uses them."""
+    """Return a method with settings that suit a tiny problem.
+
+    Only settings that the method has and uses are changed, and none where it refuses these values.
+    """
     if isinstance(algorithm, MANN):  # few slots, so that some are used again
         return dataclasses.replace(algorithm, slots=5)
     wanted: dict[str, Any] = {"inner_lr": 0.2, "inner_steps": 3, "inner_batch": 4}
-    if isinstance(algorithm, IMAML):  # an implicit equation that conjugate gradient and the reference both solve
+    if isinstance(algorithm, IMAML):  # so that conjugate gradient and the reference both solve the implicit equation
         wanted |= {"inner_lr": 0.001, "proximal": 400.0, "cg_steps": 12}
     used = {field.name for field in dataclasses.fields(algorithm) if getattr(algorithm, field.name)}
     try:
         return dataclasses.replace(algorithm, **{name: value for name, value in wanted.items() if name in used})
-    except ConfigError:  # a method may allow other values only; its own are allowed
+    except ConfigError:  # the method allows other values only; keep its own
         return algorithm
 
 
 def first_meta(algorithm: Algorithm, case: Case) -> Meta:
-    """The method's meta-parameters for a case, step sizes moved off the one value that they start with."""
+    """Return a method's meta-parameters for a case, with learned step sizes varied by random factors 0.5 to 1.5."""
     meta = algorithm.init(case.meta.model)
     generator = torch.Generator().manual_seed(2)
 
@@ -110,14 +121,22 @@ def first_meta(algorithm: Algorithm, case: Case) -> Meta:
 
 
 def finite_difference(fn: Callable[[Tree], Tensor], at: Tree, direction: Tree, step: float = 1e-7) -> float:
-    """Central difference of a scalar function along a direction.
+    """Compute the central difference of a scalar function.
 
-    The step is small because inner gradients jump where a ReLU changes side, and the adapted parameters with them.
+    Args:
+        fn: A function of a tree of tensors.
+        at: The point.
+        direction: A tree of the same structure.
+        step: Factor of ``direction`` to each side. It is small because inner gradients, and so the adapted parameters,
+            jump where the input of a ReLU changes its sign.
+
+    Returns:
+        The derivative of ``fn`` along the direction.
     """
     up, down = (fn(tree.add_scaled(at, sign * step, direction)).item() for sign in (1, -1))
     return (up - down) / (2 * step)
 
 
 def relative_error(got: Tree, want: Tree) -> float:
-    """Norm of the difference over the norm of what is wanted."""
+    """Return the norm of ``got - want`` divided by the norm of ``want``."""
     return (tree.norm(tree.subtract(want, got)) / tree.norm(want)).item()

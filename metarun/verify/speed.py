@@ -1,4 +1,4 @@
-"""How fast is a meta-step here? Throughput, peak memory and where the time goes, on generated data."""
+"""``metarun bench``: throughput, peak memory and time shares of a meta-step on this machine, on generated data."""
 
 from __future__ import annotations
 
@@ -25,16 +25,24 @@ from metarun.errors import UserError
 from metarun.progress import progress_bar
 from metarun.runs.experiment import Bench, Experiment
 
-POOL = 4  # meta-batches, used in turn
+POOL = 4  # meta-batches that take turns
 CONVOLUTIONS = ("conv", "metarun::transpose", "metarun::correlate")
 PRODUCTS = ("mm", "gemm", "linear", "cutlass")
 
 
 def measure(experiment: Experiment, seconds: float, compare: bool) -> dict[str, Any]:
-    """Run meta-steps for about ``seconds`` after warm-up and report; keys as ``table`` prints them.
+    """Measure meta-steps after a warm-up step.
 
-    With ``compare`` the plain loop of ``benchmarks/reference_loop.py`` takes turns with metarun, for the ratio.
-    Raises ``UserError`` for a method that it does not know.
+    Args:
+        experiment: What to run; its data set is replaced by generated data of the same shape.
+        seconds: Time to measure for; at least three steps are measured.
+        compare: Whether the plain loop of ``benchmarks/reference_loop.py`` runs in turns with metarun, for the ratio.
+
+    Returns:
+        The entries that ``table`` prints: tasks per second, seconds, MB, and shares 0..1.
+
+    Raises:
+        UserError: ``compare`` is set and the plain loop does not implement the method.
     """
     with experiment.device.applied() as device:
         return _measure(experiment, device, seconds, compare)
@@ -80,7 +88,12 @@ def _measure(experiment: Experiment, device: torch.device, seconds: float, compa
 
 
 def throughput(experiment: Experiment, seconds: float) -> float:
-    """Tasks/s of meta-steps here: the median over so many seconds of them, one at least, after one to warm up."""
+    """Measure the median tasks per second of meta-steps, after one warm-up step.
+
+    Args:
+        experiment: What to run, on generated data.
+        seconds: Time to measure for; at least one step is measured.
+    """
     with experiment.device.applied() as device:
         bench = experiment.assemble(Generated(experiment.dataset, device), device)
         bench.require_room()
@@ -93,12 +106,12 @@ def throughput(experiment: Experiment, seconds: float) -> float:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or how many threads a CPU lends."""
+    """Return the GPU's name, or the number of CPU threads in use."""
     return torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
 def _meta_batches(bench: Bench) -> list[Episode]:
-    """A few meta-training batches to take turns with, drawn before any clock runs."""
+    """Draw the meta-batches before the measurement starts."""
     x = bench.experiment
     support, query = x.training_shots()
     return [
@@ -108,7 +121,7 @@ def _meta_batches(bench: Bench) -> list[Episode]:
 
 
 def _meta_step(bench: Bench) -> Callable[..., None]:
-    """A training step, but for sampling and logging."""
+    """Return a training step without sampling and logging."""
     meta = bench.first_meta()
     outer = bench.experiment.algo.outer_step(meta)
     meta_gradient = bench.meta_gradient()
@@ -133,7 +146,7 @@ def _reference_step(bench: Bench) -> Callable[..., None]:
         loop = reference.ReferenceLoop(bench.module, tasks.loss, tasks.way, bench.experiment.algo)
     except NotImplementedError as error:
         raise UserError(f"--compare reference: {error}") from None
-    optimizer = torch.optim.Adam(bench.module.parameters(), lr=0.0)  # its work, but the same parameters every time
+    optimizer = torch.optim.Adam(bench.module.parameters(), lr=0.0)  # the same work, but constant parameters
 
     def step(episodes: Any) -> None:
         loss = loop(episodes)
@@ -162,10 +175,8 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 def _peak_memory(step: Callable[..., None], episodes: Any, device: torch.device) -> float:
-    """Largest memory during a step, MB: the GPU's allocations, or the whole process (libraries included) on a CPU.
-
-    Linux can forget an earlier peak; elsewhere it is the highest since the process began.
-    """
+    """Measure the largest memory during a step, MB: the GPU's allocations, or the whole process with its libraries on
+    a CPU. Only Linux can reset the peak; elsewhere it is the largest since the process began."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         step(episodes)
@@ -181,7 +192,7 @@ def _peak_memory(step: Callable[..., None], episodes: Any, device: torch.device)
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what libraries write to standard error: torch's profiler tells of its start and end there."""
+    """Discard standard error within a ``with`` block: torch's profiler reports its start and end there."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
@@ -194,7 +205,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _shares(step: Callable[..., None], episodes: Any, device: torch.device) -> dict[str, float]:
-    """Shares of a step's computing time inside convolutions and inside matrix products, 0..1."""
+    """Measure the shares (0..1) of a step's computing time that convolutions and matrix products take."""
     kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
     with _quiet(), profile(activities=kinds) as profiled:
         step(episodes)
@@ -211,7 +222,7 @@ def _shares(step: Callable[..., None], episodes: Any, device: torch.device) -> d
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as text."""
+    """Format a result of ``measure`` as text."""
 
     def spread(value: dict[str, float], unit: str) -> str:
         return f"{value['median']:.4g} {unit} ({value['min']:.4g} to {value['max']:.4g})"
