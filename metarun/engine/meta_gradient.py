@@ -1,4 +1,4 @@
-"""The meta-gradient of a meta-batch: the mean over its tasks, computed as the engine says."""
+"""The meta-gradient of a meta-batch: the mean over its tasks, computed by the engine."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ from metarun.engine.over_tasks import TRACED_STEPS, Compile, Engine, OverTasks, 
 
 
 class MetaGradient:
-    """(meta-parameters, T tasks) -> mean of the tasks' meta-gradients, and their metrics, each [T].
+    """Compute the mean meta-gradient of T tasks.
 
-    calls: as for ``OverTasks``, over the whole of meta-training.
+    Args:
+        engine: How to run tasks.
+        algorithm: The method whose ``meta_grad`` is averaged.
+        problem: The network and the tasks' losses.
+        calls: Expected calls over the whole of meta-training, as for ``OverTasks``.
     """
 
     def __init__(self, engine: Engine, algorithm: Algorithm, problem: Problem, calls: int = 0):
@@ -38,7 +42,13 @@ class MetaGradient:
         return OverTasks(self.engine, one_task, 0 if too_long else self.calls, weighted)
 
     def __call__(self, meta: Meta, tasks: Any, progress: float = 0.0) -> tuple[Meta, Metrics]:
-        """``progress``: share (0..1) of meta-training that is done, for methods that change along it."""
+        """Return the mean of the tasks' meta-gradients, and the tasks' metrics, each [T].
+
+        Args:
+            meta: The meta-parameters.
+            tasks: A pytree with leaves [T, ...].
+            progress: Fraction of meta-training that is done, 0..1, for methods with a schedule.
+        """
         algorithm = self.algorithm.at(progress)
         if self._now is None or self._now[0] != algorithm:
             self._now = algorithm, self._prepare(algorithm)

@@ -1,1 +1,1 @@
-"""One run and its folder."""
+"""One run and its folder: train, evaluate, save, resume."""

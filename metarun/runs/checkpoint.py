@@ -1,4 +1,4 @@
-"""Checkpoints: plain torch files that load without running code, carry a checksum, and are never half written."""
+"""Checkpoints: plain torch files with a checksum. They load without running code and are replaced in one step."""
 
 from __future__ import annotations
 
@@ -27,26 +27,41 @@ LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
 @dataclass
 class Selection:
-    """The best meta-parameters on validation so far."""
+    """The best meta-parameters on validation so far.
+
+    Args:
+        step: Meta-iterations done when they were measured.
+        value: The mean metric over the validation tasks.
+        ci95: Half-width of its 95 % interval.
+        meta: The meta-parameters.
+        diverged: Validation tasks that diverged; 0 for older files, which do not store it.
+    """
 
     step: int
-    value: float  # mean metric over the validation tasks
+    value: float
     ci95: float
     meta: Meta
-    diverged: int = 0  # how many of these tasks did; older files do not say
+    diverged: int = 0
 
 
 @dataclass
 class TrainState:
-    """Everything that a run is between two meta-iterations; tasks need no state, they are functions of the step."""
+    """The whole state of a run between two meta-iterations. Tasks have no state: they are functions of the step.
 
-    step: int  # meta-iterations done
+    Args:
+        step: Meta-iterations done.
+        meta: The meta-parameters.
+        optimizer: The outer optimiser's state dict, from torch.
+        selection: The best meta-parameters on validation; None before the first validation with a result.
+    """
+
+    step: int
     meta: Meta
-    optimizer: dict[str, Any]  # torch's state dict
+    optimizer: dict[str, Any]
     selection: Selection | None
 
     def to(self, device: torch.device) -> TrainState:
-        """The same with its parameters there; an optimiser moves its state itself when it takes it."""
+        """Return the state with its parameters on ``device``. An optimiser moves its own state when it loads it."""
 
         def moved(meta: Meta) -> Meta:
             return tree.combine(lambda p: p.to(device), meta)
@@ -57,23 +72,33 @@ class TrainState:
 
 
 class Damaged(Exception):
-    """A file that is no checkpoint, or no longer the one that was written."""
+    """The file is not a checkpoint, or its content has changed since it was written."""
 
 
 def folder(run_dir: Path) -> Path:
+    """Return the folder of a run's checkpoints."""
     return run_dir / "checkpoints"
 
 
 def selected(run_dir: Path) -> bool:
-    """Whether a run has parameters that validation chose, beside its last ones."""
+    """Whether a run has parameters selected on validation, besides its last ones."""
     return (folder(run_dir) / BEST).exists()
 
 
 def save(run_dir: Path, state: TrainState, training: dict[str, Any] | None = None) -> Path:
-    """Write ``last.pt``; what was last becomes ``previous.pt``. ``best.pt`` follows the selection. Returns last.
+    """Write ``last.pt`` and, from the selection, ``best.pt``. The old ``last.pt`` becomes ``previous.pt``.
 
-    training: the settings that decided the state, for ``Owner``. Bits depend on both alone.
-    Raises ``OSError`` where the disk does not take it; older files stay.
+    Args:
+        run_dir: The run folder.
+        state: The state to save.
+        training: The settings that determine the state, dotted key -> value, for ``Owner``. The bytes of the files
+            depend on ``state`` and ``training`` alone.
+
+    Returns:
+        The path of ``last.pt``.
+
+    Raises:
+        OSError: The disk refuses to write; the older files stay.
     """
     target = folder(run_dir)
     target.mkdir(parents=True, exist_ok=True)
@@ -94,10 +119,17 @@ def save(run_dir: Path, state: TrainState, training: dict[str, Any] | None = Non
 
 
 def load(run_dir: Path, owner_of: Callable[[], Owner] | None = None) -> TrainState | None:
-    """The newest state that is whole, on the CPU, else None where no checkpoint was written yet.
+    """Load the newest undamaged state, on the CPU. Warns of each damaged file that it skips.
 
-    Warns of a damaged file that it passes over. Raises ``UserError`` where files are there and none is whole, and for
-    one that is not the owner's, which is asked for only then.
+    Args:
+        run_dir: The run folder.
+        owner_of: Computes the training that the checkpoint must belong to; called only where there is a checkpoint.
+
+    Returns:
+        The state, or None where no checkpoint was written yet.
+
+    Raises:
+        UserError: Every checkpoint is damaged, or one belongs to another training.
     """
     found = [path for path in (folder(run_dir) / LAST, folder(run_dir) / PREVIOUS) if read_file(path) is not None]
     owner = owner_of() if found and owner_of else None
@@ -116,9 +148,15 @@ def load(run_dir: Path, owner_of: Callable[[], Owner] | None = None) -> TrainSta
 
 
 def read(path: Path, owner: Owner | None = None) -> dict[str, Any]:
-    """The content of one checkpoint file, verified, on the CPU.
+    """Read and verify one checkpoint file, with its tensors on the CPU.
 
-    Raises ``Damaged``, and ``UserError`` for what is no file or not the ``owner``'s.
+    Args:
+        path: The file.
+        owner: The training that it must belong to; None: any.
+
+    Raises:
+        Damaged: There is no file, its content is not a checkpoint, or its checksum is wrong.
+        UserError: The path is not a regular file, or the checkpoint belongs to another training.
     """
     data = read_file(path)
     try:
@@ -127,7 +165,7 @@ def read(path: Path, owner: Owner | None = None) -> dict[str, Any]:
         whole = file["format"] == FORMAT and _digest(content) == recorded
     except MemoryError:
         raise
-    except Exception as error:  # torch raises many kinds for a file that is not its own
+    except Exception as error:  # torch raises many kinds of error for a file that it did not write
         raise Damaged(f"{path}: damaged checkpoint ({type(error).__name__})") from error
     if not whole:
         raise Damaged(f"{path}: damaged checkpoint (its checksum does not fit)")
@@ -143,8 +181,11 @@ def _encode(content: dict[str, Any]) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """A copy whose pickle depends on values alone: pickle writes an object once and then refers to it, so it shows
-    which strings and tensors happen to be the same object, which a resumed run does not share with the first."""
+    """Return a copy whose pickle depends on values alone.
+
+    pickle writes an object once and refers to it afterwards, so its bytes depend on which strings and tensors are the
+    same object. That differs between a resumed run and one that was not interrupted.
+    """
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, dict):
@@ -155,7 +196,7 @@ def _plain(value: Any) -> Any:
 
 
 def _digest(content: Any) -> str:
-    """SHA-256 over names, types, shapes and bits, the same on every device."""
+    """Compute the SHA-256 of names, types, shapes and bits; it is the same on every device."""
     digest = hashlib.sha256()
 
     def feed(value: Any) -> None:

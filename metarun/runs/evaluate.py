@@ -1,4 +1,4 @@
-"""Evaluation: adapt to fresh tasks with the algorithm's own inner loop and measure, for every number of steps."""
+"""Evaluation: adapt to new tasks with the algorithm's own inner loop and measure after each number of steps."""
 
 from __future__ import annotations
 
@@ -20,14 +20,21 @@ from metarun.engine.over_tasks import TRACE_PAYS, OverTasks, concatenate, count
 from metarun.progress import progress_bar
 from metarun.runs.experiment import Bench
 
-AT_ONCE = 32  # tasks that are drawn together
+AT_ONCE = 32  # tasks sampled in one call
 
 
 @dataclass(frozen=True)
 class Score:
-    """Loss and metric, each [tasks, len(steps)], after these numbers of inner steps.
+    """Metric and loss of tasks under one kind of batch norm statistics.
 
-    A task diverged where one of the two is not finite; its metric then counts as ``worst``.
+    A task diverged where its metric or its loss is not finite. Its metric then counts as ``worst``.
+
+    Args:
+        norm: The batch norm statistics.
+        steps: The numbers of inner steps that were measured.
+        metric: [tasks, len(steps)].
+        loss: [tasks, len(steps)].
+        worst: The worst value of the metric.
     """
 
     norm: Norm
@@ -38,12 +45,12 @@ class Score:
 
     @property
     def figures(self) -> list[Figure]:
-        """The metric over tasks, for each number of inner steps."""
+        """The metric's mean and interval over tasks, for each number of inner steps."""
         diverged = ~(self.metric.isfinite() & self.loss.isfinite())
         return [Figure.of(self.metric[:, i], diverged[:, i], self.worst) for i in range(len(self.steps))]
 
     def by_steps(self) -> list[dict[str, float]]:
-        """One row for each number of inner steps."""
+        """Return one row for each number of inner steps, with the mean loss."""
         losses = [of_tasks.to(torch.float64).mean().item() for of_tasks in self.loss.unbind(1)]
         return [
             {"steps": steps, "mean": figure.mean, "ci95": figure.ci95, "diverged": figure.diverged, "loss": loss}
@@ -52,10 +59,14 @@ class Score:
 
 
 class Evaluator:
-    """Scores meta-parameters on tasks 0..``tasks``-1 of a split: one ``Score`` for each norm.
+    """Scores meta-parameters on tasks 0..tasks-1 of a split.
 
-    ``last_only`` measures after the last inner step alone, which is cheaper. ``times``: how often it is going to be
-    called; it decides what tracing is worth.
+    Args:
+        bench: The experiment's parts.
+        tasks: Number of tasks.
+        norm: Batch norm statistics to evaluate with.
+        last_only: Measure after the last inner step only, which is cheaper.
+        times: Expected calls; tracing is chosen from it.
     """
 
     def __init__(self, bench: Bench, tasks: int, norm: Norm, *, last_only: bool = False, times: int = 1):
@@ -68,12 +79,12 @@ class Evaluator:
             metrics, losses = zip(*algo.measure_adaptation(bench.problem, meta, task, measured, norms), strict=True)
             return torch.stack(metrics, -1), torch.stack(losses, -1)
 
-        def over_tasks(calls: int) -> OverTasks:  # device.compile=true, however few the calls, is about meta-steps
+        def over_tasks(calls: int) -> OverTasks:  # for few calls, device.compile=true means meta-steps only
             return OverTasks(bench.engine, score, calls if calls >= TRACE_PAYS else 0)
 
         self.mine = len(bench.ranks.share(range(tasks)))
         chunk = min(bench.engine.chunk or AT_ONCE, AT_ONCE)
-        self.at_once = AT_ONCE // chunk * chunk  # whole chunks, which all have one shape and can share one trace
+        self.at_once = AT_ONCE // chunk * chunk  # whole chunks: all have one shape and share one trace
         self.whole = over_tasks(times * (self.mine // self.at_once) * (self.at_once // chunk))
         self.rest = over_tasks(times)
 
@@ -83,7 +94,16 @@ class Evaluator:
         return collected(b.engine, algo, b.problem, meta, tasks, steps, training=False)
 
     def __call__(self, meta: Meta, split: Split, progress: str = "") -> list[Score]:
-        """``progress`` labels a progress bar; none without it."""
+        """Score the meta-parameters.
+
+        Args:
+            meta: The meta-parameters.
+            split: The split to draw the tasks from.
+            progress: Label of the progress bar; empty: no bar.
+
+        Returns:
+            One score for each norm.
+        """
         results: list[tuple[Tensor, Tensor]] = []
         with progress_bar(total=self.mine, desc=progress, unit="task", show=bool(progress)) as bar:
             for episodes in measured_episodes(self.bench, split, self.tasks, self.at_once):
@@ -100,13 +120,15 @@ class Evaluator:
 def evaluate(
     bench: Bench, meta: Meta, split: Split, tasks: int, norm: Norm, *, last_only: bool = False, progress: str = ""
 ) -> list[Score]:
-    """Score the meta-parameters once, as ``Evaluator`` does."""
+    """Score the meta-parameters once; arguments as for ``Evaluator`` and its call."""
     return Evaluator(bench, tasks, norm, last_only=last_only)(meta, split, progress)
 
 
 def measured_episodes(bench: Bench, split: Split, tasks: int, at_once: int = AT_ONCE) -> Iterator[Episode]:
-    """This rank's share of tasks 0..tasks-1 of a split; they depend on ``eval.seed`` and on no algorithm, checkpoint
-    or run seed."""
+    """Yield this rank's share of tasks 0..tasks-1 of a split, ``at_once`` tasks at a time.
+
+    The tasks depend on ``eval.seed``. They do not depend on the algorithm, the checkpoint or the run's seed.
+    """
     x = bench.experiment
     mine = bench.ranks.share(range(tasks))
     for first in range(0, len(mine), at_once):
@@ -114,7 +136,17 @@ def measured_episodes(bench: Bench, split: Split, tasks: int, at_once: int = AT_
 
 
 def predictions(bench: Bench, meta: Meta, episodes: Episode, norm: Norm) -> Tensor:
-    """Outputs [T, S+1, N*Q, outputs] for the query sets of a few episodes, to be looked at."""
+    """Compute the network's outputs for the query sets of a few tasks, for figures.
+
+    Args:
+        bench: The experiment's parts.
+        meta: The meta-parameters.
+        episodes: T tasks.
+        norm: Batch norm statistics to evaluate with.
+
+    Returns:
+        [T, S+1, N*Q, outputs].
+    """
     algo, problem = bench.experiment.algo, bench.problem
     assert isinstance(problem, Supervised), "only labelled examples are drawn with their predictions"
 

@@ -1,4 +1,4 @@
-"""An experiment: every setting of a run in one object, and the live parts that they describe."""
+"""An experiment: all settings of a run in one object, and the parts that are built from them."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from metarun.runs.recipe import Recipe
 
 
 class Select(enum.Enum):
-    """Which parameters the test figure is for: the best on validation, or the last."""
+    """Which parameters are tested: those that were best on validation, or the last ones."""
 
     best = "best"
     last = "last"
 
 
 class Resume(enum.Enum):
-    """auto: go on with an unfinished run of the same configuration. never: begin anew, in a folder of its own."""
+    """auto: continue an unfinished run of the same configuration. never: start again in a new folder."""
 
     auto = "auto"
     never = "never"
@@ -42,17 +42,17 @@ class Resume(enum.Enum):
 
 @dataclass(kw_only=True, slots=True)
 class Evaluation:
-    """How validation and test measure."""
+    """Settings of validation and test."""
 
-    tasks: int  # meta-test tasks behind the reported figure
+    tasks: int  # meta-test tasks of the reported result
     val_tasks: int
-    every: int  # meta-iterations between validations; 0: none
+    every: int  # meta-iterations between validations; 0: no validation
     shot: int  # support examples per class of validation and test tasks
     query: int  # query examples per class of validation and test tasks
     norm: Norm
-    every_step: bool  # test after 0, 1, ... inner steps, not only after the last
+    every_step: bool  # test after 0, 1, ..., S inner steps; false: after S only
     select: Select
-    seed: int  # of validation and test tasks; not the run's seed, so that all runs meet the same tasks
+    seed: int  # of validation and test tasks; separate from the run's seed, so that all runs get the same tasks
 
     def __post_init__(self) -> None:
         for name, least, most in (("tasks", 2, 10**7), ("val_tasks", 2, 10**7), ("every", 0, 10**9)):
@@ -79,7 +79,7 @@ class Experiment:
     model: Model
     algo: Algorithm
     device: Device
-    recipe: Recipe | None = None  # the published protocol that this is, where it is one
+    recipe: Recipe | None = None  # the published protocol, where this is one
 
     def __post_init__(self) -> None:
         for name in ("steps", "checkpoint_every", "log_every"):
@@ -95,39 +95,42 @@ class Experiment:
         self.steps = self.algo.meta_iterations(self.steps)
 
     def unread(self) -> dict[str, str]:
-        """Keys that nothing reads, as the other settings stand -> what would read them."""
+        """Return the keys that nothing reads under the other settings -> what would read them."""
         of_method = {f"algo.{name}": reader for name, reader in self.algo.unread().items()}
         return of_method | ({} if self.dataset.has_way else {"way": "a data set with classes"})
 
     def training_shots(self) -> tuple[int, int]:
-        """(support, query) examples per class of a meta-training task."""
+        """Return (support, query) examples per class of a meta-training task."""
         return self.algo.training_shots(self.shot, self.query)
 
     def inputs_of_a_task(self, tasks: Tasks) -> int:
-        """How many numbers the examples of one meta-training task are."""
+        """Return the count of input numbers of one meta-training task: examples times C * H * W."""
         examples = sum(self.training_shots()) * (self.way if self.dataset.has_way else 1)
         return examples * math.prod(tasks.input_shape)
 
     def build(self, testing: bool = False, ranks: Ranks = ALONE) -> Bench:
-        """Load the data, build the network and check that the splits that are used can supply their tasks.
+        """Load the data, build the network, and check that each split in use has enough classes and examples.
 
-        testing: trained parameters are there, so meta-training tasks are not needed. ranks: the processes of the run.
+        Args:
+            testing: Whether the parameters are trained already. Then meta-training tasks are not checked.
+            ranks: The processes of the run.
 
-        Raises ``UserError`` where something does not fit, before any work is done.
+        Raises:
+            UserError: Settings, data, network or memory do not fit together. It comes before any training.
         """
         device = self.device.torch_device(ranks.local)
         tasks = self.dataset.load(user_path(self.data_root) if self.data_root else default_data_root(), device)
         return self.assemble(tasks, device, testing, ranks)
 
     def assemble(self, tasks: Tasks, device: torch.device, testing: bool = False, ranks: Ranks = ALONE) -> Bench:
-        """``build`` on tasks that are there already."""
+        """Do what ``build`` does, with tasks that are loaded already on ``device``."""
         tasks = tasks.seen(self.algo.view)
         if not testing:
             self._check(tasks, Split.train)
         self._check(tasks, Split.test)
         outputs = tasks.outputs(self.way)
         numbers = count_parameters(self.model, tasks.input_shape, outputs)
-        copies = 3 + self.algo.moments()  # the network's, the method's, the gradient, moments
+        copies = 3 + self.algo.moments()  # of the network, of the method, gradient, moments
         require_room(4 * copies * numbers, device, f"model: {copies} copies of {numbers:,} parameters", "model")
         module = initialise(self.model, tasks.input_shape, outputs, self.seed).to(device)
         support, query, others = self._examples(tasks, Split.test if testing else Split.train)
@@ -156,7 +159,7 @@ class Experiment:
         return bench
 
     def _check(self, tasks: Tasks, split: Split) -> None:
-        """Raise ``UserError``, naming the keys that decide it, where the split cannot supply the tasks."""
+        """Raise ``UserError``, with the keys to change, where a split has too few classes or examples for its tasks."""
         of_training = split is Split.train
         shots = self.training_shots() if of_training else (self.eval.shot, self.eval.query)
         try:
@@ -166,8 +169,10 @@ class Experiment:
             raise TooFewExamples(error.said, error.rest, keys) from None
 
     def _examples(self, tasks: Tasks, split: Split) -> tuple[Tensor, ...]:
-        """Examples for looking at what a network does: as many as the support set and the query set of an evaluation,
-        two of each at least, and as many further ones."""
+        """Draw (support, query, others) inputs on which the network's behaviour is examined.
+
+        Support and query are as large as in an evaluation, at least two examples each; others as large as both.
+        """
         classes = self.way if self.dataset.has_way else 1
         support, query = (max(2, classes * per_class) for per_class in (self.eval.shot, self.eval.query))
         shots = self.training_shots() if split is Split.train else (self.eval.shot, self.eval.query)
@@ -179,7 +184,7 @@ class Experiment:
 
 @dataclass(kw_only=True)
 class Bench:
-    """An experiment's live parts."""
+    """The parts of an experiment: data, network, losses and engine on a device."""
 
     experiment: Experiment
     device: torch.device
@@ -191,8 +196,13 @@ class Bench:
     ranks: Ranks
 
     def first_meta(self) -> Meta:
-        """The meta-parameters before training: float32 leaves on the device. Those that the network has frozen
-        (``requires_grad_(False)``) are constants of it."""
+        """Return the meta-parameters before training, float32 on the device.
+
+        Parameters that the network has frozen (``requires_grad_(False)``) are constants and not part of them.
+
+        Raises:
+            UserError: Nothing is left to train, or a parameter's name collides with names in checkpoints.
+        """
         params = {name: p.detach().clone() for name, p in self.module.named_parameters() if p.requires_grad}
         if not params:
             raise UserError("model: every parameter has requires_grad=False, and nothing is left to train")
@@ -201,20 +211,25 @@ class Bench:
         return self.experiment.algo.init(params)
 
     def require_room(self) -> None:
-        """Raise ``UserError`` where this rank's tasks of a meta-batch, drawn and cut into support and query, do not
-        fit into memory: before minutes are spent on drawing them."""
+        """Check that this rank's tasks of a meta-batch fit into memory, before minutes are spent on drawing them.
+
+        The examples count twice: as drawn, and divided into support and query sets.
+
+        Raises:
+            UserError: They do not fit.
+        """
         x = self.experiment
         numbers = 2 * math.ceil(x.meta_batch / self.ranks.world) * x.inputs_of_a_task(self.tasks)
         keys = "meta_batch, way, shot, query or dataset.size"
         require_room(4 * numbers, self.device, f"meta_batch={x.meta_batch}: the tasks", keys)
 
     def meta_gradient(self) -> MetaGradient:
-        """The function of (meta-parameters, tasks) that a training step calls."""
+        """Return the function (meta-parameters, tasks) -> meta-gradient of a training step."""
         x = self.experiment
         return MetaGradient(self.engine, x.algo, self.problem, calls=x.steps)
 
     def protocol(self) -> dict[str, object]:
-        """The facts without which a few-shot number means nothing; norm and tasks stand beside each number."""
+        """Return the facts that a few-shot result depends on. Norm and number of tasks are stored with each result."""
         x = self.experiment
         kind = f"{x.way}-way {x.eval.shot}-shot" if x.dataset.has_way else f"{x.eval.shot}-shot"
         train_shot, train_query = x.training_shots()

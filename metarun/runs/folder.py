@@ -1,4 +1,4 @@
-"""Run folders: what a run is called, which configuration it holds, and that one process at a time works in it."""
+"""Run folders: their names, the configuration stored in them, and the lock that admits one process at a time."""
 
 from __future__ import annotations
 
@@ -24,24 +24,32 @@ from metarun.runs.held_out import Facts
 
 CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
 OUTPUTS = Path("outputs")
-# keys that do not decide the result: paths, resuming, and presets, whose values stand where they are used
+# keys that do not affect the result: paths, resume policy, and presets, whose values are stored where they are used
 NOT_IDENTITY = ("run_dir", "data_root", "resume", "recipe.reference", "dataset.preset")
-# settings that are younger than some run folders, by the data set's module, and what those did
+# settings that older run folders lack, by the data set's module, with the values that those runs used
 LATER = {"image_folder": {"split": "shares", "layers": 1, "min_images": 0, "white": None}}
 
 
 @dataclass(frozen=True)
 class Record:
-    """A configuration as plain data: the option chosen in each group, its module, and every value."""
+    """A configuration as plain data.
+
+    Args:
+        names: Group -> chosen option.
+        kinds: Group -> the option's module.
+        values: All settings, nested.
+        changed: Settings that differ from those of the recipe, where there is one.
+        data: Description of the data (``held_out.facts``); None in older folders.
+    """
 
     names: dict[str, str]
     kinds: dict[str, str]
     values: dict[str, Any]
-    changed: list[str] = field(default_factory=list)  # settings that are not its recipe's, where it has one
-    data: Facts | None = None  # what its data are, as ``held_out.facts`` says; older folders keep none
+    changed: list[str] = field(default_factory=list)
+    data: Facts | None = None
 
     def identity(self) -> dict[str, Any]:
-        """Dotted key -> value, for every key that decides what the run computes."""
+        """Return dotted key -> value of every key that affects the result."""
         flat: dict[str, Any] = {f"{group} (option)": name for group, name in self.names.items()}
 
         def walk(node: dict[str, Any], prefix: str) -> None:
@@ -58,29 +66,37 @@ class Record:
         return {key: v for key, v in flat.items() if key not in as_before or as_before[key] != v}
 
     def tested_on(self, which: str) -> Record:
-        """The same with this checkpoint for the test, best or last: results of the two are two rows of a table."""
+        """Return the record of a test of one checkpoint, ``which`` = best or last.
+
+        It differs in ``eval.select``, so the results of the two checkpoints are two rows of a table.
+        """
         evaluation = self.values.get("eval")
         chosen = {**evaluation, "select": which} if isinstance(evaluation, dict) else evaluation
         return replace(self, values={**self.values, "eval": chosen})
 
     def training(self) -> dict[str, Any]:
-        """The part of the identity that decides a checkpoint: not how it is tested, nor for which recipe."""
+        """Return the part of the identity that affects checkpoints: without test settings and the recipe's name."""
         beside = [key for key in self.identity() if key.startswith("eval.") and key != "eval.every"]
         return {key: value for key, value in self.identity().items() if key not in (*beside, "recipe.name")}
 
     def hash(self, training_only: bool = False) -> str:
+        """Return 16 hexadecimal digits of the SHA-256 of ``identity``, or of ``training``."""
         content = self.training() if training_only else self.identity()
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def name(self, experiment: Experiment) -> str:
-        """What a run folder is called after its date: algorithm, data set, task and seed."""
+        """Return the name of a run folder without the date: algorithm, data set, task and seed."""
         x = experiment
         task = f"{x.way}w{x.eval.shot}s" if x.dataset.has_way else f"{x.eval.shot}s"
         return f"{self.names['algo']}_{self.names['dataset']}_{task}_s{x.seed}"
 
     @staticmethod
     def read(run_dir: Path) -> Record | None:
-        """The record of a run folder, None if there is none. Raises ``UserError`` for one that is damaged."""
+        """Read the record of a run folder; None if there is none.
+
+        Raises:
+            UserError: It is damaged.
+        """
         path = run_dir / CONFIG
         data = read_file(path)
         if data is None:
@@ -96,7 +112,7 @@ class Record:
         return record
 
     def _is_sound(self) -> bool:
-        """Whether the types are right, which JSON does not say."""
+        """Whether the types are right; JSON does not check them."""
         texts = (self.names, self.kinds)
         if not all(isinstance(part, dict) for part in (*texts, self.values)) or not isinstance(self.changed, list):
             return False
@@ -111,9 +127,13 @@ class Record:
 
 
 def departures(identity: dict[str, Any], published: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (value, published value) where an identity is not its recipe's.
+    """Compare an identity with that of its recipe.
 
-    Where it ran does not count, nor do settings that only one of the two knows: they came into being in between.
+    Settings of the device are ignored, and settings that only one of the two has: they were added or removed between
+    the two versions.
+
+    Returns:
+        Dotted key -> (value, published value) of each setting that differs.
     """
     return {
         key: (value, published[key])
@@ -123,13 +143,17 @@ def departures(identity: dict[str, Any], published: dict[str, Any]) -> dict[str,
 
 
 def claim(experiment: Experiment, record: Record) -> tuple[Path, filelock.BaseFileLock]:
-    """The folder for a run, made, locked and fit for this configuration; the caller releases the lock.
+    """Find or make the folder of a run and lock it.
 
-    Raises ``UserError`` for a chosen folder that holds another configuration, other files or a live process.
+    Returns:
+        The folder and its lock, which the caller must release.
+
+    Raises:
+        UserError: ``run_dir`` holds another configuration or other files, or another process works in it.
     """
     if experiment.run_dir is not None:
         run_dir = user_path(experiment.run_dir)
-        _fits(run_dir, experiment, record)  # a folder that is refused stays as it was, without a lock
+        _fits(run_dir, experiment, record)  # before the lock, so that a refused folder stays unchanged
         lock = _lock(run_dir)
         if lock is None:
             raise UserError(f"run_dir={run_dir}: another process is running in this folder")
@@ -152,7 +176,7 @@ def claim(experiment: Experiment, record: Record) -> tuple[Path, filelock.BaseFi
 
 
 def fresh(wanted: Path) -> Path:
-    """A new folder of this name, or with _2, _3, ... behind it where the name is taken."""
+    """Make a new folder of this name, or with the suffix _2, _3, ... where the name is taken."""
     wanted.parent.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}_{number}")
@@ -165,9 +189,9 @@ def fresh(wanted: Path) -> Path:
 
 
 def same_training(run_dir: Path, record: Record) -> Path | None:
-    """A finished run beside this one that trained with the same settings and was tested otherwise."""
+    """Find a finished run in the same parent folder with the same training settings and data; its test may differ."""
     for other in sorted(run_dir.parent.iterdir()):
-        with contextlib.suppress(UserError):  # a neighbour that is damaged is none
+        with contextlib.suppress(UserError):  # skip damaged folders
             before = Record.read(other) if other != run_dir else None
             same = before is not None and before.training() == record.training() and finished(other)
             if before and same and not _other_data(other, before, record):
@@ -176,17 +200,17 @@ def same_training(run_dir: Path, record: Record) -> Path | None:
 
 
 def finished(run_dir: Path) -> bool:
-    """Whether the folder holds a result that is whole and of the folder's own configuration."""
+    """Whether the folder holds an undamaged result of the folder's own configuration."""
     return read_file(run_dir / RESULT) is not None and misfit(run_dir) is None
 
 
 def complete(run_dir: Path) -> bool:
-    """Whether the run of a folder has nothing left to do: there is a result, and the report, which is written last."""
+    """Whether a folder's run has nothing left to do: it has a result, and the report, which is written last."""
     return finished(run_dir) and read_file(run_dir / page.NAME) is not None
 
 
 def misfit(run_dir: Path) -> str | None:
-    """What is wrong with the result that a folder holds; None where it is right, or there is none."""
+    """Describe what is wrong with a folder's result; None where it is right, or where there is no result."""
     path = run_dir / RESULT
     if read_file(path) is None:
         return None
@@ -200,7 +224,7 @@ def misfit(run_dir: Path) -> str | None:
 
 
 def set_aside(path: Path) -> Path:
-    """Give a file a name under which nothing looks for it, and return that."""
+    """Rename a file to a free name with ``.unfit``, which nothing reads, and return its new path."""
     for number in itertools.count(1):
         kept = path.with_name(f"{path.stem}.unfit{'' if number == 1 else f'_{number}'}{path.suffix}")
         if not os.path.lexists(kept):
@@ -209,7 +233,7 @@ def set_aside(path: Path) -> Path:
 
 
 def _unfinished(run_dir: Path, record: Record) -> bool:
-    """Whether the folder holds a run of this configuration that is not complete; a damaged folder holds none."""
+    """Whether the folder holds an incomplete run of this configuration; False for a damaged folder."""
     try:
         before = Record.read(run_dir)
         same = before is not None and before.hash() == record.hash() and not _other_data(run_dir, before, record)
@@ -219,11 +243,12 @@ def _unfinished(run_dir: Path, record: Record) -> bool:
 
 
 def _fits(run_dir: Path, experiment: Experiment, record: Record) -> None:
+    """Raise ``UserError`` where a folder cannot hold a run of this configuration."""
     before = Record.read(run_dir)
     if before is None:
         try:
             others = {path.name for path in run_dir.iterdir()} - {LOCK} if run_dir.is_dir() else set()
-            others -= {path.name for path in run_dir.glob(f".{CONFIG}.*.tmp")}  # killed as it began
+            others -= {path.name for path in run_dir.glob(f".{CONFIG}.*.tmp")}  # of a run killed at its start
         except OSError as error:
             raise UserError(f"run_dir={run_dir}: cannot be read ({error.strerror or error})") from None
         if others:
@@ -232,7 +257,7 @@ def _fits(run_dir: Path, experiment: Experiment, record: Record) -> None:
     if experiment.resume is Resume.never:
         raise UserError(f"run_dir={run_dir}: holds a run, and resume=never; choose another folder")
     old, new = before.identity(), record.identity()
-    for key in experiment.algo.fixed:  # runs of before have what was typed or a data set's default there
+    for key in experiment.algo.fixed:  # older runs stored what was typed, or a data set's default
         old.pop(key, None), new.pop(key, None)
     differ = [f"{k}: {old.get(k)} there, {new.get(k)} here" for k in {**old, **new} if old.get(k) != new.get(k)]
     if differ:
@@ -242,13 +267,13 @@ def _fits(run_dir: Path, experiment: Experiment, record: Record) -> None:
 
 
 def _other_data(run_dir: Path, before: Record, record: Record) -> str:
-    """How the data are no longer those of the folder's run, in words; empty where they are."""
+    """Describe how the data differ from those of the folder's run; empty where they do not."""
     held_out.refuse_renamed_split(before.data, before.names, before.values, run_dir)
     return held_out.differences(before.data, record.data)
 
 
 def _lock(run_dir: Path) -> filelock.BaseFileLock | None:
-    """The folder's lock, held until this process ends or lets go; None if another process holds it."""
+    """Lock the folder until release or the end of this process; None if another process holds the lock."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(run_dir / LOCK, timeout=0)

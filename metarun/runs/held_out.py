@@ -1,4 +1,4 @@
-"""What a run's data were, and that nothing is tested on what it was trained on."""
+"""A description of a run's data, and checks that no test class was used in training."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from metarun.datasets.base import Split, Tasks
 from metarun.errors import UserError
 
 Facts = dict[str, Any]  # {"classes": {"train", "val", "test": names, or None}, "pool_sha256": text or None}
-DECIDE = ("split", "split_seed", "shares", "path", "layers", "min_images")  # settings of data sets: who is where
+DECIDE = ("split", "split_seed", "shares", "path", "layers", "min_images")  # settings that assign classes to splits
 
 
 def facts(tasks: Tasks) -> Facts:
-    """What the folder of a run keeps of its data."""
+    """Describe the data, as stored in a run's ``config.json``: class names of each split, checksum of the images."""
     return {
         "classes": {split.name: tasks.class_names(split) for split in Split},
         "pool_sha256": tasks.stamp.get("pool_sha256"),
@@ -23,7 +23,7 @@ def facts(tasks: Tasks) -> Facts:
 
 
 def sound(data: Any) -> bool:
-    """Whether what a file holds are facts, or none."""
+    """Whether data from a file have the types of ``Facts``, or are None."""
     if data is None:
         return True
     try:
@@ -36,7 +36,7 @@ def sound(data: Any) -> bool:
 
 
 def stamp(tasks: Tasks) -> dict[str, str]:
-    """Of the classes of each split and their images: a sum by which results on the same data know each other."""
+    """Return {"data_sha256": checksum of classes and images}; empty where the data have neither."""
     data = facts(tasks)
     if not any([*data["classes"].values(), data["pool_sha256"]]):
         return {}
@@ -48,7 +48,7 @@ def _digest(data: Facts) -> str:
 
 
 def differences(before: Facts | None, now: Facts | None) -> str:
-    """What is no longer as it was, in words; empty where nothing is, or where an earlier version kept no facts."""
+    """Describe how the data changed; empty where they did not, or where an older version stored no facts."""
     if before is None or now is None or before == now:
         return ""
     said = []
@@ -65,7 +65,7 @@ def differences(before: Facts | None, now: Facts | None) -> str:
 
 
 def refuse_renamed_split(data: Facts | None, names: dict[str, str], values: dict[str, Any], place: object) -> None:
-    """Raise ``UserError`` for a run of before ``dataset.split=vinyals`` was Vinyals' split."""
+    """Raise ``UserError`` for a run from before ``dataset.split=vinyals`` was the split of Vinyals et al."""
     if data is None and names["dataset"] == "omniglot" and values["dataset"].get("split") == "vinyals":
         raise UserError(
             f"{place}: trained when dataset.split=vinyals was a random list of characters with the sizes of Vinyals' "
@@ -76,10 +76,19 @@ def refuse_renamed_split(data: Facts | None, names: dict[str, str], values: dict
 def refuse_trained(
     trained: Facts | None, was: dict[str, Any], tested: Facts, asked: dict[str, Any], selected: bool, place: object
 ) -> None:
-    """Raise ``UserError`` where test classes are among those of a run's meta-training.
+    """Refuse a test on classes that the run used in meta-training or to select its parameters.
 
-    selected: its validation classes chose its parameters, so they are seen too. was, asked: the data set's settings
-    of the run, and of the test.
+    Args:
+        trained: Facts of the run's data; None for a run of an older version.
+        was: Settings of the run's data set.
+        tested: Facts of the test's data.
+        asked: Settings of the test's data set.
+        selected: Whether validation selected the run's parameters. Then validation classes are refused too.
+        place: Start of the message.
+
+    Raises:
+        UserError: There are such classes; or it is not known whether there are; or the splits do not differ by classes,
+            and the data are not those of the run.
     """
     changed = [f"dataset.{key}" for key in DECIDE if key in was and key in asked and was[key] != asked[key]]
     keys = ", ".join(changed) or "dataset"
@@ -109,7 +118,7 @@ def refuse_trained(
 
 
 def first(names: Collection[str], most: int = 3) -> str:
-    """The first few of some names, and how many more there are."""
+    """Return the first few names, and how many more there are, as text."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(list(names)[:most]) + more
 

@@ -1,4 +1,4 @@
-"""The parameters that a run ended with: found, checked to be its own, and measured again."""
+"""``metarun eval``: load a run's trained parameters, check that they belong to it, and test them again."""
 
 from __future__ import annotations
 
@@ -22,10 +22,21 @@ from metarun.runs.train import tuned
 
 
 def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: Select, ranks: Ranks = ALONE) -> Path:
-    """Measure a run's checkpoint again under another protocol; writes a new folder in ``run_dir/eval``.
+    """Test a run's checkpoint again, with other evaluation settings. Training files are read and never changed.
 
-    Training files are only read. Raises ``UserError`` where there is no checkpoint to read, and ``NotFinite`` when all
-    is written where a figure cannot be given.
+    Args:
+        run_dir: The run folder.
+        experiment: The experiment with the settings of this test.
+        record: The same settings as plain data.
+        which: The checkpoint to test.
+        ranks: The processes of this test.
+
+    Returns:
+        The new folder in ``run_dir/eval`` with the results.
+
+    Raises:
+        UserError: There is no checkpoint, it does not fit, or a test class was used in training.
+        NotFinite: All tasks diverged, or an error is infinite. The results are written before.
     """
     with StopSignals(), experiment.device.applied(ranks.local):
         bench = ranks.together(lambda: experiment.build(testing=True, ranks=ranks))
@@ -48,9 +59,9 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
 
 
 def _trained(run_dir: Path, which: Select, bench: Bench) -> dict[str, Any]:
-    """Meta-parameters of a run and what is known of them: {"meta", "step"}, "value" and "ci95" where selected.
+    """Load a run's meta-parameters: {"meta", "step"}, and "value" and "ci95" where validation selected them.
 
-    Raises ``UserError`` where they are not the run's, or not of the bench's network.
+    Raises ``UserError`` where they belong to another run or another network.
     """
     before = Record.read(run_dir)
     owner = Owner.of(bench, before.training() if before else None)
@@ -61,7 +72,7 @@ def _trained(run_dir: Path, which: Select, bench: Bench) -> dict[str, Any]:
         raise UserError(f"run={run_dir}: has no checkpoint")
     try:
         content = checkpoint.read(path, owner)
-        chosen = content.get("selection") if which is Select.best else None  # in last.pt, where best.pt is lost
+        chosen = content.get("selection") if which is Select.best else None  # from last.pt, where best.pt is lost
         content = chosen or content
         return {**content, "meta": Meta.from_flat(content["meta"])}
     except checkpoint.Damaged as error:
@@ -73,19 +84,19 @@ def _trained(run_dir: Path, which: Select, bench: Bench) -> dict[str, Any]:
 
 
 def _trained_for(run_dir: Path, bench: Bench, chosen: dict[str, Any]) -> int:
-    """Meta-iterations that the run of chosen parameters had made; its log would say, and has no checksum."""
+    """Find the meta-iterations that a run had done. The journal is not used because it has no checksum."""
     if finished(run_dir):
         return bench.experiment.steps
     before = Record.read(run_dir)
     try:
         state = checkpoint.load(run_dir, lambda: Owner.of(bench, before.training() if before else None))
     except UserError:
-        state = None  # best.pt is all there is
+        state = None  # only best.pt is left
     return max(chosen["step"], state.step if state else 0)
 
 
 def _refuse_seen_classes(run_dir: Path, asked: Record, bench: Bench, content: dict[str, Any]) -> None:
-    """Raise ``UserError`` where a test class was trained on, or was there to choose these parameters."""
+    """Raise ``UserError`` where a test class was used in training, or to select these parameters."""
     before, tested = Record.read(run_dir), held_out.facts(bench.tasks)
     assert before is not None, "evaluate_run is given a run folder"
     held_out.refuse_renamed_split(before.data, before.names, before.values, f"run={run_dir}")
@@ -97,7 +108,7 @@ def _refuse_seen_classes(run_dir: Path, asked: Record, bench: Bench, content: di
 
 
 def _refuse_other_step_size(trained: Meta, run_dir: Path, asked: Record) -> None:
-    """Raise ``ConfigError`` for a step size that would change nothing, since the parameters hold those to be used."""
+    """Raise ``ConfigError`` for another ``algo.inner_lr`` where step sizes are learned: it would have no effect."""
     before = Record.read(run_dir)
     was, now = (record and record.values["algo"].get("inner_lr") for record in (before, asked))
     if trained.step_sizes and now != was:

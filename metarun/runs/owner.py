@@ -1,4 +1,4 @@
-"""Whose a checkpoint is: one of another meta-training, or of another network, is refused in one line."""
+"""Which training a checkpoint belongs to. A checkpoint of another training or network is refused in one line."""
 
 from __future__ import annotations
 
@@ -15,30 +15,45 @@ from metarun.core.tree import Params
 from metarun.errors import UserError
 from metarun.runs.experiment import Bench
 
-MOST = 3  # differing settings that a message names
-DECIDE = {"betas", "eps", "weight_decay", "momentum"}  # every torch has them; other entries are younger
+MOST = 3  # differing settings listed in a message
+DECIDE = {"betas", "eps", "weight_decay", "momentum"}  # compared always; other entries are missing in older torch
 
 
 @dataclass(frozen=True)
 class Owner:
-    """What the checkpoints of one meta-training have in common."""
+    """The properties that all checkpoints of one meta-training share.
 
-    training: dict[str, Any]  # the settings that decide it, dotted key -> value; empty: not known
-    steps: int  # meta-iterations in all
-    meta: Params  # of these names, shapes and types
-    optimizer: dict[str, Any]  # torch's state dict after a step
+    Args:
+        training: Settings that affect the training, dotted key -> value; empty: not known.
+        steps: Meta-iterations of the whole training.
+        meta: Meta-parameters as one flat dict; their names, shapes and types are compared.
+        optimizer: The outer optimiser's state dict after one step, from torch.
+    """
+
+    training: dict[str, Any]
+    steps: int
+    meta: Params
+    optimizer: dict[str, Any]
 
     @staticmethod
     def of(bench: Bench, training: dict[str, Any] | None) -> Owner:
+        """Compute the properties from a bench and the settings that affect its training."""
         meta = tree.combine(torch.clone, bench.first_meta())
         outer = bench.experiment.algo.outer_step(meta)
         outer.step(tree.zeros_like(meta), progress=0.0)
         return Owner(training or {}, bench.experiment.steps, meta.flat(), outer.optimizer.state_dict())
 
     def check(self, path: Path, content: Any, selected: bool = False) -> None:
-        """Raise ``UserError``, naming what does not fit, for the content of a file that is not this training's.
+        """Check that a checkpoint belongs to this training.
 
-        selected: the file may hold the parameters alone that validation chose, from which no training goes on.
+        Args:
+            path: The checkpoint's file, for the message.
+            content: Its content.
+            selected: Whether the file may be a ``best.pt``. That holds only the parameters selected on validation, and
+                training cannot resume from it.
+
+        Raises:
+            UserError: It does not belong; the message names the difference.
         """
         try:
             problem = next(self._problems(content, selected), None)
@@ -51,11 +66,11 @@ class Owner:
             )
 
     def _problems(self, content: Any, selected: bool) -> Iterator[str]:
-        kinds = ({"step", "meta", "optimizer", "selection"}, {"step", "meta", "value", "ci95"})  # last.pt and best.pt
+        kinds = ({"step", "meta", "optimizer", "selection"}, {"step", "meta", "value", "ci95"})  # last.pt, best.pt
         newer = {"training", "diverged"}  # entries that older files lack
         if not isinstance(content, dict) or set(content) - newer not in kinds[: 1 + selected]:
             yield f"its entries are not those of {'a checkpoint' if selected else 'a checkpoint to go on from'}"
-        yield from self._settings(content.get("training", {}))  # files of before do not say
+        yield from self._settings(content.get("training", {}))  # older files have none
         yield from self._parameters("meta-parameters", content["meta"])
         yield from _step(content["step"], self.steps)
         if "optimizer" in content:
@@ -70,7 +85,7 @@ class Owner:
         yield from _step(chosen["step"], content["step"])
 
     def _settings(self, theirs: dict[str, Any]) -> Iterator[str]:
-        """Settings that only one of the two knows came into being in between."""
+        """Compare the settings that both have: one that only one of them has was added or removed between versions."""
         both = [key for key in self.training if key in theirs and theirs[key] != self.training[key]]
         if both:
             said = "; ".join(f"{key}: {theirs[key]} there, {self.training[key]} here" for key in both[:MOST])
@@ -87,7 +102,7 @@ class Owner:
 
     def _moments(self, theirs: dict[str, Any], step: int) -> Iterator[str]:
         for group, mine in zip(theirs["param_groups"], self.optimizer["param_groups"], strict=True):
-            for key in mine.keys() & (group.keys() | DECIDE) - {"lr"}:  # which is set anew at every step
+            for key in mine.keys() & (group.keys() | DECIDE) - {"lr"}:  # lr is set again at every step
                 if key not in group or group[key] != mine[key]:
                     yield f"its meta-optimiser has {key}={group.get(key, 'nothing')}, this run's {mine[key]}"
         if step == 0:
@@ -98,7 +113,7 @@ class Owner:
             if there != here:
                 yield f"its meta-optimiser's state is {there} for parameter {index}, this run's {here}"
             made = entry.get("step")
-            if made is not None and int(made) != min(step, 2**24):  # a float32, which counts no further
+            if made is not None and int(made) != min(step, 2**24):  # float32 counts no further
                 yield f"it says step {step}, and its meta-optimiser made {int(made)}"
 
 

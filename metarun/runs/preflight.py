@@ -1,4 +1,4 @@
-"""Before a run begins: do once what it will do, so that what cannot be done is said in the first seconds."""
+"""Before a run begins: try each of its computations once, so that errors appear in the first seconds."""
 
 from __future__ import annotations
 
@@ -22,14 +22,20 @@ from metarun.out_of_memory import out_of_memory_in_one_line
 from metarun.runs.evaluate import evaluate, predictions
 from metarun.runs.experiment import Bench
 
-CURVE = 300  # points that draw a regression task
+CURVE = 300  # points on the curve of a regression task in a figure
 
 
 def preflight(bench: Bench, training: bool = True) -> None:
-    """Run a meta-gradient, unless there is no ``training``, and an evaluation as they will be run, each on two tasks.
+    """Run a meta-gradient and an evaluation with the run's settings, each on two tasks.
 
-    The tasks are made of meta-training examples, none of validation or test is drawn; without training of test
-    examples, as there may be no others. Raises ``UserError`` where something cannot be computed.
+    Args:
+        bench: The experiment's parts.
+        training: Whether the run trains. Then all tasks are made of meta-training examples, and no validation or test
+            example is drawn. Otherwise there is no meta-gradient, and the tasks are made of test examples, since the
+            data may have no others.
+
+    Raises:
+        UserError: Something cannot be computed with these settings.
     """
     bench = dataclasses.replace(bench, tasks=Rehearsal(bench, training), ranks=Ranks())
     if training:
@@ -38,8 +44,12 @@ def preflight(bench: Bench, training: bool = True) -> None:
 
 
 class Rehearsal(Tasks):
-    """An experiment's training tasks, and evaluation tasks of the real ones' shape, made of training tasks' inputs, or
-    of test tasks' where nothing is trained."""
+    """Tasks for ``preflight``. Evaluation tasks have the shape of real ones and the inputs of training tasks.
+
+    Args:
+        bench: The experiment's parts, with its real tasks.
+        training: Whether the run trains; if not, inputs come from test tasks.
+    """
 
     def __init__(self, bench: Bench, training: bool = True):
         x = self.experiment = bench.experiment
@@ -52,7 +62,7 @@ class Rehearsal(Tasks):
         return True
 
     def check(self, split: Split, way: int, shot: int, query: int) -> None:
-        """Examples are used again."""
+        """Accept every split: examples are repeated where there are too few."""
 
     def outputs(self, way: int) -> int:
         return self.tasks.outputs(way)
@@ -69,7 +79,7 @@ class Rehearsal(Tasks):
         def examples(per_class: int) -> tuple[Tensor, Tensor]:
             again = torch.arange(per_class, device=drawn.key.device) % (drawn.support_x.shape[1] // classes)
             of_x, of_y = (t.unflatten(1, (classes, -1))[:, :, again].flatten(1, 2) for t in drawn[:2])
-            if not of_y.is_floating_point():  # labels; those of pooled classes are other ones
+            if not of_y.is_floating_point():  # labels; pooled tasks have class numbers instead of 0..N-1
                 of_y = torch.arange(classes, device=of_y.device).repeat_interleave(per_class).expand(len(of_y), -1)
             return of_x, of_y
 
@@ -89,12 +99,12 @@ def _evaluate(bench: Bench) -> None:
     (score, *_) = evaluate(bench, meta, Split.test, 2, x.eval.norm, last_only=not x.eval.every_step)
     query = CURVE if bench.problem.metric is SQUARED_ERROR else x.eval.query
     shown = bench.tasks.sample(Split.test, x.eval.seed, range(1), x.way, x.eval.shot, query)
-    few = dataclasses.replace(x.algo, eval_inner_steps=min(1, x.algo.eval_inner_steps))  # all were run just now
+    few = dataclasses.replace(x.algo, eval_inner_steps=min(1, x.algo.eval_inner_steps))  # all steps have just been run
     predictions(dataclasses.replace(bench, experiment=dataclasses.replace(x, algo=few)), meta, shown, score.norm)
 
 
 def _try(bench: Bench, work: Callable[[Bench], None], what: str) -> None:
-    """Do the ``work``; whatever goes wrong in the network becomes a ``UserError``."""
+    """Do the ``work`` and raise every error of the network as ``UserError``."""
     try:
         with out_of_memory_in_one_line():
             work(bench)
@@ -119,13 +129,13 @@ def _failed(what: str, error: Exception) -> UserError:
 
 
 def _reason(error: Exception) -> str:
-    """An error's first sentence; with its kind, where the sentence alone says little."""
+    """Return an error's first sentence, with its type where that is not a RuntimeError or ValueError."""
     sentence, kind = first_line(error).split(". ")[0], type(error).__name__
     return sentence if isinstance(error, RuntimeError | ValueError) or sentence == kind else f"{kind}: {sentence}"
 
 
 def _one_value(bench: Bench, error: Exception) -> UserError:
-    """Batch norm of one value, whose variance is 0: which keys make batches of one example."""
+    """Describe the keys that make batches of one example: batch norm of a single value has variance 0."""
     x = bench.experiment
     per_class = {"eval.shot": x.eval.shot, "eval.query": x.eval.query}
     of_algo = {

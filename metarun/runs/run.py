@@ -36,12 +36,22 @@ from metarun.runs.train import train, tuned
 
 
 def run(experiment: Experiment, record: Record, ranks: Ranks = ALONE) -> Path:
-    """Train (or go on, or find it done), test, and report; returns the run folder.
+    """Run one experiment: train or resume, test, write the report. Returns at once if it has all of these already.
 
-    Raises ``UserError`` for input that cannot be used, ``NotFinite`` (of training at once, of testing when all is
-    written), and ``Interrupted`` once the state is saved.
+    Args:
+        experiment: The experiment.
+        record: Its configuration as plain data.
+        ranks: The processes of the run.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: Invalid input.
+        NotFinite: Training diverged; it stops at once. Or the test has no finite result; all files are written before.
+        Interrupted: A signal stopped the run after the state was saved.
     """
-    with StopSignals(insist=ranks.world == 1) as stop, ExitStack() as held:  # torchrun kills what does not stop
+    with StopSignals(insist=ranks.world == 1) as stop, ExitStack() as held:  # torchrun kills ranks that do not stop
 
         def begin() -> tuple[Path, Result | None]:
             run_dir, lock = claim(experiment, record)
@@ -58,7 +68,7 @@ def run(experiment: Experiment, record: Record, ranks: Ranks = ALONE) -> Path:
                 return run_dir, None
             found = read_result(run_dir / RESULT)
             if not complete(run_dir) and not checkpoint.folder(run_dir).exists():
-                page.write(run_dir, found)  # nothing is left to draw with
+                page.write(run_dir, found)  # without checkpoints no figure can be drawn
             return run_dir, found
 
         held.enter_context(experiment.device.applied(ranks.local))
@@ -87,7 +97,7 @@ def run(experiment: Experiment, record: Record, ranks: Ranks = ALONE) -> Path:
 
 
 def _chosen(bench: Bench, state: TrainState) -> Tested:
-    """The parameters of a finished training that are tested."""
+    """Choose the parameters of a finished training to test."""
     select = bench.experiment.eval.select
     if select is Select.best and (best := state.selection):
         return Tested.selected(best.meta, vars(best), state.step)
@@ -101,9 +111,10 @@ def _chosen(bench: Bench, state: TrainState) -> Tested:
 
 
 def _take_over_training(experiment: Experiment, record: Record, run_dir: Path) -> None:
-    """Two cells of a published table are often one meta-training tested twice: copy the parameters of a finished one.
+    """Copy the parameters of a finished run with the same meta-training, where there is one.
 
-    Only where nothing was selected on validation, which is part of how a cell is tested.
+    Two cells of a published table are often two tests of one meta-training. It is not done where validation selects
+    the parameters, because selection depends on how a cell is tested.
     """
     if experiment.recipe is None or experiment.eval.every > 0 or checkpoint.folder(run_dir).exists():
         return
@@ -114,7 +125,7 @@ def _take_over_training(experiment: Experiment, record: Record, run_dir: Path) -
     try:
         checkpoint.read(last)
     except (checkpoint.Damaged, UserError):
-        return  # then this run trains by itself
+        return  # then this run trains
     print(f"the same meta-training is done: testing the parameters of {other}")
     write_atomic(run_dir / journal.NAME, read_file(other / journal.NAME) or b"")
     checkpoint.folder(run_dir).mkdir()

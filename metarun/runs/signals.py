@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: inside the training loop they wait for the step to end, elsewhere they stop at once."""
+"""SIGINT and SIGTERM: within the training loop they stop the run after the current step, elsewhere at once."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from metarun.errors import Interrupted
 
 
 class StopSignals:
-    """Context manager for one run. ``received`` is the signal that waits to be obeyed, or None.
+    """Context manager that handles signals during one run. ``received`` is the signal that has arrived, or None.
 
-    ``insist``: whether a second signal is obeyed at once, also in the training loop.
+    Args:
+        insist: Whether a second signal stops the run at once, also within the training loop.
     """
 
     def __init__(self, insist: bool = True) -> None:
         self.insist = insist
         self.received: int | None = None
-        self.wait = False  # the training loop sets it while a step must not be torn apart
+        self.wait = False  # set while the training loop runs: a step must not be interrupted
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():  # signals reach no other thread
+        if threading.current_thread() is threading.main_thread():  # only the main thread receives signals
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._handle)
         return self

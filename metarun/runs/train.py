@@ -1,4 +1,4 @@
-"""Meta-training: sample tasks, average their meta-gradients, step, log, validate, save; until the steps are done."""
+"""Meta-training: in each step sample tasks, average their meta-gradients, take the outer step, log, validate, save."""
 
 from __future__ import annotations
 
@@ -30,16 +30,28 @@ from metarun.runs.journal import Journal, Line, Listener
 from metarun.runs.owner import Owner
 from metarun.runs.signals import StopSignals
 
-NUMBERS_AT_ONCE = 2**16  # of inputs, when tasks are drawn ahead
+NUMBERS_AT_ONCE = 2**16  # input numbers of the tasks that are sampled in one call
 
 
 def train(bench: Bench, run_dir: Path, stop: StopSignals, training: dict[str, Any] | None = None) -> TrainState:
-    """Meta-train to ``steps`` and return the last state, resuming from ``run_dir`` if it holds a checkpoint.
+    """Meta-train until ``steps``, resuming from the checkpoint of ``run_dir`` if there is one.
 
-    training: the settings that decide it, dotted key -> value; checkpoints carry them, so that another run's shows.
-    The same settings end with the same bits however often the run was killed. Raises ``UserError`` for a checkpoint
-    that does not fit, ``NotFinite`` when the loss or the meta-gradient is no longer finite, and ``Interrupted``, after
-    saving, when ``stop`` has received a signal.
+    The same settings give the same bits, however often the run was killed and resumed.
+
+    Args:
+        bench: The experiment's parts.
+        run_dir: The run folder.
+        stop: The signals received; training stops after the step in which one arrives.
+        training: Settings that affect the training, dotted key -> value. Checkpoints store them, so that a checkpoint
+            of another training is recognised.
+
+    Returns:
+        The state after the last step.
+
+    Raises:
+        UserError: The checkpoint does not fit.
+        NotFinite: The loss, the meta-gradient or a meta-parameter is not finite.
+        Interrupted: ``stop`` received a signal; the state is saved.
     """
     x, ranks = bench.experiment, bench.ranks
     state = ranks.on_first(lambda: checkpoint.load(run_dir, partial(Owner.of, bench, training)))
@@ -62,7 +74,7 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals, training: dict[str, An
         while step < x.steps:
             episodes = next(batches)
             grads, metrics = meta_gradient(meta, episodes, progress=step / x.steps)
-            signal = ranks.highest(stop.received or 0)  # asked once: a later signal waits for the next step
+            signal = ranks.highest(stop.received or 0)  # read once: a later signal waits for the next step
             grads = ranks.mean(grads, count(episodes), x.meta_batch)
             grad_norm = outer.step(grads, progress=step / x.steps)
             step += 1
@@ -95,7 +107,7 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals, training: dict[str, An
 
 
 def beside(bar: Any, metric: str) -> Listener:
-    """A listener that shows the latest train and val lines beside a bar."""
+    """Return a journal listener that shows the latest train and val lines beside a progress bar."""
     shown: dict[str, str] = {}
 
     def show(line: Line) -> None:
@@ -110,9 +122,9 @@ def beside(bar: Any, metric: str) -> Listener:
 
 
 def meta_batches(bench: Bench, step: int) -> Iterator[Any]:
-    """This rank's share of the tasks of meta-iterations ``step``, ``step`` + 1, ...
+    """Yield this rank's share of the meta-batches of meta-iterations ``step``, ``step`` + 1, ...
 
-    Small meta-batches are drawn many at a time: the same tasks, with less Python between them.
+    Several small meta-batches are sampled in one call. The tasks are the same, with less Python between them.
     """
     x, ranks = bench.experiment, bench.ranks
     numbers = x.meta_batch * x.inputs_of_a_task(bench.tasks)
@@ -126,8 +138,14 @@ def meta_batches(bench: Bench, step: int) -> Iterator[Any]:
 
 
 def validator(bench: Bench, times: int) -> Evaluator:
-    """What scores parameters on the validation tasks, always the same ones, this many times. ``all`` norms:
-    transductive."""
+    """Make the evaluator for validation, which always uses the same tasks.
+
+    With ``eval.norm=all`` it uses transductive statistics.
+
+    Args:
+        bench: The experiment's parts.
+        times: Expected validations; tracing is chosen from it.
+    """
     settings = bench.experiment.eval
     norm = Norm.transductive if settings.norm is Norm.all else settings.norm
     times *= len(bench.experiment.algo.candidates(bench.first_meta()))
@@ -135,7 +153,11 @@ def validator(bench: Bench, times: int) -> Evaluator:
 
 
 def validate(bench: Bench, meta: Meta, score: Evaluator) -> tuple[Meta, Figure]:
-    """The best of the method's candidates on the validation tasks, and its figure: a known one if any is."""
+    """Measure the method's candidates on the validation tasks.
+
+    Returns:
+        The best candidate and its mean and interval. Candidates without a finite mean come last.
+    """
     measured = []
     for candidate in bench.experiment.algo.candidates(meta):
         (of_candidate,) = score(candidate, Split.val)
@@ -144,9 +166,11 @@ def validate(bench: Bench, meta: Meta, score: Evaluator) -> tuple[Meta, Figure]:
 
 
 def tuned(bench: Bench, meta: Meta) -> Meta:
-    """The meta-parameters with what their method tunes on validation, where it tunes and there are such tasks.
+    """Choose the best of the method's candidates on validation, for methods that tune a setting.
 
-    As they were, with a warning, where no candidate has a figure.
+    Returns:
+        The best candidate. ``meta`` itself where there is nothing to tune or no validation task, or, with a warning,
+        where no candidate has a finite mean.
     """
     several = len(bench.experiment.algo.candidates(meta)) > 1
     if not (several and bench.tasks.has(Split.val)):
@@ -158,7 +182,12 @@ def tuned(bench: Bench, meta: Meta) -> Meta:
 
 
 class Window:
-    """Metrics of the steps since the last log line, left on the device so that no step waits for them."""
+    """Metrics of the steps since the last log line. They stay on the device, so that no step waits for them.
+
+    Args:
+        bench: The experiment's parts.
+        run_dir: The run folder, for messages.
+    """
 
     def __init__(self, bench: Bench, run_dir: Path):
         self.meta_batch, self.run_dir, self.ranks = bench.experiment.meta_batch, run_dir, bench.ranks
@@ -166,14 +195,21 @@ class Window:
 
     def _clear(self) -> None:
         self.rows: list[tuple[Metrics, Tensor]] = []
-        self.since = time.perf_counter()  # moved on by what is not training
+        self.since = time.perf_counter()  # validation time is added to it
 
     def add(self, metrics: Metrics, grad_norm: Tensor) -> None:
-        """One step's metrics of this rank's tasks, each [T], and the norm of the meta-gradient."""
+        """Add one step: the metrics of this rank's tasks, each [T], and the norm of the meta-gradient, a scalar."""
         self.rows.append((metrics, grad_norm))
 
     def flush(self, step: int) -> dict[str, float]:
-        """Means over the window, which ends with meta-iteration ``step``, and all ranks. Raises ``NotFinite``."""
+        """Return the means over the window and all ranks, and start a new window.
+
+        Args:
+            step: Meta-iterations done.
+
+        Raises:
+            NotFinite: A loss or a meta-gradient is not finite.
+        """
         mine = {name: torch.stack([metrics[name] for metrics, _ in self.rows]).cpu() for name in self.rows[0][0]}
         tables = self.ranks.gather([mine])
         table = {name: torch.cat([of_rank[name] for of_rank in tables], 1) for name in mine}
@@ -189,7 +225,7 @@ class Window:
         return {**means, "grad_norm": norms.mean().item(), "tasks_per_s": round(rate, 2)}
 
     def require_finite(self, step: int, meta: Meta) -> None:
-        """Raise ``NotFinite`` where meta-iteration ``step`` moved a parameter out of all bounds: nothing to save."""
+        """Raise ``NotFinite``, before saving, where a meta-parameter is not finite after ``step`` meta-iterations."""
         if not all(bool(value.isfinite().all()) for value in tree.leaves(meta)):
             self.ranks.on_first(lambda: self._raise(step - 1, "what the step made of the meta-parameters"))
 
