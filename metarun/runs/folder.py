@@ -145,6 +145,8 @@ def departures(identity: dict[str, Any], published: dict[str, Any]) -> dict[str,
 def claim(experiment: Experiment, record: Record) -> tuple[Path, filelock.BaseFileLock]:
     """Find or make the folder of a run and lock it.
 
+    Without ``run_dir``, ``resume=auto`` takes the newest unfinished run of this configuration that no process works in.
+
     Returns:
         The folder and its lock, which the caller must release.
 
