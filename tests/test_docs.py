@@ -11,8 +11,8 @@ import pytest
 from metarun.reproduce import cells as reproduce
 from metarun.reproduce import table as verdicts
 from metarun.results import tables
-from metarun.results.result import find
-from metarun.results.result import read as read_result
+from metarun.results.result_file import find
+from metarun.results.result_file import read as read_result
 from tests.test_layers import ORDER
 
 ROOT = Path(__file__).parents[1]
@@ -32,8 +32,8 @@ def test_every_result_in_a_note_stands_in_a_result_file(note: Path) -> None:
     known = set()
     for file in note.parent.glob(f"{note.stem}*/**/result.json"):  # also of the cell's variants, and of evaluations
         result = read_result(file)
-        for row in (row for score in result["scores"] for row in score["by_steps"]):
-            known |= set(RESULT.findall(tables.amount(result["metric"], row["mean"], row["ci95"])))
+        for row in (row for score in result.scores for row in score.by_steps):
+            known |= set(RESULT.findall(row.estimate.text(result.metric)))
     assert set(RESULT.findall(note.read_text())) <= known
 
 

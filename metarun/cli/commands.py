@@ -14,7 +14,8 @@ from metarun.progress import progress_bar
 from metarun.reproduce import cells as published
 from metarun.reproduce import table as verdicts
 from metarun.results import curves, tables
-from metarun.results.result import find
+from metarun.results.axes import save
+from metarun.results.result_file import find
 from metarun.runs import checkpoint
 from metarun.runs.experiment import Experiment, Select
 from metarun.runs.folder import CONFIG, Record
@@ -111,7 +112,7 @@ def table(words: list[str]) -> int:
     text = tables.markdown(rows)
     write_atomic(out / "table.md", text.encode())
     write_atomic(out / "table.csv", tables.comma_separated(rows).encode())
-    curves.save(curves.comparison(tables.by_steps(results)), out / "table.png")
+    save(curves.comparison(tables.by_steps(results)), out / "table.png")
     print(text)
     print(f"written: {out / 'table.md'}, .csv and .png")
     return 0

@@ -29,7 +29,7 @@ from metarun.engine.ranks import Ranks, current, joined
 from metarun.errors import Interrupted, OutOfMemory, RankLost, UserError, did_you_mean, first_line, one_line
 from metarun.files import user_path
 from metarun.out_of_memory import out_of_memory_in_one_line
-from metarun.results.result import read as read_result
+from metarun.results.result_file import read as read_result
 from metarun.runs.folder import RESULT
 from metarun.runs.run import run
 from metarun.runs.signals import StopSignals
@@ -185,8 +185,8 @@ def _job(cfg: DictConfig) -> float | None:
 
 def _figure(run_dir: Path) -> float | None:
     """The validation figure of a finished run, where it has one."""
-    validation = read_result(run_dir / RESULT)["selected"]["validation"]
-    return validation and validation["mean"]
+    validation = read_result(run_dir / RESULT).selected.validation
+    return validation.mean if validation else None
 
 
 def _flags(words: list[str]) -> argparse.Namespace:

@@ -103,12 +103,12 @@ def _suits_a_search(job: list[str]) -> None:
     experiment, _ = parse(*_split(composed))
     require(experiment.eval.every > 0, "eval.every", 0, "> 0 with this sweeper, which chooses by the validation figure")
     direction = OmegaConf.select(composed, "hydra.sweeper.direction")
-    wanted, metric = ("maximize", "accuracy") if experiment.dataset.has_way else ("minimize", "the mean squared error")
+    metric = experiment.dataset.metric
+    wanted = "maximize" if metric.larger_is_better else "minimize"
     if direction is not None:
         named = getattr(direction, "name", direction)
-        require(
-            named == wanted, "hydra.sweeper.direction", named, f"{wanted}, since jobs return {metric} on validation"
-        )
+        allowed = f"{wanted}, since jobs return the {metric.words} on validation"
+        require(named == wanted, "hydra.sweeper.direction", named, allowed)
 
 
 def _check_job(arguments: list[str], without_hydra: bool = False) -> tuple[Experiment, Record]:

@@ -31,6 +31,23 @@ class View(enum.Enum):
     revealed = "revealed"
 
 
+class TaskFigure(enum.Enum):
+    """What a family's tasks can be seen in.
+
+    images: of one or three channels, labelled. points: in the plane, labelled. curve: a number to be met at each place
+    of a line, with which an input begins. none: nothing is drawn.
+    """
+
+    images = "images"
+    points = "points"
+    curve = "curve"
+    none = "none"
+
+    def queries(self, usual: int) -> int:
+        """Query examples that it is drawn from, per class; a curve wants many, however many ``usual`` tasks have."""
+        return 300 if self is TaskFigure.curve else usual
+
+
 class Episode(NamedTuple):
     """T tasks, or one task when the leading axis T is absent.
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metarun.core.metric import Metric
+
 
 def mean_and_interval(values: Tensor) -> tuple[float, float]:
     """Mean over tasks and the half-width of its 95 % interval, 1.96 s / sqrt(n); values [T], n > 1.
@@ -20,32 +22,41 @@ def mean_and_interval(values: Tensor) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """What is said of a metric over tasks."""
+class Estimate:
+    """A metric over tasks: what is known of its mean."""
 
     mean: float  # tasks that diverged count with the worst value there is
     ci95: float  # half-width of the 95 % interval over tasks; nan where it is unknown
-    tasks: int
+    tasks: int | None  # how many; None where that was not kept
     diverged: int  # how many of the tasks
 
     @property
     def known(self) -> bool:
         """Whether it says anything."""
-        return math.isfinite(self.mean) and self.diverged < self.tasks
+        return math.isfinite(self.mean) and (self.tasks is None or self.diverged < self.tasks)
+
+    def text(self, metric: Metric) -> str:
+        """``98.70 ± 0.40 %``, and how many of the tasks diverged, if any."""
+        of = f" of {self.tasks}" if self.tasks else ""
+        some = f" ({self.diverged}{of} tasks diverged)" if self.diverged else ""
+        return metric.amount(self.mean, self.ci95) + some
 
     @staticmethod
-    def of(values: Tensor, diverged: Tensor, worst: float) -> Figure:
+    def of(values: Tensor, diverged: Tensor, worst: float) -> Estimate:
         """For the values of tasks, of which some diverged; both [T]."""
         mean, half = mean_and_interval(torch.where(diverged, worst, values.to(torch.float64)))
-        return Figure(mean, half, len(values), int(diverged.sum()))
+        return Estimate(mean, half, len(values), int(diverged.sum()))
 
 
-def over_seeds(scores: list[tuple[float, float]]) -> tuple[float, float, float]:
-    """(mean, 95 % interval over tasks) of each seed's run -> mean over seeds, root mean square of the intervals, and
-    the standard deviation of the means; nan where there are too few."""
-    n = len(scores)
+def over_seeds(runs: list[Estimate]) -> tuple[Estimate, float]:
+    """The runs of several seeds as one, and the standard deviation of their means (nan for fewer than two).
+
+    The one has the mean of the means, the root mean square of the intervals, and all tasks of all runs.
+    """
+    n = len(runs)
     if n == 0:
-        return math.nan, math.nan, math.nan
-    mean = sum(m for m, _ in scores) / n
-    spread = math.sqrt(sum((m - mean) ** 2 for m, _ in scores) / (n - 1)) if n > 1 else math.nan
-    return mean, math.sqrt(sum(half**2 for _, half in scores) / n), spread
+        return Estimate(math.nan, math.nan, 0, 0), math.nan
+    mean = sum(run.mean for run in runs) / n
+    spread = math.sqrt(sum((run.mean - mean) ** 2 for run in runs) / (n - 1)) if n > 1 else math.nan
+    half = math.sqrt(sum(run.ci95**2 for run in runs) / n)
+    return Estimate(mean, half, sum(run.tasks or 0 for run in runs), sum(run.diverged for run in runs)), spread

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,13 @@ class Metric:
         """The value that stands for a task that diverged."""
         return self.bounds[0] if self.larger_is_better else self.bounds[1]
 
+    @property
+    def worst_in_words(self) -> str:
+        """``accuracy 0`` or ``an infinite error``: what a task that diverged counts as."""
+        if math.isfinite(self.worst):
+            return f"{self.words} {self.scale * self.worst:g}"
+        return f"an infinitely low {self.words}" if self.larger_is_better else "an infinite error"
+
     def goodness(self, value: float) -> float:
         """Sort key: larger is better; what is not finite sorts last."""
         if not math.isfinite(value):
@@ -45,6 +53,35 @@ class Metric:
         if half is None or math.isnan(half):
             return self.number(mean)
         return f"{self.scale * mean:.{self.digits}f} ± {self.number(half)}"
+
+    def difference(self, value: float) -> str:
+        """``+0.40`` or ``-0.012``: how far two values are apart, with at most three digits and no unit."""
+        return f"{self.scale * value:+.{min(self.digits, 3)}f}"
+
+    def facts(self) -> dict[str, Any]:
+        """Everything but the name, for JSON; a bound that is infinite becomes null there."""
+        facts = asdict(self)
+        del facts["name"]
+        return facts
+
+    @staticmethod
+    def of(name: str, facts: dict[str, Any] | None) -> Metric:
+        """From ``facts`` as JSON has them. None: a file of before metrics were described, which knew two of them.
+
+        Raises ``KeyError``, ``TypeError`` or ``ValueError`` for what is no metric.
+        """
+        if facts is None:
+            return {metric.name: metric for metric in (ACCURACY, SQUARED_ERROR)}[name]
+        low, high = facts["bounds"]
+        return Metric(
+            name=name,
+            words=str(facts["words"]),
+            unit=str(facts["unit"]),
+            larger_is_better=bool(facts["larger_is_better"]),
+            scale=float(facts["scale"]),
+            digits=int(facts["digits"]),
+            bounds=(-math.inf if low is None else float(low), math.inf if high is None else float(high)),
+        )
 
 
 ACCURACY = Metric(

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from metarun.core import rng
-from metarun.core.episode import Episode, View
+from metarun.core.episode import Episode, TaskFigure, View
+from metarun.core.metric import ACCURACY, Metric
 from metarun.core.problem import Problem
 from metarun.core.tree import Params
 from metarun.errors import UserError
@@ -45,6 +46,7 @@ class Tasks(abc.ABC):
 
     input_shape: tuple[int, ...]  # of one example
     stamp: dict[str, str]  # facts for the protocol stamp of every number measured on these tasks
+    figure: TaskFigure = TaskFigure.none  # what some test tasks are drawn as
 
     @abc.abstractmethod
     def has(self, split: Split) -> bool:
@@ -89,6 +91,7 @@ class Dataset(abc.ABC):
     """A data set's settings."""
 
     has_way: ClassVar[bool] = True  # whether "way" means anything for its tasks
+    metric: ClassVar[Metric] = ACCURACY  # of its tasks' problems, known without the data
     binary: ClassVar[bool] = False  # whether way is 2 and one output tells the classes apart
     preset: dict[str, Any] = field(default_factory=dict)  # values that suit it: ``${preset:KEY,ELSE}`` in conf/algo
 

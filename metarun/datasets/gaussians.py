@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metarun.core import rng
-from metarun.core.episode import Episode
+from metarun.core.episode import Episode, TaskFigure
 from metarun.core.objective import Supervised, binary
 from metarun.core.tree import Params
 from metarun.datasets.base import Dataset, Split, Tasks, task_keys
@@ -50,6 +50,8 @@ class Gaussians(Dataset):
 
 class Blobs(Tasks):
     """The family on a device."""
+
+    figure = TaskFigure.points
 
     def __init__(self, family: Gaussians, device: torch.device):
         self.family, self.device = family, device

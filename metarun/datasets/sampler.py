@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metarun.core import rng
-from metarun.core.episode import Episode, View
+from metarun.core.episode import Episode, TaskFigure, View
 from metarun.core.objective import Supervised, classification
 from metarun.core.tree import Params
 from metarun.datasets.base import Split, Tasks, task_keys
@@ -76,6 +76,7 @@ class ClassPool(Tasks):
         self.fixed_labels = fixed_labels
         self.rotations, self.device, self.stamp = rotations, device, stamp
         self.input_shape = tuple(images.shape[1:])
+        self.figure = TaskFigure.images if self.input_shape[0] in (1, 3) else TaskFigure.none
         last = np.cumsum(counts)
         of_class = [np.arange(end - count, end) for end, count in zip(last, counts, strict=True)]
         self.pools: dict[Split, Pool] = {}
@@ -185,7 +186,7 @@ class Pooled(Tasks):
     """
 
     def __init__(self, pool: ClassPool):
-        self.pool, self.input_shape, self.stamp = pool, pool.input_shape, pool.stamp
+        self.pool, self.input_shape, self.stamp, self.figure = pool, pool.input_shape, pool.stamp, pool.figure
 
     def has(self, split: Split) -> bool:
         return self.pool.has(split)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from metarun.core import rng
-from metarun.core.episode import Episode, View
+from metarun.core.episode import Episode, TaskFigure, View
+from metarun.core.metric import SQUARED_ERROR, Metric
 from metarun.core.objective import Supervised, regression
 from metarun.core.tree import Params
 from metarun.datasets.base import Dataset, Split, Tasks, task_keys
@@ -27,6 +28,7 @@ class Sinusoid(Dataset):
     """
 
     has_way: ClassVar[bool] = False
+    metric: ClassVar[Metric] = SQUARED_ERROR
     amplitude: list[float]  # [low, high]
     phase: list[float]  # [low, high], radians
     x_max: float
@@ -47,6 +49,8 @@ class Sinusoid(Dataset):
 
 class Waves(Tasks):
     """The family on a device."""
+
+    figure = TaskFigure.curve
 
     def __init__(self, family: Sinusoid, device: torch.device):
         self.family, self.device = family, device

@@ -13,7 +13,8 @@ from metarun import config
 from metarun.errors import UserError, did_you_mean
 from metarun.files import cache_dir, write_json
 from metarun.progress import progress_bar
-from metarun.results.result import Result, read
+from metarun.results.result import OfRecipe, Result
+from metarun.results.result_file import read
 from metarun.runs import folder as run_folder
 from metarun.runs import journal
 from metarun.runs.experiment import Experiment
@@ -80,9 +81,9 @@ def results(out: Path, cell: str) -> list[Result]:
     found = []
     for file in finished(out, cell):
         result = read(file)
-        if not result.get("recipe") or result["recipe"]["name"] != cell:
+        if not result.recipe or result.recipe.name != cell:
             raise UserError(f"{file}: is no result of recipe {cell}")
-        _fits(file, result, cell)
+        _fits(file, result, result.recipe)
         found.append(result)
     return found
 
@@ -95,10 +96,10 @@ def published(cell: str, budget: float = 1.0, seed: int = 0) -> tuple[Experiment
 _composed = functools.cache(config.recipe)
 
 
-def _fits(file: Path, result: Result, cell: str) -> None:
-    _, record = published(cell, result["recipe"]["budget"], result["seed"])
-    for key, (has, wanted) in departures(result["config"], record.identity()).items():
-        raise UserError(f"{file}: does not fit its recipe: {key} is {has} there, {wanted} in {cell}")
+def _fits(file: Path, result: Result, recipe: OfRecipe) -> None:
+    _, record = published(recipe.name, recipe.budget, result.seed)
+    for key, (has, wanted) in departures(result.config, record.identity()).items():
+        raise UserError(f"{file}: does not fit its recipe: {key} is {has} there, {wanted} in {recipe.name}")
 
 
 def state(out: Path, cell: str, seed: int, budget: float) -> str:

@@ -1,109 +1,21 @@
-"""Ours beside the published numbers, with a verdict for each: a table in Markdown and CSV, and a plot."""
+"""The page of published tables beside ours, as Markdown and CSV, with its picture."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
-from metarun.core.intervals import over_seeds
 from metarun.files import write_atomic
 from metarun.progress import progress_bar
-from metarun.reproduce.cells import RESULTS, cells, finished, published, results
+from metarun.reproduce.cells import RESULTS, cells, finished, published
+from metarun.reproduce.plot import reproduction
+from metarun.reproduce.rows import Row, rows
 from metarun.reproduce.verdict import Verdict
-from metarun.results import curves, tables
-from metarun.results.result import Result
-from metarun.runs.experiment import Experiment
-from metarun.runs.recipe import Reference
+from metarun.results.axes import save
 
 NAME = "RESULTS"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One published number beside ours; accuracies 0..1, nan where there is nothing."""
-
-    cell: str
-    norm: str
-    steps: int
-    tasks: int
-    query: int
-    split: str
-    selection: str
-    budget: float
-    seeds: int
-    metric: str
-    mean: float
-    ci95: float  # over tasks of one run (root mean square over the seeds)
-    sd_seeds: float
-    diverged: int  # test tasks, over all seeds
-    published: float
-    published_ci: float
-    published_ci_of: str
-    difference: float
-    verdict: str
-    source: str
-    confirmed: bool
-
-
-def rows(out: Path, cell: str) -> list[Row]:
-    """A row for each published number of a cell: the runs with the largest budget, merged over their seeds."""
-    experiment, _ = published(cell)
-    assert experiment.recipe is not None
-    done = results(out, cell)
-    budget = max((result["recipe"]["budget"] for result in done), default=math.nan)
-    runs = [result for result in done if result["recipe"]["budget"] == budget]
-    references: list[Reference | None] = [*experiment.recipe.reference] or [None]
-    return [_row(cell, experiment, runs, budget, reference) for reference in references]
-
-
-def _row(cell: str, x: Experiment, runs: list[Result], budget: float, reference: Reference | None) -> Row:
-    steps = reference.steps if reference else x.algo.eval_inner_steps
-    norm = reference.norm.name if reference and reference.norm else ""
-    scores = [_score(run, norm, steps) for run in runs]
-    mean, interval, spread = over_seeds([(score["mean"], score["ci95"]) for score in scores])
-    metric = runs[0]["metric"] if runs else "accuracy" if x.dataset.has_way else "mse"
-    protocol = runs[0]["protocol"] if runs else {}
-    if not runs:
-        verdict = Verdict.not_run
-    elif reference is None:
-        verdict = Verdict.no_number
-    else:
-        verdict = Verdict.of(reference, mean, interval, budget, larger_is_better=metric == "accuracy")
-    value = reference.value if reference else math.nan
-    return Row(
-        cell=cell,
-        norm=scores[0]["norm"].split(" (")[0] if scores else norm,
-        steps=steps,
-        tasks=x.eval.tasks,
-        query=x.eval.query,
-        split=protocol.get("split", ""),
-        selection=protocol.get("selection", "").split(",")[0],
-        budget=budget,
-        seeds=len(runs),
-        metric=metric,
-        mean=mean,
-        ci95=interval,
-        sd_seeds=spread,
-        diverged=sum(score["diverged"] for score in scores),
-        published=value,
-        published_ci=(reference and reference.interval) or math.nan,
-        published_ci_of=reference.interval_of if reference else "",
-        difference=mean - value,
-        verdict=verdict.value,
-        source=reference.source if reference else "",
-        confirmed=bool(reference and reference.confirmed),
-    )
-
-
-def _score(result: Result, norm: str, steps: int) -> dict[str, Any]:
-    """{"norm", "mean", "ci95", "diverged"} of a result after so many inner steps, with batch norm as asked."""
-    score = next(score for score in result["scores"] if norm in ("", score["norm"]))
-    at = next(row for row in score["by_steps"] if row["steps"] == steps)
-    return {"norm": score["norm"], "mean": at["mean"], "ci95": at["ci95"], "diverged": at.get("diverged", 0)}
 
 
 def write(out: Path, asked: list[str]) -> str:
@@ -125,7 +37,7 @@ def write(out: Path, asked: list[str]) -> str:
     ]
     write_atomic(out / f"{NAME}.md", "\n".join(whole).encode())
     write_atomic(out / f"{NAME}.csv", comma_separated(table).encode())
-    curves.save(curves.reproduction([asdict(row) for row in table if row.seeds]), out / f"{NAME}.png")
+    save(reproduction([row for row in table if row.seeds]), out / f"{NAME}.png")
     return markdown([row for row in table if row.cell in asked])
 
 
@@ -144,17 +56,14 @@ Verdicts. {" ".join((Verdict.__doc__ or "").split())}
 
 
 def markdown(table: list[Row]) -> str:
-    """The rows as a Markdown table, accuracies in percent, with the rules behind the verdicts."""
+    """The rows as a Markdown table, numbers as they are read, with the rules behind the verdicts."""
     lines = [f"| {TITLES} | verdict |", "|---" * (TITLES.count("|") + 2) + "|"]
     for row in table:
-        percent = row.metric == "accuracy"
-        ours = tables.figure(row.metric, {**asdict(row), "tasks": row.seeds * row.tasks}) if row.seeds else ""
         published = "" if math.isnan(row.published) else _published(row)
-        apart = 100 * row.difference if percent else row.difference
-        spread = "" if math.isnan(row.sd_seeds) else f" (sd {tables.amount(row.metric, row.sd_seeds)})"
+        spread = "" if math.isnan(row.sd_seeds) else f" (sd {row.metric.amount(row.sd_seeds)})"
         texts = (
             row.cell,
-            row.norm,
+            row.norm_in_words,
             row.steps,
             row.tasks,
             row.query,
@@ -162,10 +71,10 @@ def markdown(table: list[Row]) -> str:
             row.selection,
             "" if math.isnan(row.budget) else f"{row.budget:g}",
             f"{row.seeds}{spread}" if row.seeds else "",
-            ours,
+            row.ours.text(row.metric) if row.seeds else "",
             published,
-            "" if math.isnan(apart) else f"{apart:+.{2 if percent else 3}f}",
-            row.verdict,
+            "" if math.isnan(row.difference) else row.metric.difference(row.difference),
+            row.verdict.value,
         )
         lines.append("| " + " | ".join(map(str, texts)) + " |")
     return "\n".join([*lines, "", LEGEND])
@@ -173,7 +82,7 @@ def markdown(table: list[Row]) -> str:
 
 def _published(row: Row) -> str:
     interval = None if math.isnan(row.published_ci) else row.published_ci
-    return tables.amount(row.metric, row.published, interval) + ("" if row.confirmed else " (second hand)")
+    return row.metric.amount(row.published, interval) + ("" if row.confirmed else " (second hand)")
 
 
 def _sources(chosen: list[str]) -> str:
@@ -194,7 +103,7 @@ def _sources(chosen: list[str]) -> str:
 def comma_separated(table: list[Row]) -> str:
     """The rows as CSV, numbers unrounded."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [field.name for field in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(buffer, list(table[0].cells()) if table else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in table)
+    writer.writerows(row.cells() for row in table)
     return buffer.getvalue()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metarun.errors import UserError
 from metarun.files import write_atomic
-from metarun.results import tables
-from metarun.results.result import Result
+from metarun.results.result import Result, norm_in_words
 
 NAME = "report.md"
 CAPTIONS = {
@@ -23,59 +21,46 @@ CAPTIONS = {
 
 def summary(result: Result) -> str:
     """One line for each norm: the test figure with its protocol."""
-    protocol = result["protocol"]
+    protocol, metric = result.protocol, result.metric
     return "\n".join(
-        f"meta-test {result['metric']}: {tables.figure(result['metric'], score)}  "
-        f"({protocol['task']}, {score['tasks']} tasks, 95 % interval over tasks, norm {score['norm']}, "
-        f"{protocol['test_steps']} inner steps, split {protocol['split']})"
-        for score in result["scores"]
+        f"meta-test {metric.name}: {score.estimate.text(metric)}  "
+        f"({protocol['task']}, {score.estimate.tasks} tasks, 95 % interval over tasks, "
+        f"norm {norm_in_words(score.norm)}, {protocol['test_steps']} inner steps, split {protocol['split']})"
+        for score in result.scores
     )
 
 
 def write(out: Path, result: Result) -> None:
-    """``report.md`` of one run, with the plots that lie beside it.
-
-    Raises ``UserError`` for a result that lacks a part.
-    """
-    try:
-        text = _text(out, result)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # read from a file that somebody else wrote
-        raise UserError(f"{out / 'result.json'}: not what metarun writes ({type(error).__name__}: {error})") from error
-    write_atomic(out / NAME, text.encode())
-
-
-def _text(out: Path, result: Result) -> str:
-    names, metric = result["names"], result["metric"]
-    lines = [f"# {names['algo']} on {names['dataset']}, {result['protocol']['task']}, seed {result['seed']}", ""]
-    lines += [f"| norm | meta-test {metric} | tasks |", "|---|---|---|"]
-    for score in result["scores"]:
-        lines.append(f"| {score['norm']} | {tables.figure(metric, score)} | {score['tasks']} |")
+    """``report.md`` of one run, with the plots that lie beside it."""
+    names, metric, selected = result.names, result.metric, result.selected
+    norms = [norm_in_words(score.norm) for score in result.scores]
+    lines = [f"# {names['algo']} on {names['dataset']}, {result.protocol['task']}, seed {result.seed}", ""]
+    lines += [f"| norm | meta-test {metric.name} | tasks |", "|---|---|---|"]
+    for norm, score in zip(norms, result.scores, strict=True):
+        lines.append(f"| {norm} | {score.estimate.text(metric)} | {score.estimate.tasks} |")
     lines += ["", "± is the 95 % interval over test tasks, 1.96 s / sqrt(n).", ""]
-    if any(row.get("diverged") for score in result["scores"] for row in score["by_steps"]):
-        worst = "accuracy 0" if metric == "accuracy" else "an infinite error"
-        lines += [f"A task diverged where its outputs or its loss are not finite; it counts as {worst}.", ""]
-    rule, _, step = result["protocol"]["selection"].partition(", ")
-    validation = result["selected"]["validation"]
-    tested = f"Selected on validation: {tables.figure(metric, validation)}" if validation else f"Tested: {rule}"
-    lines += [f"{tested}, {step}.", ""]
+    if any(row.estimate.diverged for score in result.scores for row in score.by_steps):
+        why = "A task diverged where its outputs or its loss are not finite"
+        lines += [f"{why}; it counts as {metric.worst_in_words}.", ""]
+    validation = selected.validation
+    tested = f"Selected on validation: {validation.text(metric)}" if validation else f"Tested: {selected.rule}"
+    lines += [f"{tested}, {selected.when(result.trained)}.", ""]
     for picture, caption in CAPTIONS.items():
         if (out / picture).exists():
             lines += [f"![{caption}]({picture})", "", f"{caption}.", ""]
-    norms = [score["norm"] for score in result["scores"]]
     lines += ["## By inner steps", "", f"| steps | {' | '.join(norms)} |", "|---" * (len(norms) + 1) + "|"]
-    for rows in zip(*(score["by_steps"] for score in result["scores"]), strict=True):
-        of = zip(rows, result["scores"], strict=True)
-        cells = " | ".join(tables.figure(metric, {**row, "tasks": score["tasks"]}) for row, score in of)
-        lines.append(f"| {rows[0]['steps']} | {cells} |")
+    for rows in zip(*(score.by_steps for score in result.scores), strict=True):
+        cells = " | ".join(row.estimate.text(metric) for row in rows)
+        lines.append(f"| {rows[0].steps} | {cells} |")
     facts = {
-        **result["protocol"],
-        "config": result["config_hash"],
-        "code": f"{result['code']['version']} {result['code']['commit'] or ''}".strip(),
-        **result["libraries"],
-        "device": result["device"],
-        "training": f"{result['train_seconds']:.0f} s"
-        + (f", {result['tasks_per_s']:.0f} tasks/s" if result["tasks_per_s"] else ""),
-        "testing": f"{result['test_seconds']:.0f} s",
+        **result.protocol,
+        "config": result.config_hash,
+        "code": f"{result.code['version']} {result.code['commit'] or ''}".strip(),
+        **result.libraries,
+        "device": result.device,
+        "training": f"{result.train_seconds:.0f} s"
+        + (f", {result.tasks_per_s:.0f} tasks/s" if result.tasks_per_s else ""),
+        "testing": f"{result.test_seconds:.0f} s",
     }
     lines += [
         "",
@@ -86,6 +71,6 @@ def _text(out: Path, result: Result) -> str:
         *(f"| {key} | {value} |" for key, value in facts.items()),
         "",
     ]
-    settings = [f"{key} = {value}" for key, value in result["config"].items()]
+    settings = [f"{key} = {value}" for key, value in result.config.items()]
     lines += ["## Configuration", "", "```", *settings, "```", ""]
-    return "\n".join(lines)
+    write_atomic(out / NAME, "\n".join(lines).encode())

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.tri import Triangulation
 from torch import Tensor
 
-from metarun.core.episode import Episode
+from metarun.core.episode import Episode, TaskFigure
 
 INK, SOFT, GOOD, BAD = "#1f4e79", "#b8860b", "#2e7d32", "#c62828"
 CLASSES = [INK, SOFT, "#7b3f98", "#4a4a4a", "#00808b", "#d36ba6", "#8c5a3c", "#5b9bd5"]  # apart from green and red
@@ -19,23 +19,15 @@ CLASSES = [INK, SOFT, "#7b3f98", "#4a4a4a", "#00808b", "#d36ba6", "#8c5a3c", "#5
 Names = list[list[str]]  # [T][N]: what the classes of each task are called
 
 
-def kind(episodes: Episode) -> str | None:
-    """The picture that such tasks can be seen in; None where their inputs are neither images of one or three channels,
-    nor points in the plane, nor on a line with numbers to be met."""
-    shape = episodes.query_x.shape[2:]
-    if episodes.query_y.is_floating_point():
-        one = len(shape) == 1 and episodes.query_y.shape[2:] == (1,) and int(_varying(episodes).sum()) == 1
-        return "sinusoid.png" if one else None
-    if shape == (2,):
-        return "points.png"
-    return "episodes.png" if len(shape) == 3 and shape[0] in (1, 3) else None
+NAMES = {TaskFigure.images: "episodes.png", TaskFigure.points: "points.png", TaskFigure.curve: "sinusoid.png"}
 
 
-def draw(episodes: Episode, outputs: Tensor, ink: bool, names: Names | None) -> Figure:
-    """The picture of the ``kind``. outputs: [T, S+1, N*Q, outputs] for the query sets; ink, names: as ``images``."""
-    if (name := kind(episodes)) == "episodes.png":
+def draw(kind: TaskFigure, episodes: Episode, outputs: Tensor, ink: bool, names: Names | None) -> Figure:
+    """Tasks as their family says (not ``none``). outputs: [T, S+1, N*Q, outputs] for the query sets; ink, names: as
+    ``images``."""
+    if kind is TaskFigure.images:
         return images(episodes, outputs, ink, names)
-    return points(episodes, outputs) if name == "points.png" else regression(episodes, outputs)
+    return points(episodes, outputs) if kind is TaskFigure.points else regression(episodes, outputs)
 
 
 def predicted(outputs: Tensor) -> Tensor:
@@ -153,18 +145,13 @@ def _borders(axes: Axes, x: Tensor, outputs: Tensor) -> None:
             axes.tricontour(triangles, margin, levels=[0], colors="0.3", linewidths=1)
 
 
-def _varying(episodes: Episode) -> Tensor:
-    """[inputs]: which numbers of an input differ within a task; others (an oracle is told some) are the task's own."""
-    return (episodes.query_x != episodes.query_x[:, :1]).flatten(0, 1).any(0)
-
-
 def regression(episodes: Episode, outputs: Tensor) -> Figure:
     """The MAML paper's figure 2: true function, the K points, and the fit before and after 1 and S inner steps.
 
+    The place on the line is the first number of an input; others are the task's own, such as what an oracle is told.
     A fit that leaves the true functions far behind is cut off and named.
     """
     tasks, last = len(episodes.key), outputs.shape[1] - 1
-    along = int(_varying(episodes).nonzero()[0])
     figure = Figure(figsize=(3.6 * tasks, 3.0), layout="constrained")
     panels = figure.subplots(1, tasks, squeeze=False, sharey=True)[0]
     low, high = float(episodes.query_y.min()), float(episodes.query_y.max())
@@ -173,14 +160,14 @@ def regression(episodes: Episode, outputs: Tensor) -> Figure:
     bottom, top = (float(kept.min()), float(kept.max())) if len(kept) else (low, high)
     margin = 0.05 * room
     for t, axes in enumerate(panels):
-        x, order = episodes.query_x[t, :, along].cpu().sort()
+        x, order = episodes.query_x[t, :, 0].cpu().sort()
         axes.plot(x, episodes.query_y[t, :, 0].cpu()[order], color=BAD, lw=1.5, label="true function")
         for at, style in zip(sorted({0, min(1, last), last}), (":", "--", "-"), strict=False):
             label = "before adapting" if at == 0 else f"after {at} step{'s' if at > 1 else ''}"
             axes.plot(x, outputs[t, at, :, 0].cpu()[order], color=INK, ls=style, lw=1.2, label=label)
         if not outputs[t, -1].isfinite().all():
             axes.text(0.5, 0.03, "diverged", color=BAD, fontsize=8, ha="center", transform=axes.transAxes)
-        support_x, support_y = episodes.support_x[t, :, along].cpu(), episodes.support_y[t, :, 0].cpu()
+        support_x, support_y = episodes.support_x[t, :, 0].cpu(), episodes.support_y[t, :, 0].cpu()
         axes.plot(support_x, support_y, "^", color=SOFT, label="K points")
         axes.set_xlabel("x")
     panels[0].set_ylim(max(min(bottom, low), low - room) - margin, min(max(top, high), high + room) + margin)

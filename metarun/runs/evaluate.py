@@ -11,20 +11,21 @@ from torch import Tensor
 
 from metarun.core.batch_norm import Norm
 from metarun.core.episode import Episode
-from metarun.core.intervals import Figure
+from metarun.core.intervals import Estimate
 from metarun.core.meta import Meta
 from metarun.core.objective import Supervised
 from metarun.datasets.base import Split
 from metarun.engine.collect import collected
 from metarun.engine.over_tasks import TRACE_PAYS, OverTasks, concatenate, count
 from metarun.progress import progress_bar
+from metarun.results.result import AfterSteps
 from metarun.runs.experiment import Bench
 
 AT_ONCE = 32  # tasks sampled in one call
 
 
 @dataclass(frozen=True)
-class Score:
+class Measured:
     """Metric and loss of tasks under one kind of batch norm statistics.
 
     A task diverged where its metric or its loss is not finite. Its metric then counts as ``worst``.
@@ -44,17 +45,17 @@ class Score:
     worst: float
 
     @property
-    def figures(self) -> list[Figure]:
+    def estimates(self) -> list[Estimate]:
         """The metric's mean and interval over tasks, for each number of inner steps."""
         diverged = ~(self.metric.isfinite() & self.loss.isfinite())
-        return [Figure.of(self.metric[:, i], diverged[:, i], self.worst) for i in range(len(self.steps))]
+        return [Estimate.of(self.metric[:, i], diverged[:, i], self.worst) for i in range(len(self.steps))]
 
-    def by_steps(self) -> list[dict[str, float]]:
+    def by_steps(self) -> list[AfterSteps]:
         """Return one row for each number of inner steps, with the mean loss."""
         losses = [of_tasks.to(torch.float64).mean().item() for of_tasks in self.loss.unbind(1)]
         return [
-            {"steps": steps, "mean": figure.mean, "ci95": figure.ci95, "diverged": figure.diverged, "loss": loss}
-            for steps, figure, loss in zip(self.steps, self.figures, losses, strict=True)
+            AfterSteps(steps=steps, estimate=estimate, loss=loss)
+            for steps, estimate, loss in zip(self.steps, self.estimates, losses, strict=True)
         ]
 
 
@@ -93,7 +94,7 @@ class Evaluator:
         algo, steps = b.experiment.algo, self.measured.stop - 1
         return collected(b.engine, algo, b.problem, meta, tasks, steps, training=False)
 
-    def __call__(self, meta: Meta, split: Split, progress: str = "") -> list[Score]:
+    def __call__(self, meta: Meta, split: Split, progress: str = "") -> list[Measured]:
         """Score the meta-parameters.
 
         Args:
@@ -102,7 +103,7 @@ class Evaluator:
             progress: Label of the progress bar; empty: no bar.
 
         Returns:
-            One score for each norm.
+            One ``Measured`` for each norm.
         """
         results: list[tuple[Tensor, Tensor]] = []
         with progress_bar(total=self.mine, desc=progress, unit="task", show=bool(progress)) as bar:
@@ -114,12 +115,12 @@ class Evaluator:
                     bar.update(len(part[0]))
         metric, loss = concatenate(self.bench.ranks.gather([(metric.cpu(), loss.cpu()) for metric, loss in results]))
         steps, worst = list(self.measured), self.bench.problem.metric.worst
-        return [Score(n, steps, metric[:, i], loss[:, i], worst) for i, n in enumerate(self.norms)]
+        return [Measured(n, steps, metric[:, i], loss[:, i], worst) for i, n in enumerate(self.norms)]
 
 
 def evaluate(
     bench: Bench, meta: Meta, split: Split, tasks: int, norm: Norm, *, last_only: bool = False, progress: str = ""
-) -> list[Score]:
+) -> list[Measured]:
     """Score the meta-parameters once; arguments as for ``Evaluator`` and its call."""
     return Evaluator(bench, tasks, norm, last_only=last_only)(meta, split, progress)
 

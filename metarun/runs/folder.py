@@ -17,7 +17,7 @@ import filelock
 from metarun.errors import UserError
 from metarun.files import read_file, user_path
 from metarun.results import page
-from metarun.results.result import read as read_result
+from metarun.results.result_file import read as read_result
 from metarun.runs import held_out
 from metarun.runs.experiment import Experiment, Resume
 from metarun.runs.held_out import Facts
@@ -221,7 +221,7 @@ def misfit(run_dir: Path) -> str | None:
     except UserError as error:
         return str(error)
     before = Record.read(run_dir)
-    other = before is not None and result.get("config_hash") != before.hash()
+    other = before is not None and result.config_hash != before.hash()
     return f"{path}: is the result of another configuration" if other else None
 
 

@@ -7,7 +7,7 @@ import subprocess
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,16 @@ from matplotlib.figure import Figure
 
 import metarun
 from metarun.core.batch_norm import Mixing
+from metarun.core.episode import TaskFigure
+from metarun.core.intervals import Estimate
 from metarun.core.meta import Meta
 from metarun.datasets.base import Split
 from metarun.errors import NotFinite
-from metarun.files import write_json
-from metarun.results import curves, page, tables, task_figures
-from metarun.results.result import Result, sealed
+from metarun.results import curves, page, result_file, task_figures
+from metarun.results.axes import save
+from metarun.results.result import OfRecipe, Result, Score, Selected, norm_in_words
 from metarun.runs import journal
-from metarun.runs.evaluate import Score, evaluate, predictions
+from metarun.runs.evaluate import Measured, evaluate, predictions
 from metarun.runs.experiment import Bench
 from metarun.runs.folder import RESULT, Record
 
@@ -37,13 +39,13 @@ class Tested:
     meta: Meta
     step: int  # meta-iterations behind them
     rule: str
-    validation: dict[str, Any] | None  # their figure there: mean, ci95, diverged
+    validation: Estimate | None  # the metric there, where the rule is about it
     trained: int  # meta-iterations that they were chosen from
 
     @staticmethod
     def selected(meta: Meta, chosen: dict[str, Any], trained: int) -> Tested:
         """For the fields of a ``checkpoint.Selection``."""
-        validation = {"mean": chosen["value"], "ci95": chosen["ci95"], "diverged": chosen.get("diverged", 0)}
+        validation = Estimate(chosen["value"], chosen["ci95"], None, chosen.get("diverged", 0))
         return Tested(meta, chosen["step"], "best validation", validation, trained)
 
 
@@ -54,7 +56,7 @@ def test(bench: Bench, record: Record, tested: Tested, train_dir: Path, out: Pat
     """
     x, ranks = bench.experiment, bench.ranks
     began = time.perf_counter()
-    scores = evaluate(
+    measured = evaluate(
         bench,
         tested.meta,
         Split.test,
@@ -66,61 +68,60 @@ def test(bench: Bench, record: Record, tested: Tested, train_dir: Path, out: Pat
     seconds = time.perf_counter() - began
 
     def write() -> Result:
-        result = sealed(_content(bench, record, tested, scores, train_dir, seconds))
-        write_json(out / RESULT, result)
+        result = _result(bench, record, tested, measured, train_dir, seconds)
+        result_file.write(out / RESULT, result)
         return result
 
     return ranks.on_first(write)
 
 
-def _content(
-    bench: Bench, record: Record, tested: Tested, scores: list[Score], train_dir: Path, seconds: float
+def _result(
+    bench: Bench, record: Record, tested: Tested, measured: list[Measured], train_dir: Path, seconds: float
 ) -> Result:
     """What ``test`` measured in so many seconds, with its protocol."""
     x, lines = bench.experiment, journal.read(train_dir)
     trained = tested.trained if tested.validation else tested.step
     training = [line["seconds"] for line in lines]
     rates = [line["tasks_per_s"] for line in lines if line["split"] == "train" and line.get("tasks_per_s")]
-    unfinished = f", of a run that had done {trained}" if trained < x.steps else ""
-    selection = f"{tested.rule}, meta-iteration {tested.step} of {x.steps}{unfinished}"
-    protocol = {**bench.protocol(), "selection": selection}
+    selected = Selected(rule=tested.rule, step=tested.step, of=x.steps, validation=tested.validation)
+    protocol = {**bench.protocol(), "selection": selected.text(trained)}
     for rate in tested.meta.step_sizes.values():
         if rate.ndim == 0:
             protocol["step_size"] = f"{rate.item():g}"
     if x.recipe:
         changed = f", changed: {', '.join(record.changed)}" if record.changed else ""
         protocol = {"recipe": f"{x.recipe.name}, budget {x.recipe.budget:g}{changed}", **protocol}
-    return {
-        "names": record.names,
-        "recipe": x.recipe and {"name": x.recipe.name, "budget": x.recipe.budget, "changed": record.changed},
-        "seed": x.seed,
-        "metric": bench.problem.metric.name,
-        "protocol": protocol,
-        "scores": [_score_entry(bench, score) for score in scores],
-        "selected": {"step": tested.step, "validation": tested.validation},
-        "trained": trained,
-        "config_hash": record.hash(),
-        "config": record.identity(),
-        "code": _code_version(),
-        "libraries": {
+    return Result(
+        names=record.names,
+        recipe=OfRecipe(name=x.recipe.name, budget=x.recipe.budget, changed=record.changed) if x.recipe else None,
+        seed=x.seed,
+        metric=bench.problem.metric,
+        protocol=protocol,
+        scores=[_score(bench, of_norm) for of_norm in measured],
+        selected=selected,
+        trained=trained,
+        config_hash=record.hash(),
+        config=record.identity(),
+        code=_code_version(),
+        libraries={
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": numpy.__version__,
             "matplotlib": matplotlib.__version__,
         },
-        "device": torch.cuda.get_device_name()
+        device=torch.cuda.get_device_name()
         if bench.device.type == "cuda"
         else f"cpu, {torch.get_num_threads()} threads",
-        "ranks": bench.ranks.world,
-        "train_seconds": training[-1] if training else 0.0,
-        "test_seconds": round(seconds, 3),
-        "tasks_per_s": sorted(rates)[len(rates) // 2] if rates else None,
-    }
+        ranks=bench.ranks.world,
+        train_seconds=training[-1] if training else 0.0,
+        test_seconds=round(seconds, 3),
+        tasks_per_s=sorted(rates)[len(rates) // 2] if rates else None,
+    )
 
 
-def _score_entry(bench: Bench, score: Score) -> dict[str, Any]:
-    norm = "none (no batch norm)" if bench.mixing is Mixing.none else score.norm.name
-    return {"norm": norm, **asdict(score.figures[-1]), "by_steps": score.by_steps()}
+def _score(bench: Bench, measured: Measured) -> Score:
+    norm = None if bench.mixing is Mixing.none else measured.norm
+    return Score(norm=norm, estimate=measured.estimates[-1], by_steps=measured.by_steps())
 
 
 def _code_version() -> dict[str, str | None]:
@@ -150,7 +151,7 @@ def illustrate(bench: Bench, result: Result, meta: Meta, train_dir: Path, out: P
         try:
             figure = make()
             if figure is not None:
-                curves.save(figure, out / name)
+                save(figure, out / name)
         except Exception as error:  # whatever is wrong with a picture, it is only one
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             warnings.warn(f"{name}: not drawn ({reason})", stacklevel=2)
@@ -159,36 +160,36 @@ def illustrate(bench: Bench, result: Result, meta: Meta, train_dir: Path, out: P
     draw("steps.png", lambda: curves.steps(result))
     learned = {name: rate.cpu().numpy() for name, rate in meta.step_sizes.items() if rate.ndim > 0}
     draw("step_sizes.png", lambda: curves.step_sizes(learned) if learned else None)
-    x, few = bench.experiment, range(3)
-    episodes = bench.tasks.sample(Split.test, x.eval.seed, few, x.way, x.eval.shot, x.eval.query)
-
-    def of_tasks() -> Figure:
-        shown = episodes
-        if name == "sinusoid.png":  # a dense query set draws the whole curve; the support points stay
-            shown = bench.tasks.sample(Split.test, x.eval.seed, few, x.way, x.eval.shot, 300)
-        names = bench.tasks.drawn(Split.test, x.eval.seed, few, x.way)
-        outputs = predictions(bench, meta, shown, x.eval.norm.members(bench.mixing)[0])
-        return task_figures.draw(shown, outputs, x.dataset.ink, names)
-
-    name = task_figures.kind(episodes)
-    if name:
-        draw(name, of_tasks)
+    if bench.tasks.figure is not TaskFigure.none:
+        draw(task_figures.NAMES[bench.tasks.figure], lambda: _tasks_drawn(bench, meta))
     page.write(out, result)
     print(page.summary(result))
     print(f"report: {out / page.NAME}")
 
 
+def _tasks_drawn(bench: Bench, meta: Meta) -> Figure:
+    """The first three test tasks with what is predicted for them."""
+    x, few, kind = bench.experiment, range(3), bench.tasks.figure
+    episodes = bench.tasks.sample(Split.test, x.eval.seed, few, x.way, x.eval.shot, kind.queries(x.eval.query))
+    outputs = predictions(bench, meta, episodes, x.eval.norm.members(bench.mixing)[0])
+    names = bench.tasks.drawn(Split.test, x.eval.seed, few, x.way)
+    return task_figures.draw(kind, episodes, outputs, x.dataset.ink, names)
+
+
 def require_figures(result: Result) -> None:
     """Warn of test tasks that diverged; raise ``NotFinite`` where there are so many that no figure can be given."""
-    protocol, without = result["protocol"], [s for s in result["scores"] if not tables.has_figure(s)]
-    some = without or [s for s in result["scores"] if s.get("diverged")]
+    without = [score for score in result.scores if not score.estimate.known]
+    some = without or [score for score in result.scores if score.estimate.diverged]
     if not some:
         return
-    told = ", ".join(f"{s.get('diverged', 'some')} of {s['tasks']} tasks (norm {s['norm']})" for s in some)
+    told = ", ".join(
+        f"{score.estimate.diverged or 'some'} of {score.estimate.tasks} tasks (norm {norm_in_words(score.norm)})"
+        for score in some
+    )
     message = (
-        f"meta-test: {told} diverged within {protocol['test_steps']} inner steps (training took "
-        f"{protocol['train_steps']}); fewer (algo.eval_inner_steps) or a smaller algo.inner_lr may help"
+        f"meta-test: {told} diverged within {result.protocol['test_steps']} inner steps (training took "
+        f"{result.protocol['train_steps']}); fewer (algo.eval_inner_steps) or a smaller algo.inner_lr may help"
     )
     if without:
         raise NotFinite(f"{message}. No figure can be given")
-    warnings.warn(f"{message}. They count as accuracy 0", stacklevel=2)
+    warnings.warn(f"{message}. They count as {result.metric.worst_in_words}", stacklevel=2)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from metarun.compat.torch_errors import is_one_value, lacks_derivative
-from metarun.core.episode import Episode
-from metarun.core.metric import SQUARED_ERROR
+from metarun.core.episode import Episode, TaskFigure
 from metarun.core.problem import Problem
 from metarun.core.tree import Params
 from metarun.datasets.base import Split, Tasks
@@ -21,8 +20,6 @@ from metarun.errors import ConfigError, UserError, first_line
 from metarun.out_of_memory import out_of_memory_in_one_line
 from metarun.runs.evaluate import evaluate, predictions
 from metarun.runs.experiment import Bench
-
-CURVE = 300  # points on the curve of a regression task in a figure
 
 
 def preflight(bench: Bench, training: bool = True) -> None:
@@ -56,7 +53,7 @@ class Rehearsal(Tasks):
         self.tasks = bench.tasks
         self.source = Split.train if training else Split.test
         self.shots = x.training_shots() if training else (x.eval.shot, x.eval.query)
-        self.input_shape, self.stamp = bench.tasks.input_shape, bench.tasks.stamp
+        self.input_shape, self.stamp, self.figure = bench.tasks.input_shape, bench.tasks.stamp, bench.tasks.figure
 
     def has(self, split: Split) -> bool:
         return True
@@ -97,7 +94,9 @@ def _train(bench: Bench) -> None:
 def _evaluate(bench: Bench) -> None:
     x, meta = bench.experiment, bench.first_meta()
     (score, *_) = evaluate(bench, meta, Split.test, 2, x.eval.norm, last_only=not x.eval.every_step)
-    query = CURVE if bench.problem.metric is SQUARED_ERROR else x.eval.query
+    if bench.tasks.figure is TaskFigure.none:
+        return
+    query = bench.tasks.figure.queries(x.eval.query)
     shown = bench.tasks.sample(Split.test, x.eval.seed, range(1), x.way, x.eval.shot, query)
     few = dataclasses.replace(x.algo, eval_inner_steps=min(1, x.algo.eval_inner_steps))  # all steps have just been run
     predictions(dataclasses.replace(bench, experiment=dataclasses.replace(x, algo=few)), meta, shown, score.norm)

@@ -14,7 +14,7 @@ from metarun.errors import UserError, in_folder
 from metarun.files import read_file, write_atomic, write_json
 from metarun.results import page
 from metarun.results.result import Result
-from metarun.results.result import read as read_result
+from metarun.results.result_file import read as read_result
 from metarun.runs import checkpoint, held_out, journal, meta_test
 from metarun.runs.checkpoint import TrainState
 from metarun.runs.experiment import Bench, Experiment, Select

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metarun.core import tree
 from metarun.core.batch_norm import Norm
-from metarun.core.intervals import Figure
+from metarun.core.intervals import Estimate
 from metarun.core.meta import Meta
 from metarun.core.problem import Metrics
 from metarun.datasets.base import Split
@@ -152,7 +152,7 @@ def validator(bench: Bench, times: int) -> Evaluator:
     return Evaluator(bench, settings.val_tasks, norm, last_only=True, times=times)
 
 
-def validate(bench: Bench, meta: Meta, score: Evaluator) -> tuple[Meta, Figure]:
+def validate(bench: Bench, meta: Meta, score: Evaluator) -> tuple[Meta, Estimate]:
     """Measure the method's candidates on the validation tasks.
 
     Returns:
@@ -161,7 +161,7 @@ def validate(bench: Bench, meta: Meta, score: Evaluator) -> tuple[Meta, Figure]:
     measured = []
     for candidate in bench.experiment.algo.candidates(meta):
         (of_candidate,) = score(candidate, Split.val)
-        measured.append((candidate, of_candidate.figures[-1]))
+        measured.append((candidate, of_candidate.estimates[-1]))
     return max(measured, key=lambda row: (row[1].known, bench.problem.metric.goodness(row[1].mean)))
 
 

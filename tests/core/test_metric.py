@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 
 import pytest
+import torch
 
+from metarun import config
 from metarun.core.metric import ACCURACY, SQUARED_ERROR, Metric
+from metarun.datasets.generated import Generated
+from metarun.files import finite
+from tests.support.results import RETURN
 
 DECIBELS = Metric(
     name="snr",
@@ -48,3 +55,44 @@ def test_the_better_one_comes_first_and_what_is_not_finite_last(metric: Metric) 
 
 def test_a_task_that_diverged_counts_with_the_worst_value_there_is() -> None:
     assert (ACCURACY.worst, SQUARED_ERROR.worst, DECIBELS.worst) == (0.0, math.inf, -math.inf)
+
+
+def test_how_far_two_values_are_apart() -> None:
+    assert (ACCURACY.difference(0.004), SQUARED_ERROR.difference(-0.0121)) == ("+0.40", "-0.012")
+    assert RETURN.difference(-3.14) == "-3.1"
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        (ACCURACY, "accuracy 0"),
+        (SQUARED_ERROR, "an infinite error"),
+        (RETURN, "an infinitely low return"),
+        (replace(ACCURACY, larger_is_better=False, words="error rate"), "error rate 100"),
+    ],
+)
+def test_what_diverged_counts_as_the_worst_there_is(metric: Metric, words: str) -> None:
+    assert metric.worst_in_words == words
+    assert metric.goodness(metric.worst) <= min(metric.goodness(value) for value in (0.0, 0.5, 1.0))
+
+
+@pytest.mark.parametrize("metric", [ACCURACY, SQUARED_ERROR, DECIBELS, RETURN], ids=lambda metric: metric.name)
+def test_a_metric_survives_json(metric: Metric) -> None:
+    assert Metric.of(metric.name, json.loads(json.dumps(finite(metric.facts()), allow_nan=False))) == metric
+
+
+def test_two_metrics_are_known_by_name_alone() -> None:
+    assert Metric.of("accuracy", None) == ACCURACY and Metric.of("mse", None) == SQUARED_ERROR
+    with pytest.raises(KeyError):
+        Metric.of("return", None)
+
+
+@pytest.mark.parametrize("dataset", config.choices("dataset"))
+def test_a_data_set_knows_the_metric_of_its_tasks(dataset: str) -> None:
+    words = ["dataset.path=nowhere"] if dataset == "image_folder" else []
+    x, _ = config.compose([f"dataset={dataset}", *words])
+    known = x.dataset.metric
+    if dataset in ("sinusoid", "gaussians"):  # which take no time
+        assert x.build().problem.metric == known
+    tasks = Generated(x.dataset, torch.device("cpu"))
+    assert tasks.problem(lambda params, x: x, x.way).metric == known

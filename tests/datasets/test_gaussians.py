@@ -74,9 +74,9 @@ def test_adapting_goes_from_a_toss_to_near_the_best_and_not_beyond(tmp_path: Pat
     (score,) = evaluate(bench, state.meta, Split.test, 300, Norm.transductive)
     assert isinstance(bench.tasks, Blobs)
     best = bench.tasks.family.best_accuracy()
-    rows = score.by_steps()
-    assert abs(rows[0]["mean"] - 0.5) < 0.08
-    assert best - 0.08 < rows[-1]["mean"] < best + rows[-1]["ci95"]
+    first, *_, last = score.estimates
+    assert abs(first.mean - 0.5) < 0.08
+    assert best - 0.08 < last.mean < best + last.ci95
 
 
 def test_its_meta_gradient_equals_finite_differences() -> None:

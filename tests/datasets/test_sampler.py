@@ -8,7 +8,7 @@ import torch
 
 from metarun import config
 from metarun.core import rng
-from metarun.core.episode import Episode
+from metarun.core.episode import Episode, TaskFigure, View
 from metarun.datasets.base import Split, task_keys
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import UserError
@@ -35,6 +35,13 @@ def test_shapes_and_labels() -> None:
     assert episode.support_y[3].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     assert episode.query_y[0].tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3 + [4] * 3
     assert len(set(episode.key.tolist())) == 7
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_images_of_one_or_three_channels_can_be_seen(channels: int) -> None:
+    tasks = pool(channels=channels)
+    figure = TaskFigure.images if channels in (1, 3) else TaskFigure.none
+    assert tasks.figure is tasks.seen(View.pooled).figure is figure
 
 
 @pytest.mark.parametrize("rotations", Rotations)

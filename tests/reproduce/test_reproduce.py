@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,38 +17,45 @@ from omegaconf import DictConfig
 from metarun import config
 from metarun.cli import main as cli
 from metarun.config import composition
+from metarun.core.batch_norm import Norm
+from metarun.core.intervals import Estimate
 from metarun.errors import UserError
 from metarun.reproduce import cells as reproduce
+from metarun.reproduce import rows as comparison
 from metarun.reproduce import table as verdicts
-from metarun.results.result import Result, sealed
-from metarun.results.result import read as read_result
+from metarun.reproduce.verdict import Verdict
+from metarun.results.result import OfRecipe, Result, Selected
+from metarun.results.result_file import read as read_result
+from metarun.results.result_file import write
 from tests.conftest import Command
+from tests.support.results import result as made
+from tests.support.results import score
 
 CELL = "sinusoid/maml_5s"
 
 
-def result(cell: str = CELL, seed: int = 0, budget: float = 1.0, mean: float = 0.4, **edits: object) -> Result:
-    """A result as a run of the recipe would write it, with the same error after every number of steps."""
+def result(cell: str = CELL, seed: int = 0, budget: float = 1.0, mean: float = 0.4, ci95: float = 0.05) -> Result:
+    """A result as a run of the recipe would write it, with the same metric after every number of steps."""
     x, record = config.compose([f"recipe={cell}", f"seed={seed}", f"recipe.budget={budget}"])
-    by_steps = [{"steps": s, "mean": mean, "ci95": 0.05, "loss": mean} for s in range(x.algo.eval_inner_steps + 1)]
-    norms = ["support_plus_one", "transductive"] if x.dataset.has_way else ["none (no batch norm)"]
-    content = {
-        "names": record.names,
-        "recipe": {"name": cell, "budget": budget},
-        "seed": seed,
-        "metric": "accuracy" if x.dataset.has_way else "mse",
-        "protocol": {"task": "5-shot", "split": "a split", "test_steps": 10, "selection": "last step, 7 of 7"},
-        "scores": [{"norm": n, "tasks": 600, "mean": mean, "ci95": 0.05, "by_steps": by_steps} for n in norms],
-        "config": record.identity(),
-    }
-    return sealed({**content, **edits})
+    norms = [Norm.support_plus_one, Norm.transductive] if x.dataset.has_way else [None]
+    estimates = [Estimate(mean, ci95, 600, 0)] * (x.algo.eval_inner_steps + 1)
+    return replace(
+        made(seed, metric=x.dataset.metric),
+        names=record.names,
+        recipe=OfRecipe(name=cell, budget=budget, changed=[]),
+        protocol={"task": "5-shot", "split": "a split", "train_steps": 1, "test_steps": 10},
+        scores=[score(norm, estimates) for norm in norms],
+        selected=Selected(rule="last step", step=7, of=7, validation=None),
+        config=record.identity(),
+    )
 
 
 def put(out: Path, content: Result) -> Path:
-    recipe = content["recipe"]
-    folder = reproduce.folder(out, recipe["name"], content["seed"], recipe["budget"])
+    recipe = content.recipe
+    assert recipe is not None
+    folder = reproduce.folder(out, recipe.name, content.seed, recipe.budget)
     folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps(content))
+    write(folder / "result.json", content)
     return folder / "result.json"
 
 
@@ -79,22 +86,21 @@ def test_an_edited_result_is_refused(tmp_path: Path) -> None:
     assert len(reproduce.results(tmp_path, CELL)) == 1
     file.write_text(file.read_text().replace("0.4", "0.3"))
     with pytest.raises(UserError, match=r"result\.json: was changed after metarun wrote it"):
-        verdicts.rows(tmp_path, CELL)
+        comparison.rows(tmp_path, CELL)
 
 
 @pytest.mark.parametrize("key", ["algo.inner_lr", "eval.tasks", "steps", "eval.select"])
 def test_a_result_of_another_protocol_is_refused(tmp_path: Path, key: str) -> None:
-    settings = result()["config"]
-    put(tmp_path, result(config={**settings, key: 1}))
+    put(tmp_path, replace(result(), config={**result().config, key: 1}))
     with pytest.raises(UserError, match=f"does not fit its recipe: {key} is 1 there"):
-        verdicts.rows(tmp_path, CELL)
+        comparison.rows(tmp_path, CELL)
 
 
 def test_where_a_result_was_made_and_newer_settings_do_not_matter(tmp_path: Path) -> None:
-    settings = result()["config"]
+    settings = result().config
     settings.pop("log_every")  # as if this key had come later
-    put(tmp_path, result(config={**settings, "device.threads": "7"}))
-    assert verdicts.rows(tmp_path, CELL)[0].seeds == 1
+    put(tmp_path, replace(result(), config={**settings, "device.threads": "7"}))
+    assert comparison.rows(tmp_path, CELL)[0].seeds == 1
 
 
 def test_a_result_in_another_cells_folder_is_refused(tmp_path: Path) -> None:
@@ -102,28 +108,25 @@ def test_a_result_in_another_cells_folder_is_refused(tmp_path: Path) -> None:
     other = reproduce.folder(tmp_path, "sinusoid/maml_10s", 0, 1.0)
     shutil.move(file.parent, other)
     with pytest.raises(UserError, match="is no result of recipe sinusoid/maml_10s"):
-        verdicts.rows(tmp_path, "sinusoid/maml_10s")
+        comparison.rows(tmp_path, "sinusoid/maml_10s")
 
 
 def test_the_table_merges_seeds_and_takes_the_largest_budget(tmp_path: Path) -> None:
     for content in (result(seed=0, mean=0.36), result(seed=1, mean=0.40), result(seed=2, budget=0.5, mean=9.0)):
         put(tmp_path, content)
-    one, five, ten = verdicts.rows(tmp_path, CELL)
-    assert (one.seeds, one.budget, one.mean) == (2, 1.0, pytest.approx(0.38))
+    one, five, ten = comparison.rows(tmp_path, CELL)
+    assert (one.seeds, one.budget, one.ours.mean) == (2, 1.0, pytest.approx(0.38))
     assert [row.steps for row in (one, five, ten)] == [1, 5, 10]
-    assert [row.verdict for row in (one, five, ten)] == ["above", "reproduced", "reproduced"]
+    assert [row.verdict.value for row in (one, five, ten)] == ["above", "reproduced", "reproduced"]
     assert five.difference == pytest.approx(0.0) and five.sd_seeds == pytest.approx(0.02 * 2**0.5)
 
 
 def test_the_norms_of_a_table_are_rows_of_their_own(tmp_path: Path) -> None:
     cell = "omniglot/reptile_5w1s"
-    content = result(cell, mean=0.954)
-    for score in content["scores"]:
-        score["ci95"] = score["by_steps"][-1]["ci95"] = 0.002
-    put(tmp_path, sealed(content))
-    plain, transductive = verdicts.rows(tmp_path, cell)
-    assert (plain.norm, plain.verdict) == ("support_plus_one", "reproduced")
-    assert (transductive.norm, transductive.verdict) == ("transductive", "below")
+    put(tmp_path, result(cell, mean=0.954, ci95=0.002))
+    plain, transductive = comparison.rows(tmp_path, cell)
+    assert (plain.norm, plain.verdict) == (Norm.support_plus_one, Verdict.reproduced)
+    assert (transductive.norm, transductive.verdict) == (Norm.transductive, Verdict.below)
 
 
 def test_the_report_holds_table_notes_sources_and_plot(tmp_path: Path) -> None:
@@ -162,13 +165,13 @@ def test_reproduce_runs_what_is_missing_and_shares_training(metarun: Command, tm
     assert "the same meta-training is done: testing the parameters of" in third.stdout
     results = {file.parent.name: read_result(file) for file in (tmp_path / "outputs").rglob("result.json")}
     five, ten = results["maml_5s_s0_b0.0003"], results["maml_10s_s0_b0.0003"]
-    assert (five["protocol"]["task"], ten["protocol"]["task"]) == ("5-shot", "10-shot")
-    assert five["protocol"]["recipe"] == "sinusoid/maml_5s, budget 0.0003"
+    assert (five.protocol["task"], ten.protocol["task"]) == ("5-shot", "10-shot")
+    assert five.protocol["recipe"] == "sinusoid/maml_5s, budget 0.0003"
     alone = metarun(
         "train", "recipe=sinusoid/maml_10s", "recipe.budget=0.0003", "device.compile=false", "run_dir=alone"
     )
     assert alone.returncode == 0, alone.stderr
-    assert read_result(tmp_path / "alone" / "result.json")["scores"] == ten["scores"], "as if it had trained itself"
+    assert read_result(tmp_path / "alone" / "result.json").scores == ten.scores, "as if it had trained itself"
 
 
 def test_an_interrupted_reproduce_goes_on(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from metarun.datasets.base import Split
 from metarun.engine.kernels.build import library
 from metarun.engine.over_tasks import TRACE_PAYS, Compile, Engine, Vectorize
 from metarun.engine.trace import Trace
-from metarun.runs.evaluate import Evaluator, Score, evaluate, measured_episodes, predictions
+from metarun.runs.evaluate import Evaluator, Measured, evaluate, measured_episodes, predictions
 from metarun.runs.experiment import Bench
 from tests.conftest import ON_IMAGES
 
@@ -32,7 +32,7 @@ def test_only_the_last_step_on_request() -> None:
     (every,) = evaluate(b, meta, Split.test, 4, Norm.transductive)
     (last,) = evaluate(b, meta, Split.test, 4, Norm.transductive, last_only=True)
     (row,) = last.by_steps()
-    assert row == every.by_steps()[-1] and row["steps"] == 3
+    assert row == every.by_steps()[-1] and row.steps == 3
 
 
 def test_shots_at_test_are_a_setting_of_their_own() -> None:
@@ -55,9 +55,9 @@ def test_scores_by_hand() -> None:
             assert score.loss[t, s].item() == pytest.approx(problem.loss(outputs, task.query_y).item(), rel=1e-4)
             assert score.metric[t, s].item() == pytest.approx(problem.judge(outputs, task.query_y).item())
     row = score.by_steps()[3]
-    assert row["steps"] == 3 and row["mean"] == pytest.approx(score.metric[:, 3].double().mean().item())
-    (*_, last) = score.figures
-    assert (last.mean, last.ci95, last.tasks, last.diverged) == (row["mean"], row["ci95"], 10, 0)
+    assert row.steps == 3 and row.estimate.mean == pytest.approx(score.metric[:, 3].double().mean().item())
+    (*_, last) = score.estimates
+    assert last == row.estimate and (last.tasks, last.diverged) == (10, 0)
 
 
 def test_tasks_are_paired_whatever_runs_and_however_it_is_batched() -> None:
@@ -117,7 +117,7 @@ def test_an_evaluation_of_many_tasks_is_traced_once(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("metarun.engine.trace.Trace", Counting)
 
-    def scores(tasks: int, *overrides: str) -> list[Score]:
+    def scores(tasks: int, *overrides: str) -> list[Measured]:
         b = bench("device.chunk=2", "model.filters=16", "algo.eval_inner_steps=1", *overrides)
         return evaluate(b, b.first_meta(), Split.test, tasks, Norm.all, last_only=True)
 

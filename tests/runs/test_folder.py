@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from metarun.cli import main as cli
 from metarun.errors import UserError
 from metarun.files import write_json
 from metarun.results import page
-from metarun.results.result import Result, sealed
-from metarun.results.result import read as read_result
+from metarun.results.result_file import read as read_result
+from metarun.results.result_file import sealed
 from metarun.runs import folder
 from metarun.runs.folder import CONFIG, LOCK, RESULT, Record, claim, finished, fresh, misfit, same_training
+from tests.support.results import result
 
 
 @functools.cache  # composing takes a quarter of a second
@@ -26,9 +28,9 @@ def record_of(*words: str) -> Record:
     return config.compose(list(words))[1]
 
 
-def sealed_for(record: Record) -> Result:
-    """A result as a run of this configuration would write it, of no figures."""
-    return sealed({"scores": [], "config": record.identity(), "config_hash": record.hash()})
+def sealed_for(record: Record) -> dict[str, Any]:
+    """A result as a run of this configuration would write it."""
+    return sealed(replace(result(), config=record.identity(), config_hash=record.hash()).to_json())
 
 
 def test_names_are_readable_and_never_taken_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +132,7 @@ def test_a_run_whose_result_is_spoiled_is_tested_again(tmp_path: Path, capsys: p
              "eval.tasks=2", "device.compile=false", f"run_dir={tmp_path / 'run'}"]  # fmt: skip
     assert cli.main(words) == 0
     file = tmp_path / "run" / RESULT
-    result = read_result(file)
+    before = read_result(file)
     file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
     edited = file.read_bytes()
     capsys.readouterr()
@@ -139,7 +141,7 @@ def test_a_run_whose_result_is_spoiled_is_tested_again(tmp_path: Path, capsys: p
         assert cli.main(words) == 0
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "was changed after" in err and "testing again" in err and "result.unfit.json" in err
-    assert read_result(file)["scores"] == result["scores"]
+    assert read_result(file).scores == before.scores
     assert file.with_name("result.unfit.json").read_bytes() == edited
     assert cli.main(words) == 0 and "already done" in capsys.readouterr().out
 

@@ -17,10 +17,11 @@ from metarun.datasets.omniglot import NamedSplit
 from metarun.datasets.sampler import ClassPool
 from metarun.errors import UserError
 from metarun.results import tables
-from metarun.results.result import Result, find
+from metarun.results.result_file import find
 from metarun.runs import held_out
 from metarun.runs.folder import CONFIG, Record
 from tests.datasets.test_image_folder import COUNTS, QUICK, own_images
+from tests.support.results import result, told
 
 MORE = [*QUICK, "dataset=image_folder", "dataset.path=mine", "data_root=.", "steps=2", "query=1"]
 
@@ -116,8 +117,8 @@ def test_every_door_knows_the_classes_of_a_run(trained: Path, capfd: pytest.Capt
     assert "tested on other data than it was trained on" in capfd.readouterr().err
     assert cli.main(["train", "run_dir=second", "seed=1", *MORE]) == 0
     rows = tables.rows(find([trained / "run" / "result.json", trained / "second"]))
-    assert [row["seeds"] for row in rows] == [1, 1]
-    assert all("pool_sha256" in row["split"] for row in rows) and rows[0]["split"] != rows[1]["split"]
+    assert [row.seeds for row in rows] == [1, 1]
+    assert all("pool_sha256" in row.split for row in rows) and rows[0].split != rows[1].split
 
     shutil.copytree(trained / "run", trained / "old")  # of before folders kept their classes
     old = json.loads((trained / "old" / CONFIG).read_text())
@@ -128,18 +129,12 @@ def test_every_door_knows_the_classes_of_a_run(trained: Path, capfd: pytest.Capt
 
 
 def test_results_that_say_nothing_of_their_data_still_merge() -> None:
-    def result(seed: int, **facts: str) -> Result:
-        score = {"norm": "none", "tasks": 2, "mean": 0.5, "ci95": 0.1, "by_steps": []}
-        protocol = {"task": "t", "split": "s", "test_steps": 1, **facts}
-        names = {"algo": "a", "dataset": "d"}
-        return {"names": names, "config": {"seed": seed}, "seed": seed, "metric": "accuracy", "scores": [score]} | {
-            "protocol": protocol
-        }
-
-    assert [row["seeds"] for row in tables.rows([result(0), result(1, data_sha256="x")])] == [2]
-    several = [result(0, data_sha256="y"), result(1, data_sha256="x"), result(2, data_sha256="x")]
-    assert sorted(row["seeds"] for row in tables.rows(several)) == [1, 2]
-    assert sorted(row["split"] for row in tables.rows(several)) == ["s, data_sha256 x", "s, data_sha256 y"]
+    plain, x, y = result(0), told(result(1), data_sha256="x"), told(result(2), data_sha256="y")
+    assert [row.seeds for row in tables.rows([plain, x])] == [2]
+    several = [y, x, told(result(3), data_sha256="x")]
+    assert sorted(row.seeds for row in tables.rows(several)) == [1, 2]
+    split = result().protocol["split"]
+    assert sorted(row.split for row in tables.rows(several)) == [f"{split}, data_sha256 {of}" for of in "xy"]
 
 
 def test_runs_of_the_former_vinyals_split_are_refused(tmp_path: Path) -> None:

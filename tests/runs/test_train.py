@@ -9,7 +9,7 @@ import torch
 
 from metarun import config
 from metarun.core import tree
-from metarun.core.intervals import Figure
+from metarun.core.intervals import Estimate
 from metarun.core.meta import Meta
 from metarun.datasets.base import Split
 from metarun.datasets.sampler import ClassPool
@@ -59,9 +59,9 @@ def test_it_learns(algo: str, tmp_path: Path) -> None:
 def test_the_best_validation_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values, seen = iter([0.3, 0.9, 0.5, 0.9]), []
 
-    def validate(b: Bench, meta: Meta, score: Evaluator) -> tuple[Meta, Figure]:
+    def validate(b: Bench, meta: Meta, score: Evaluator) -> tuple[Meta, Estimate]:
         seen.append(tree.combine(torch.clone, meta))
-        return meta, Figure(next(values), 0.01, 4, 0)
+        return meta, Estimate(next(values), 0.01, 4, 0)
 
     monkeypatch.setattr(loop, "validate", validate)
     state = run(bench("steps=8", "eval.every=2"), tmp_path)
@@ -73,14 +73,14 @@ def test_the_best_validation_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_smaller_error_is_the_better_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([0.3, 0.1, 0.5])
-    monkeypatch.setattr(loop, "validate", lambda b, meta, score: (meta, Figure(next(values), 0.01, 4, 0)))
+    monkeypatch.setattr(loop, "validate", lambda b, meta, score: (meta, Estimate(next(values), 0.01, 4, 0)))
     state = run(config.compose(["dataset=sinusoid", "steps=3", "eval.every=1"])[0].build(), tmp_path)
     assert state.selection is not None and state.selection.step == 2
 
 
 def test_what_is_no_number_is_never_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nan, values = float("nan"), iter([float("nan"), 0.3, float("nan"), 0.4])
-    monkeypatch.setattr(loop, "validate", lambda b, meta, score: (meta, Figure(next(values), 0.01, 4, 0)))
+    monkeypatch.setattr(loop, "validate", lambda b, meta, score: (meta, Estimate(next(values), 0.01, 4, 0)))
     b = config.compose(["dataset=sinusoid", "steps=4", "eval.every=1"])[0].build()
     state = run(b, tmp_path)
     assert state.selection is not None and (state.selection.step, state.selection.value) == (2, 0.3)
@@ -128,11 +128,11 @@ def test_drawing_ahead_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_signal_during_validation_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, during: int) -> None:
     stop, calls = StopSignals(), []
 
-    def validate(b: Bench, meta: Meta, score: Evaluator) -> tuple[Meta, Figure]:
+    def validate(b: Bench, meta: Meta, score: Evaluator) -> tuple[Meta, Estimate]:
         calls.append(1)
         if len(calls) == during:
             stop.received = signal.SIGTERM
-        return meta, Figure(0.5, 0.01, 4, 0)
+        return meta, Estimate(0.5, 0.01, 4, 0)
 
     monkeypatch.setattr(loop, "validate", validate)
     with pytest.raises(Interrupted, match=r"stopped at step (\d+) of 9, saved") as caught:
