@@ -1,4 +1,4 @@
-"""Memory: what certainly does not fit is refused before work, and an allocation that failed is one line."""
+"""Memory: refuse work that certainly does not fit, and report a failed allocation in one line."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ REMEDY += "algo.hypergrad=recompute where algo.inner_steps are many"
 
 
 def machine_memory(device: torch.device) -> float:
-    """Bytes that this process can have at most, on a CPU the container's limit where there is one; infinity where the
-    system does not say."""
+    """Return the memory in bytes that this process can use at most.
+
+    On a CPU this is the container's limit, if there is one; infinity if the system does not report one.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     limits = [float("inf")]
@@ -31,8 +33,14 @@ def machine_memory(device: torch.device) -> float:
 
 
 def require_room(needed: float, device: torch.device, what: str, keys: str) -> None:
-    """Raise ``UserError`` where ``what`` (a key, its value, what for) takes more bytes than the machine has; a
-    smaller value of the ``keys`` takes fewer."""
+    """Raise ``UserError`` if something needs more memory than the machine has.
+
+    Args:
+        needed: bytes.
+        device: where the memory is needed.
+        what: key, value and purpose, for the message.
+        keys: keys whose smaller value would need less, for the message.
+    """
     there = machine_memory(device)
     if needed > there:
         raise UserError(
@@ -43,7 +51,7 @@ def require_room(needed: float, device: torch.device, what: str, keys: str) -> N
 
 @contextlib.contextmanager
 def out_of_memory_in_one_line() -> Iterator[None]:
-    """Raise torch's, numpy's and Python's errors of an allocation that failed as ``OutOfMemory``."""
+    """Convert errors of torch, numpy and Python about a failed allocation into ``OutOfMemory``."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""What a meta-learning method has to say: how a task adapts, and the meta-gradient of one task."""
+"""Base classes of meta-learning methods: how a task adapts, and the meta-gradient of one task."""
 
 from __future__ import annotations
 
@@ -21,34 +21,42 @@ from metarun.core.problem import Metrics, Problem, Reduction, Support
 from metarun.core.tree import Params
 from metarun.errors import require, require_count
 
-MOST_INNER_STEPS = 100_000  # each is a round of Python
+MOST_INNER_STEPS = 100_000  # each inner step runs Python code
 
 
 @dataclass(kw_only=True, slots=True)
 class Algorithm(OuterSettings, abc.ABC):
     """A method and its settings. Subclasses implement ``inner`` and ``meta_grad`` for a single task.
 
-    The training loop, evaluation, checkpoints and reports know no more of a method than this class.
+    The training loop, evaluation, checkpoints and reports use a method only through this class.
+
+    Attributes:
+        fewest_inner_steps: smallest valid ``inner_steps``.
+        view: form of the data during meta-training.
+        training_shot_keys: keys that ``training_shots`` depends on, for messages.
+        of_training: fields that evaluation does not read; a subclass lists only those that it adds.
+        fixed: keys of the configuration that the method sets itself.
+        inner_steps: inner steps S in meta-training.
+        eval_inner_steps: inner steps in validation and test; results are reported for 0 to this number of steps.
     """
 
-    fewest_inner_steps: ClassVar[int] = 1  # smallest valid ``inner_steps``
-    view: ClassVar[View] = View.tasks  # of the data while meta-training
-    training_shot_keys: ClassVar[str] = "shot or query"  # what decides ``training_shots``
-    # fields that no evaluation reads; a subclass names those that it adds
+    fewest_inner_steps: ClassVar[int] = 1
+    view: ClassVar[View] = View.tasks
+    training_shot_keys: ClassVar[str] = "shot or query"
     of_training: ClassVar[tuple[str, ...]] = ("inner_steps", *(field.name for field in fields(OuterSettings)))
-    inner_steps: int  # while meta-training
-    eval_inner_steps: int  # while validating and testing; results are reported for 0..this many
+    inner_steps: int
+    eval_inner_steps: int
 
     def __post_init__(self) -> None:
         OuterSettings.__post_init__(self)
         require_count("inner_steps", self.inner_steps, self.fewest_inner_steps, MOST_INNER_STEPS)
         require_count("eval_inner_steps", self.eval_inner_steps, 1, MOST_INNER_STEPS)
 
-    fixed: ClassVar[tuple[str, ...]] = ()  # keys of the configuration that the method gives a value of its own
+    fixed: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def training_only(cls) -> set[str]:
-        """The fields that only training reads: ``of_training`` of the class and of those above it."""
+        """List the fields that only training reads: ``of_training`` of this class and its base classes."""
         return {name for above in cls.__mro__ for name in vars(above).get("of_training", ())}
 
     @classmethod
@@ -57,60 +65,99 @@ class Algorithm(OuterSettings, abc.ABC):
         return cls.candidates is not Algorithm.candidates
 
     def training_shots(self, shot: int, query: int) -> tuple[int, int]:
-        """(support, query) examples per class that a meta-training task needs."""
+        """Return (support, query) examples per class that a meta-training task needs.
+
+        Args:
+            shot: K of the configuration.
+            query: Q of the configuration.
+        """
         return shot, query
 
     def meta_iterations(self, steps: int) -> int:
-        """Meta-iterations to run, at least 1 and at most ``steps``."""
+        """Return the number of meta-iterations to run, 1..``steps``."""
         return steps
 
     def at(self, progress: float) -> Algorithm:
-        """What the method is at this share (0..1) of meta-training, for methods that change while they train.
+        """Return the method for this share (0..1) of meta-training, for methods that change during training.
 
-        Every change is traced anew; numbers that change all the time are functions of ``meta_grad``'s ``progress``.
+        Every change needs a new trace. A number that changes in each meta-iteration must instead be a function of
+        ``progress`` in ``meta_grad``.
         """
         return self
 
     def init(self, params: Params) -> Meta:
-        """The first meta-parameters, from a freshly initialised model's parameters."""
+        """Make the first meta-parameters from the parameters of a new model.
+
+        Raises:
+            UserError: the method cannot use this model.
+        """
         return Meta.of(params)
 
     def candidates(self, meta: Meta) -> list[Meta]:
-        """Meta-parameters among which validation chooses, for methods that tune a setting on it."""
+        """List the meta-parameters among which validation chooses, for methods that tune a setting."""
         return [meta]
 
     @abc.abstractmethod
     def inner(self, problem: Problem, task: Any, *, training: bool) -> Inner:
-        """The inner loop of one task. training: as meta-training runs it, else as evaluation does."""
+        """Make the inner loop of one task.
+
+        Args:
+            problem: model and losses.
+            task: one task.
+            training: True as in meta-training, False as in evaluation.
+        """
 
     @abc.abstractmethod
     def meta_grad(self, problem: Problem, meta: Meta, task: Any, progress: Tensor) -> tuple[Meta, Metrics]:
-        """The meta-gradient of one task, like ``meta``, and scalar metrics.
+        """Compute the meta-gradient of one task.
 
-        progress: share (0..1) of meta-training that is done, a float64 scalar.
+        Args:
+            problem: model and losses.
+            meta: meta-parameters.
+            task: one task.
+            progress: share (0..1) of meta-training that is done, float64 scalar.
+
+        Returns:
+            (meta-gradient like ``meta``, scalar metrics).
         """
 
     def adapt(self, problem: Problem, meta: Meta, task: Any, steps: int) -> Iterator[Params]:
-        """A task's full model parameters after 0, 1, ..., ``steps`` inner steps, as evaluation runs them."""
+        """Yield all model parameters of a task after 0, 1, ..., ``steps`` inner steps, as in evaluation."""
         for carry in descend(self.inner(problem, task, training=False), meta, steps):
             yield {**meta.model, **carry.params}
 
     def measure_adaptation(
         self, problem: Problem, meta: Meta, task: Any, steps: range, norms: list[Norm]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """(metric, loss), each [len(norms)], by which a task is judged after each of these numbers of inner steps."""
+        """Evaluate a task after each number of inner steps in ``steps``.
+
+        Args:
+            problem: model and losses.
+            meta: meta-parameters.
+            task: one task.
+            steps: numbers of inner steps, ascending by 1.
+            norms: batch norm statistics to evaluate with.
+
+        Yields:
+            (metric, loss), each [len(norms)].
+        """
         path = enumerate(self.adapt(problem, meta, task, steps.stop - 1))
         for k, params in itertools.islice(path, steps.start, None):
             yield problem.measure(params, task, k, norms)
 
     def stamp(self) -> dict[str, str]:
-        """Facts for the protocol of every number, beside those that all methods have."""
+        """Return facts for the protocol of every number, in addition to those of all methods."""
         return {}
 
 
 @dataclass(kw_only=True, slots=True)
 class GradientBased(Algorithm):
-    """A method whose inner loop follows gradients of the support loss."""
+    """A method whose inner loop follows gradients of the support loss.
+
+    Attributes:
+        inner_lr: step size of the inner loop.
+        inner_loss: reduction of the support loss.
+    """
 
     inner_lr: float
     inner_loss: Reduction
@@ -120,20 +167,26 @@ class GradientBased(Algorithm):
         require(self.inner_lr > 0, "inner_lr", self.inner_lr, "> 0")
 
     def batch(self, training: bool) -> int | None:
-        """Support examples that an inner step sees, other ones each time; None: all."""
+        """Return the number of support examples in an inner step, different ones in each step; None: all."""
         return None
 
     def seen(self, problem: Problem, training: bool) -> Problem:
-        """The problem, with its support sets as this method looks at them."""
+        """Return the problem with its support sets as this method uses them."""
         return problem.seen_by(Support(reduction=self.inner_loss, batch=self.batch(training)))
 
 
 @dataclass(kw_only=True, slots=True)
 class GradientDescent(GradientBased):
-    """theta_k+1 = theta_k - step size * grad L_support(theta_k), on all parameters or some."""
+    """Inner loop theta_k+1 = theta_k - step size * grad L_support(theta_k), on all parameters or some.
 
-    frozen: list[str]  # fnmatch patterns of parameters that the inner loop leaves alone; !pattern takes names out again
-    inner_batch: int | None  # support examples that an inner step sees, other ones each time; null: all
+    Attributes:
+        frozen: fnmatch patterns of parameters that the inner loop does not update; ``!pattern`` re-includes; the last
+            match wins.
+        inner_batch: support examples in an inner step, different ones in each step; null: all.
+    """
+
+    frozen: list[str]
+    inner_batch: int | None
 
     def __post_init__(self) -> None:
         GradientBased.__post_init__(self)
@@ -150,20 +203,20 @@ class GradientDescent(GradientBased):
         return Meta.of(params)
 
     def moves(self, name: str) -> bool:
-        """Whether the inner loop moves the model's parameter of this name: the last pattern that fits decides."""
+        """Whether the inner loop updates the model's parameter of this name."""
         fits = [pattern for pattern in self.frozen if fnmatchcase(name, pattern.removeprefix("!"))]
         return not fits or fits[-1].startswith("!")
 
     def start(self, problem: Problem, meta: Meta) -> Params:
-        """The model's parameters from which a task starts."""
+        """Return the model's parameters that a task starts from."""
         return meta.model
 
     def step_size(self, meta: Meta, name: str, k: int) -> Tensor | float:
-        """The step size of parameter ``name`` in inner step k; broadcasts to the parameter."""
+        """Return the step size of parameter ``name`` in inner step k; it broadcasts to the parameter."""
         return self.inner_lr
 
     def slope(self, loss: Callable[[Params], Tensor], params: Params, fixed: Params) -> Params:
-        """The support loss's gradient in ``params``, the other parameters being ``fixed``."""
+        """Compute the gradient of the support loss with respect to ``params``; the others are in ``fixed``."""
         return torch.func.grad(lambda p: loss({**fixed, **p}))(params)
 
     def inner(self, problem: Problem, task: Any, *, training: bool) -> Inner:

@@ -20,10 +20,12 @@ from metarun.errors import require, require_count
 
 
 class Descent(enum.Enum):
-    """How the inner loop heeds the proximal term.
+    """How the inner loop uses the proximal term.
 
-    joint: every step descends equation 3, at test too. afterwards: as in the published code, the steps descend the
-    support loss alone, and while training one more step follows on the proximal term alone.
+    Attributes:
+        joint: every step descends support loss plus proximal term (equation 3), at test too.
+        afterwards: every step descends the support loss alone; in training one more step follows on the proximal term
+            alone, as in the published code.
     """
 
     joint = "joint"
@@ -32,15 +34,24 @@ class Descent(enum.Enum):
 
 @dataclass(kw_only=True, slots=True)
 class IMAML(GradientBased):
-    """Descend L_support(phi) + proximal/2 |phi - theta|^2 (equation 3); pull back by (I + H/proximal)^-1 (equation 6).
+    """Implicit MAML: the meta-gradient depends on the solution of the inner problem, not on the path to it.
 
-    With batch norm and few images H has eigenvalues far below -proximal, so that system is indefinite. The
-    published code solves ((1 + cg_damping) I + H / (proximal + lam_damping)) g = query gradient instead; both
-    dampings at 0 give the paper's equation.
+    The inner loop descends L_support(phi) + proximal/2 |phi - theta|^2 (equation 3). The meta-gradient is
+    (I + H/proximal)^-1 times the query gradient (equation 6). With batch norm and few images H has eigenvalues far
+    below -proximal, so that the system is indefinite. The published code solves
+    ((1 + cg_damping) I + H / (proximal + lam_damping)) g = query gradient instead; with both dampings 0 this is the
+    paper's equation.
+
+    Attributes:
+        proximal: strength of the proximal term, lambda in the paper.
+        descent: how the inner loop uses the proximal term.
+        cg_steps: conjugate gradient iterations.
+        cg_damping: added to the identity.
+        lam_damping: added to ``proximal`` in the system.
     """
 
     of_training: ClassVar[tuple[str, ...]] = ("cg_steps", "cg_damping", "lam_damping")
-    proximal: float  # lambda in the paper
+    proximal: float
     descent: Descent
     cg_steps: int
     cg_damping: float

@@ -22,7 +22,10 @@ from metarun.errors import require
 class Derivative(enum.Enum):
     """How the query loss is differentiated through the inner steps.
 
-    store and recompute: exactly, as in ``hypergrad.py``. first_order: the inner gradients count as constants.
+    Attributes:
+        store: exactly, with the graph of all steps in memory (hypergrad.py).
+        recompute: exactly, with one step's graph in memory (hypergrad.py).
+        first_order: inner gradients are constants (FOMAML).
     """
 
     store = "store"
@@ -32,16 +35,20 @@ class Derivative(enum.Enum):
 
 @dataclass(kw_only=True, slots=True)
 class MAML(GradientDescent):
-    """theta_k+1 = theta_k - inner_lr * grad L_support(theta_k); descend L_query(theta_S) in theta_0.
+    """MAML: theta_k+1 = theta_k - inner_lr * grad L_support(theta_k); the outer loop descends L_query(theta_S).
 
-    With no inner steps while training this is pretraining on all tasks' query examples at once, and fine-tuning at
+    Without inner steps in training this is pretraining on the query examples of all tasks at once and fine-tuning at
     test: the baseline of the paper's table 2.
+
+    Attributes:
+        hypergrad: how the query loss is differentiated.
+        segment: for ``recompute``, inner steps between two kept iterates of a longer loop.
     """
 
     fewest_inner_steps: ClassVar[int] = 0
     of_training: ClassVar[tuple[str, ...]] = ("hypergrad", "segment")
     hypergrad: Derivative
-    segment: int  # recompute: inner steps between the iterates that it keeps of a longer loop
+    segment: int
 
     def __post_init__(self) -> None:
         GradientDescent.__post_init__(self)
@@ -52,7 +59,7 @@ class MAML(GradientDescent):
         return GradientDescent.unread(self) | kept
 
     def slope(self, loss: Callable[[Params], Tensor], params: Params, fixed: Params) -> Params:
-        if self.hypergrad is Derivative.first_order:  # of constants, so that no graph of the inner gradient is kept
+        if self.hypergrad is Derivative.first_order:  # detached, so that no graph of the inner gradient is kept
             params, fixed = tree.detach(params), tree.detach(fixed)
         return GradientDescent.slope(self, loss, params, fixed)
 
@@ -63,7 +70,7 @@ class MAML(GradientDescent):
         return self.differentiate(self.inner(problem, task, training=True), outer, meta)
 
     def differentiate(self, inner: Inner, outer: Outer, meta: Meta) -> tuple[Meta, Metrics]:
-        """The derivative of the query loss ``outer`` through the inner loop, as ``hypergrad`` says."""
+        """Differentiate the query loss ``outer`` through the inner loop, as set by ``hypergrad``."""
         if self.hypergrad is Derivative.recompute:
             return recompute(inner, outer, meta, self.inner_steps, self.segment)
         return store(inner, outer, meta, self.inner_steps)

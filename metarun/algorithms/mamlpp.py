@@ -17,23 +17,29 @@ from metarun.core.problem import Metrics, Problem
 from metarun.core.tree import Params
 from metarun.errors import require
 
-LEAST = 0.03  # share of its first value that the weight of an earlier step's loss falls to
+LEAST = 0.03  # the weight of an earlier step's loss falls to this share of its first value
 
 
 @dataclass(kw_only=True, slots=True)
 class MAMLpp(MAML):
-    """MAML with its changes, each a setting of its own; the cosine schedule is ``outer_schedule``.
+    """MAML with the changes of MAML++, one setting for each; its cosine schedule is ``outer_schedule``.
 
-    Multi-step loss: sum_k v_k L_query(theta_k) over the inner steps k = 1..S, with v_k = 1/S at first; the weights move
-    to the last step while training goes on. Not here: batch norm weights for each step, and the ensemble at test.
+    Multi-step loss: sum_k v_k L_query(theta_k) over the inner steps k = 1..S, with v_k = 1/S at first; during training
+    the weight moves to the last step. Not implemented: batch norm weights for each step, and the ensemble at test.
+
+    Attributes:
+        learned_rates: whether to meta-learn a step size for each parameter tensor and inner step.
+        multi_step: first weight of the query loss after each earlier inner step, as a share (0..1) of 1/S.
+        multi_step_until: share of meta-training during which that weight falls; it is 0 afterwards.
+        first_order_until: share of meta-training that runs with inner gradients as constants.
     """
 
     fewest_inner_steps: ClassVar[int] = 1
     of_training: ClassVar[tuple[str, ...]] = ("multi_step", "multi_step_until", "first_order_until")
-    learned_rates: bool  # a meta-learned step size for each parameter tensor and inner step
-    multi_step: float  # weight of the query loss after each earlier inner step, as a share of 1/S
-    multi_step_until: float  # share of meta-training in which that weight falls, and after which it is 0
-    first_order_until: float  # share of meta-training that runs with inner gradients as constants
+    learned_rates: bool
+    multi_step: float
+    multi_step_until: float
+    first_order_until: float
 
     def __post_init__(self) -> None:
         MAML.__post_init__(self)
@@ -51,7 +57,7 @@ class MAMLpp(MAML):
         )
 
     def early_weight(self, progress: Tensor) -> Tensor:
-        """Weight of the query loss after each earlier inner step, a scalar."""
+        """Compute the weight of the query loss after each earlier inner step, a scalar."""
         left = 1 - progress / self.multi_step_until if self.multi_step_until > 0 else torch.ones_like(progress)
         return self.multi_step / self.inner_steps * left.clamp(min=LEAST)
 
@@ -64,7 +70,7 @@ class MAMLpp(MAML):
         return Meta.of(params, step_sizes=sizes)
 
     def step_size(self, meta: Meta, name: str, k: int) -> Tensor | float:
-        """Inner steps that training did not have go on with the last one's step size."""
+        """Return the step size; steps beyond the number of training steps use the last one."""
         return meta.step_sizes[name][min(k, self.inner_steps - 1)] if self.learned_rates else self.inner_lr
 
     def meta_grad(self, problem: Problem, meta: Meta, task: Any, progress: Tensor) -> tuple[Meta, Metrics]:
@@ -79,7 +85,7 @@ class MAMLpp(MAML):
             return inner.start(meta)._replace(state={"loss": zero})
 
         def step(meta: Meta, carry: Carry, k: int) -> Carry:
-            """An inner step that adds the query loss where it arrives, so that any derivative of the loop serves."""
+            """Take an inner step and add the query loss after it to the carry, so that every hypergradient works."""
             after, loss = inner.step(meta, carry, k), carry.state["loss"]
             if self.multi_step > 0 and k + 1 < self.inner_steps:
                 loss = loss + early * query_loss(meta, after)[0]

@@ -20,14 +20,16 @@ from metarun.core.problem import Metrics, Problem
 from metarun.core.tree import Params
 from metarun.errors import UserError, require, require_count
 
-STATE = "state."  # what the network's state is called, before the names of memory_cell.State
+STATE = "state."  # prefix of the network's buffers with the fields of memory_cell.State
 
 
 class Measure(enum.Enum):
-    """By what a task is judged after k steps.
+    """Examples on which a task is evaluated after k steps.
 
-    query: its query set, after k rounds of the support set, as every other method. instances: as published, the
-    support set in random order, and of it the k+1st example of each class, before its label is seen.
+    Attributes:
+        query: the query set, after k examples of each class were read, as for every other method.
+        instances: as published: the support set is read in random order, and the k+1st example of each class is
+            predicted before its label is read.
     """
 
     query = "query"
@@ -36,15 +38,21 @@ class Measure(enum.Enum):
 
 @dataclass(kw_only=True, slots=True)
 class MANN(Algorithm):
-    """Learns by reading: the network sees x_t with the label y_t-1 and predicts y_t; only its state adapts.
+    """Adapts by reading: the network gets x_t with the label y_t-1 and predicts y_t; only its state changes.
 
-    An inner step reads one more example of each class, in random order; after the last one the first again.
-    Meta-training descends the mean cross-entropy of all predictions in a sequence of ``inner_steps`` examples of each
-    class in random order, which are a training task's support set; its metrics are means over the sequence.
+    An inner step reads one more example of each class, in random order; after the last example the first follows again.
+    The support set of a training task is ``inner_steps`` examples of each class. Meta-training reads it as one sequence
+    in random order and descends the mean cross-entropy of all predictions; the metrics are means over the sequence.
+
+    Attributes:
+        slots: slots of the memory.
+        measure: examples on which a task is evaluated.
+
+    Source: section 3 of the paper; the cell is in memory_cell.py.
     """
 
     training_shot_keys: ClassVar[str] = "algo.inner_steps"
-    slots: int  # of the memory
+    slots: int
     measure: Measure
 
     def __post_init__(self) -> None:
@@ -101,20 +109,20 @@ class MANN(Algorithm):
         blank = memory_cell.blank(params, self.slots)
         states = memory_cell.follow(params, blank, memory_cell.project(params, x), labels)
         logits = memory_cell.classify(params, torch.stack([state.features for state in states]))
-        seen = (labels.cumsum(0) * labels).sum(1)  # the example is its class's first, second, ...
-        instance = seen.argsort(stable=True).reshape(-1, tasks.way)  # [examples of a class, N] places in the sequence
+        seen = (labels.cumsum(0) * labels).sum(1)  # whether the example is the first, second, ... of its class
+        instance = seen.argsort(stable=True).reshape(-1, tasks.way)  # [examples of a class, N] sequence positions
         for k in steps:
-            places = instance[min(k, len(instance) - 1)]  # when all are read, the last stands
+            places = instance[min(k, len(instance) - 1)]  # after the last example its value is repeated
             yield tasks.measured([logits[places]], y[places])
 
     def _order(self, task: Any) -> Tensor:
-        """[N*K] places in the support set, in random order."""
+        """Indices of the support set in random order, [N*K]."""
         examples = len(task.support_y)
         return minibatch(task.key, examples, examples, 0)
 
 
 def one_hot(labels: Tensor, way: int, like: Tensor) -> Tensor:
-    """[B, N] of the type of ``like``, from labels [B]. torch's own looks at the values, which vmap forbids."""
+    """Encode labels [B] as [B, N], with the dtype of ``like``; ``F.one_hot`` reads the values, which vmap forbids."""
     return (labels[:, None] == torch.arange(way, device=labels.device)).to(like)
 
 

@@ -15,10 +15,10 @@ from metarun.core.tree import Params
 
 @dataclass(kw_only=True, slots=True)
 class MetaSGD(MAML):
-    """MAML whose step size is a vector as long as the parameters, and is meta-learned with them.
+    """MAML with a meta-learned step size for every entry of the parameters.
 
-    theta_k+1 = theta_k - alpha * grad L_support(theta_k), entry by entry. alpha starts at ``inner_lr`` and may become
-    negative: it learns the direction, too.
+    theta_k+1 = theta_k - alpha * grad L_support(theta_k), entry by entry (equation 2). alpha starts at ``inner_lr`` and
+    may become negative, so the direction is learned as well.
     """
 
     fewest_inner_steps: ClassVar[int] = 1

@@ -17,25 +17,28 @@ from metarun.core.problem import Metrics, Problem
 from metarun.core.tree import Params
 from metarun.errors import UserError, require
 
-RATE = "all"  # what the step size of fine-tuning is called among the step sizes
+RATE = "all"  # name of the fine-tuning step size in ``Meta.step_sizes``
 
 
 @dataclass(kw_only=True, slots=True)
 class Pretrain(GradientDescent):
-    """Descend the loss on mini-batches of all meta-training classes, or of all tasks' points for regression.
+    """Train on mini-batches of all meta-training classes, or for regression of all tasks' points; fine-tune at test.
 
-    A task then begins with a head of zeros, since its classes are others (unless labels are the same in all tasks), and
-    takes gradient steps on the support set, of the step size among ``rates`` that did best on the validation tasks.
+    A task starts with a head of zeros, since its classes are different (unless labels are the same in all tasks). It
+    takes gradient steps on the support set, with the step size among ``rates`` that was best on the validation tasks.
+
+    Attributes:
+        rates: step sizes for fine-tuning; without validation tasks ``inner_lr`` is used.
     """
 
     fewest_inner_steps: ClassVar[int] = 0
     view: ClassVar[View] = View.pooled
     fixed: ClassVar[tuple[str, ...]] = ("algo.inner_steps",)
-    rates: list[float]  # without validation tasks it is ``inner_lr``
+    rates: list[float]
 
     def __post_init__(self) -> None:
         GradientDescent.__post_init__(self)
-        self.inner_steps = 0  # also where a data set has another default, for methods that adapt while training
+        self.inner_steps = 0  # a data set's preset is for methods that adapt in training
         require(all(rate > 0 for rate in self.rates) and bool(self.rates), "rates", self.rates, "step sizes > 0")
 
     def init(self, params: Params) -> Meta:

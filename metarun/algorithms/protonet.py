@@ -20,18 +20,18 @@ from metarun.errors import UserError
 
 @dataclass(kw_only=True, slots=True)
 class ProtoNet(Algorithm):
-    """Logits -|f(x) - c_n|^2, c_n the mean embedding of class n's support examples; nothing is adapted by gradients.
+    """Classify by the nearest class mean in the embedding; nothing adapts by gradients.
 
-    With the network's head in the place of the distance: since |f(x)|^2 is the same for every class, the logits are
-    those of a linear head with weights 2 c_n and biases -|c_n|^2. So one inner step puts that head on the network, and
-    further ones leave it; before the first it is zero.
+    The logits are -|f(x) - c_n|^2, with c_n the mean embedding of class n's support examples. Since |f(x)|^2 is the
+    same for every class, a linear head with weights 2 c_n and biases -|c_n|^2 gives the same probabilities. The first
+    inner step puts this head on the network, further steps do nothing; before the first step the head is zero.
     """
 
     fixed: ClassVar[tuple[str, ...]] = ("algo.inner_steps",)
 
     def __post_init__(self) -> None:
         Algorithm.__post_init__(self)
-        self.inner_steps = 1  # also where a data set has another default, for methods that take gradient steps
+        self.inner_steps = 1  # a data set's preset is for methods with gradient steps
 
     def init(self, params: Params) -> Meta:
         if "head.weight" not in params or "head.bias" not in params:

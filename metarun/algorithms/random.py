@@ -1,4 +1,4 @@
-"""No meta-training at all: the network's first random parameters, fine-tuned on each task."""
+"""Baseline without meta-training: the network's random first parameters, fine-tuned on each task."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metarun.core.problem import Metrics, Problem
 
 @dataclass(kw_only=True, slots=True)
 class Random(Pretrain):
-    """The baseline below all others. Its step size, too, is the one that does best on the validation tasks."""
+    """Fine-tuning from random parameters, with the step size that is best on the validation tasks."""
 
     view: ClassVar[View] = View.tasks
     fixed: ClassVar[tuple[str, ...]] = ("algo.inner_steps", "steps")

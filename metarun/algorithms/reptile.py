@@ -19,21 +19,30 @@ from metarun.errors import require, require_count
 
 @dataclass(kw_only=True, slots=True)
 class Reptile(GradientBased):
-    """Meta-gradient: where the task started minus where ``inner_steps`` mini-batch steps took it.
+    """Reptile: the meta-gradient is a task's start minus its end after ``inner_steps`` mini-batch steps.
 
-    With an outer SGD of step size eps this is phi <- phi + eps * mean(phi_task - phi) (algorithm 2). The query set
-    is not used in training, so a training task has only support examples, ``train_shot`` a class.
+    With outer SGD of step size eps this is phi <- phi + eps * mean(phi_task - phi) (algorithm 2). Training does not use
+    the query set, so a training task has only support examples.
+
+    Attributes:
+        train_shot: support examples per class of a training task.
+        inner_batch: support examples in an inner step, at most the whole support set; null: all.
+        eval_inner_batch: the same in evaluation.
+        inner_optimizer: optimiser of the inner loop.
+        beta2: decay of inner Adam's second moments; its beta1 is 0.
+        eps: epsilon of inner Adam.
+        carry_moments: whether a task starts from the Adam moments that earlier tasks ended with, instead of zeros.
     """
 
     training_shot_keys: ClassVar[str] = "algo.train_shot"
     of_training: ClassVar[tuple[str, ...]] = ("train_shot", "inner_batch")
     train_shot: int
-    inner_batch: int | None  # support examples that an inner step sees, at most all; null: all
+    inner_batch: int | None
     eval_inner_batch: int | None
     inner_optimizer: InnerOptimizer
-    beta2: float  # Adam's; its beta1 is 0
-    eps: float  # Adam's
-    carry_moments: bool  # start each task from the Adam moments that earlier tasks ended with, not from zero
+    beta2: float
+    eps: float
+    carry_moments: bool
 
     def __post_init__(self) -> None:
         GradientBased.__post_init__(self)
@@ -64,10 +73,10 @@ class Reptile(GradientBased):
         return self.inner_batch if training else self.eval_inner_batch
 
     def init(self, params: Params) -> Meta:
-        """With ``carry_moments`` the inner Adam's state is part of the meta-parameters.
+        """Make the first meta-parameters; with ``carry_moments`` they include the state of inner Adam.
 
-        The published code runs one task after another and hands the moments on. Tasks here run side by side, so
-        the moments move like the weights do: towards their mean over the meta-batch.
+        The published code runs one task after another and passes the moments on. Here tasks run side by side, so the
+        moments move like the weights: towards their mean over the meta-batch.
         """
         return Meta.of(params, inner_state=self._optimizer().init(params) if self.carry_moments else {})
 
@@ -83,7 +92,7 @@ class Reptile(GradientBased):
         return Inner(start, step)
 
     def meta_grad(self, problem: Problem, meta: Meta, task: Any, progress: Tensor) -> tuple[Meta, Metrics]:
-        """Start minus end. The metrics are the last mini-batch's, before the step on it."""
+        """Compute start minus end. The metrics are those of the last mini-batch, before the step on it."""
         *_, before, last = descend(self.inner(problem, task, training=True), meta, self.inner_steps)
         metrics = self.seen(problem, True).support_metrics(before.params, task, self.inner_steps - 1)
         end = Meta.of(last.params, inner_state=last.state if meta.inner_state else {})

@@ -1,7 +1,7 @@
 """Which statistics batch norm uses for the query set at evaluation: the setting that moves few-shot numbers most.
 
-While adapting, batch norm always uses the statistics of the support batch. What a network does is found by running
-it: batch norm is whatever calls torch's, or ``norm_relu_pool``, from any module.
+In inner steps batch norm always uses the statistics of the support batch. The network is run to find where it uses
+batch norm: every call of torch's batch norm or of ``norm_relu_pool`` counts, from any module.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ Forward = Callable[[Params, Tensor], Tensor]
 
 
 class Norm(enum.Enum):
-    """Statistics for the query images.
+    """Examples from which batch norm takes mean and variance for the query set.
 
-    transductive: of the query batch, so that a prediction depends on the other queries (MAML). support: of the
-    support set. support_plus_one: of the support set and the one query image, each query alone (Reptile).
-    all: each of the three, side by side.
+    Attributes:
+        transductive: the query batch, so that a prediction depends on the other queries (MAML).
+        support: the support set.
+        support_plus_one: the support set and one query example; each query is predicted alone (Reptile).
+        all: each of the three, side by side.
     """
 
     transductive = "transductive"
@@ -41,9 +43,16 @@ class Norm(enum.Enum):
     all = "all"
 
     def members(self, mixing: Mixing) -> list[Norm]:
-        """The norms to evaluate for a network; one is enough where no statistics tell them apart.
+        """List the norms to evaluate for a network.
 
-        Raises ``ConfigError`` where the network's statistics cannot be those of the support set.
+        Args:
+            mixing: how the examples of a batch influence each other in the network.
+
+        Returns:
+            Norms without ``all``; only ``transductive`` where all norms give the same outputs.
+
+        Raises:
+            ConfigError: support statistics are requested, and the network cannot use them.
         """
         if mixing is Mixing.none:
             return [Norm.transductive]
@@ -58,10 +67,12 @@ class Norm(enum.Enum):
 
 
 class Mixing(enum.Enum):
-    """What the examples of a batch tell each other in a network.
+    """How the examples of a batch influence each other in a network.
 
-    none: nothing; an output depends on its own example alone. statistics: mean and variance in torch's batch norm,
-    which can be replaced. other: more than that, such as a batch norm written by hand.
+    Attributes:
+        none: not at all; an output depends on its own example alone.
+        statistics: through mean and variance in torch's batch norm, which can be replaced.
+        other: in any other way, for example through a batch norm written by hand.
     """
 
     none = "none"
@@ -70,11 +81,19 @@ class Mixing(enum.Enum):
 
     @staticmethod
     def of(module: nn.Module, support: Tensor, query: Tensor, others: Tensor) -> Mixing:
-        """Found by running the network; ``others``: as many further examples as the two sets together.
+        """Run the network to find how it mixes examples.
 
-        In float64, and with parameters and examples moved at random: a scale of 0 would hide what is behind, and equal
-        examples cannot be told apart. Where that fails, as they are; where all fails, or the outputs are not finite,
-        nothing is known: other.
+        The runs use float64, and parameters and examples with random changes: a scale of 0 hides the layers behind it,
+        and equal examples cannot be distinguished. Where that fails, unchanged values are tried, then float32.
+
+        Args:
+            module: the network.
+            support: [N*K, ...] support examples.
+            query: [N*Q, ...] query examples.
+            others: [N*K + N*Q, ...] further examples, as many as in both sets together.
+
+        Returns:
+            The kind of mixing; ``other`` if all runs fail or their outputs are not finite.
         """
         run = stateless(module)
         for dtype, share in itertools.product((torch.float64, torch.float32), (0.1, 0.0)):
@@ -90,7 +109,18 @@ class Mixing(enum.Enum):
 
 
 def predict(forward: Forward, params: Params, support_x: Tensor, query_x: Tensor, norm: Norm) -> Tensor:
-    """Outputs [N*Q, outputs] for one task's query set under ``norm`` (not ``all``)."""
+    """Predict one task's query set with the batch norm statistics of ``norm``.
+
+    Args:
+        forward: (params, x [B, ...]) -> outputs [B, outputs].
+        params: adapted parameters.
+        support_x: [N*K, ...] support examples.
+        query_x: [N*Q, ...] query examples.
+        norm: any but ``all``.
+
+    Returns:
+        Outputs [N*Q, outputs].
+    """
     if norm is Norm.transductive:
         return forward(params, query_x)
     if norm is Norm.support:
@@ -100,11 +130,16 @@ def predict(forward: Forward, params: Params, support_x: Tensor, query_x: Tensor
     def alone(x: Tensor) -> Tensor:
         return forward(params, torch.cat([support_x, x[None]]))[-1]
 
-    return vmap(alone, chunk_size=5)(query_x)  # all at once is 2 to 4 times slower on a CPU: too much fresh memory
+    return vmap(alone, chunk_size=5)(query_x)  # all at once is 2 to 4 times slower on a CPU: it allocates too much
 
 
 class StatisticsOfFirst(TorchFunctionMode):
-    """Within, batch norm takes mean and variance of the first ``examples`` of a batch of ``of``, and normalises all."""
+    """Inside this mode, batch norm normalises a batch by the mean and variance of its first examples.
+
+    Args:
+        examples: number of examples, at the start of the batch, that the statistics are computed from.
+        of: number of examples in the batch.
+    """
 
     def __init__(self, examples: int, of: int):
         super().__init__()
@@ -121,7 +156,7 @@ class StatisticsOfFirst(TorchFunctionMode):
             result = self._fused(*args, **kwargs)
         return func(*args, **kwargs) if result is None else result
 
-    # Each returns None where batch norm uses no statistics of the batch, or rows that are no examples.
+    # Each returns None if batch norm does not use the batch's statistics, or if the rows of x are not the examples.
 
     def _layer(
         self, input: Tensor, running_mean: Any, running_var: Any, weight: Tensor | None = None,
@@ -157,20 +192,20 @@ class StatisticsOfFirst(TorchFunctionMode):
 
 
 def _moved(x: Tensor, share: float, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    """In a precision, each number moved at random by about this share of itself, and a little where it is 0."""
+    """Convert to ``dtype`` and change each number at random, by about ``share`` of itself (of 1 if it is 0)."""
     by = share * torch.randn((2, *x.shape), generator=generator, dtype=dtype).to(x.device)
     return x.detach().to(dtype) * (1 + by[0]) + share * by[1]
 
 
 def _mixing(forward: Callable[[Tensor], Tensor], support: Tensor, query: Tensor, others: Tensor) -> Mixing | None:
-    """None where the outputs are not finite."""
+    """The kind of mixing in this forward function; None if its outputs are not finite."""
     everybody, n = torch.cat([support, query]), len(support)
     plain = forward(everybody)
     if not plain.isfinite().all():
         return None
     if _alike(plain[n:], forward(query)) and _keep(forward, everybody, others, plain, free=0):
         return Mixing.none
-    everybody[n] = support[0]  # among the queries it must look as it does in the support set
+    everybody[n] = support[0]  # as a query, this example must have the same output as in the support set
     with StatisticsOfFirst(n, len(everybody)):
         outputs = forward(everybody)
         kept = _keep(forward, everybody, others, outputs, free=n)
@@ -179,9 +214,10 @@ def _mixing(forward: Callable[[Tensor], Tensor], support: Tensor, query: Tensor,
 
 
 def _keep(forward: Callable[[Tensor], Tensor], x: Tensor, others: Tensor, outputs: Tensor, free: int) -> bool:
-    """Whether outputs stay when half of the examples from number ``free`` on are exchanged, and then the other half.
+    """Whether the outputs of the remaining examples stay the same when half of the examples are replaced.
 
-    Every second one, then a random half: examples may see each other in any pattern.
+    The first ``free`` examples are never replaced. Each half is tried, and two ways to halve: every second example, and
+    a random half, since examples may influence each other in any pattern.
     """
     count = len(x) - free
     random = torch.randperm(count, generator=torch.Generator().manual_seed(0))

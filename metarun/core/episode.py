@@ -6,9 +6,10 @@ Shape legend
     K  shot: support examples per class
     Q  query examples per class
     S  inner steps
+    B  examples in one forward pass
     C, H, W  channels, height and width of an image
 
-Code that handles one task never sees the axis T; ``over_tasks.py`` is the one place that adds it.
+Code for one task never sees the axis T; only ``over_tasks.py`` adds it.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from torch import Tensor
 
 
 class View(enum.Enum):
-    """What a method is shown of the meta-training data.
+    """The form in which a method gets the meta-training data.
 
-    tasks: few-shot tasks, as at test. pooled: mini-batches of all meta-training classes at once, labelled with their
-    class numbers, as in ordinary supervised learning. revealed: tasks whose inputs say which task it is.
+    Attributes:
+        tasks: few-shot tasks, as at test.
+        pooled: mini-batches of all meta-training classes at once, labelled with their class numbers, as in ordinary
+            supervised learning.
+        revealed: tasks whose inputs also contain the parameters of the task.
     """
 
     tasks = "tasks"
@@ -49,15 +53,21 @@ class TaskFigure(enum.Enum):
 
 
 class Episode(NamedTuple):
-    """T tasks, or one task when the leading axis T is absent.
+    """T tasks, or one task without the leading axis T.
 
-    Classification inputs are [T, N*K, C, H, W] (support) and [T, N*Q, C, H, W] (query), float in 0..1; labels
-    are int64 in 0..N-1. Examples of one class stand next to each other. Points in the plane are [T, N*K, 2] and
-    [T, N*Q, 2] instead. Regression inputs and targets are [T, K, 1] and [T, Q, 1].
+    The examples of one class stand next to each other.
+
+    Attributes:
+        support_x: inputs: images [T, N*K, C, H, W], float in 0..1, points in the plane [T, N*K, 2], or regression
+            inputs [T, K, 1].
+        support_y: labels [T, N*K], int64 in 0..N-1, or regression targets [T, K, 1].
+        query_x: like ``support_x``, with Q in place of K.
+        query_y: like ``support_y``, with Q in place of K.
+        key: [T] int64, a random stream for each task (rng.py), from which the order of mini-batches is drawn.
     """
 
     support_x: Tensor
     support_y: Tensor
     query_x: Tensor
     query_y: Tensor
-    key: Tensor  # [T] int64: this task's own random stream (see rng.py), for mini-batch orders
+    key: Tensor

@@ -1,4 +1,4 @@
-"""Inner loops: how one task's parameters move. How to differentiate through them is ``hypergrad.py``'s concern."""
+"""Inner loops: how one task's parameters move. ``hypergrad.py`` differentiates through them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from metarun.core.tree import Params
 
 
 class Carry(NamedTuple):
-    """What one inner step hands to the next: the adapted parameters and the inner optimiser's state."""
+    """State that one inner step passes to the next.
+
+    Attributes:
+        params: the adapted parameters, those of the model that the inner loop moves.
+        state: the inner optimiser's state, by name.
+    """
 
     params: Params
     state: Params
@@ -25,8 +30,10 @@ class Carry(NamedTuple):
 class Inner(NamedTuple):
     """One task's inner loop as two pure functions of the meta-parameters.
 
-    start: meta -> the carry before the first step. step: (meta, carry, step number from 0) -> the next carry.
-    ``step`` sees the meta-parameters, so that anything in it may be meta-learned.
+    Attributes:
+        start: meta -> carry before the first step.
+        step: (meta, carry, k) -> next carry, k the step number from 0. It gets the meta-parameters, so that everything
+            in it can be meta-learned.
     """
 
     start: Callable[[Meta], Carry]
@@ -34,9 +41,17 @@ class Inner(NamedTuple):
 
 
 def descend(inner: Inner, meta: Meta, steps: int, first: int = 0, carry: Carry | None = None) -> Iterator[Carry]:
-    """The carries after 0, 1, ..., ``steps`` inner steps; the only inner loop there is.
+    """Run the inner loop; the package has no other.
 
-    With ``first`` and the carry that step number ``first`` begins from, the rest of that path: from it on.
+    Args:
+        inner: the inner loop of one task.
+        meta: meta-parameters.
+        steps: inner steps S.
+        first: number of the step to begin with.
+        carry: carry before step ``first``; None: ``inner.start``.
+
+    Yields:
+        The carries after ``first``, ``first`` + 1, ..., ``steps`` inner steps.
     """
     carry = carry or inner.start(meta)
     yield carry
@@ -46,13 +61,13 @@ def descend(inner: Inner, meta: Meta, steps: int, first: int = 0, carry: Carry |
 
 
 def final(inner: Inner, meta: Meta, steps: int) -> Carry:
-    """The carry after ``steps`` inner steps."""
+    """Return the carry after ``steps`` inner steps."""
     *_, last = descend(inner, meta, steps)
     return last
 
 
 class InnerOptimizer(enum.Enum):
-    """A rule for one step: ``init`` its state, ``update`` parameters and state from a gradient; pure."""
+    """Rule of one inner step. ``init`` makes its state, ``update`` moves parameters and state; both are pure."""
 
     sgd = "sgd"
     adam = "adam"
@@ -60,22 +75,35 @@ class InnerOptimizer(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class SGD:
-    """theta <- theta - lr * g; no state."""
+    """Gradient descent without state: theta <- theta - lr * g.
+
+    Attributes:
+        lr: step size.
+    """
 
     lr: float
 
     def init(self, params: Params) -> Params:
+        """Make the state before the first step: empty."""
         return {}
 
     def update(self, carry: Carry, grads: Params) -> Carry:
+        """Take one step along ``grads``, which are like ``carry.params``."""
         return Carry(tree.add_scaled(carry.params, -self.lr, grads), {})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adam:
-    """Adam with beta1 = 0 (Kingma and Ba 2015, algorithm 1), as Reptile's inner loop uses it.
+    """Adam with beta1 = 0, as Reptile's inner loop uses it.
 
-    State: the second moments ``v.<name>`` and the step count ``t`` (float scalar).
+    The state is the second moments ``v.<name>`` and the step count ``t`` (float scalar).
+
+    Attributes:
+        lr: step size.
+        beta2: decay of the second moments, 0..1.
+        eps: added to the root of the second moments.
+
+    Source: Kingma and Ba 2015, algorithm 1.
     """
 
     lr: float
@@ -83,11 +111,13 @@ class Adam:
     eps: float
 
     def init(self, params: Params) -> Params:
+        """Make the state before the first step: zeros."""
         like = next(iter(params.values()))
         moments = {f"v.{name}": torch.zeros_like(p) for name, p in params.items()}
         return moments | {"t": torch.zeros((), dtype=like.dtype, device=like.device)}
 
     def update(self, carry: Carry, grads: Params) -> Carry:
+        """Take one step along ``grads``, which are like ``carry.params``."""
         t = carry.state["t"] + 1
         correction = (1 - self.beta2**t).sqrt()
         params, state = {}, {"t": t}
@@ -99,10 +129,19 @@ class Adam:
 
 
 def minibatch(key: Tensor, examples: int, batch: int, k: int) -> Tensor:
-    """[batch] indices into a support set for step k: shuffled passes laid end to end, then cut into batches.
+    """Choose the support examples of inner step k: shuffled passes, one after another, cut into batches.
 
-    No example comes twice before every other came once, and a batch may span two passes, as in the code published
-    with Reptile. ``key``: this task's int64 scalar key.
+    Every example comes once before any comes a second time. A batch may span two passes, as in the code published with
+    Reptile.
+
+    Args:
+        key: this task's key, int64 scalar.
+        examples: size of the support set.
+        batch: size of a mini-batch, at most ``examples``.
+        k: inner step, from 0.
+
+    Returns:
+        Indices into the support set, [batch] int64.
     """
     first, last = k * batch // examples, ((k + 1) * batch - 1) // examples
     order = torch.cat([rng.permutation(rng.fold(key, i), examples) for i in range(first, last + 1)])

@@ -12,9 +12,13 @@ from metarun.core.metric import Metric
 
 
 def mean_and_interval(values: Tensor) -> tuple[float, float]:
-    """Mean over tasks and the half-width of its 95 % interval, 1.96 s / sqrt(n); values [T], n > 1.
+    """Compute the mean over tasks and the half-width of its 95 % interval, 1.96 s / sqrt(T).
 
-    With one task the spread is unknown and the half-width is nan.
+    Args:
+        values: [T], one value for each task.
+
+    Returns:
+        (mean, half-width); the half-width is nan for a single task, whose spread is unknown.
     """
     values = values.to(torch.float64)
     half = 1.96 * values.std(correction=1) / len(values) ** 0.5 if len(values) > 1 else torch.tensor(float("nan"))

@@ -1,8 +1,8 @@
 """A recurrent cell with an external memory, as pure functions: an LSTM that reads and writes slots.
 
 Santoro, Bartunov, Botvinick, Wierstra and Lillicrap 2016, "Meta-learning with memory-augmented neural networks",
-section 3. Beside the legend of episode.py: U units of the LSTM, M heads, L slots of D numbers each. The LSTM is
-written with plain products because torch cannot vmap its own.
+section 3. Shapes, besides the legend in episode.py (S is the length of a sequence here): U units of the LSTM, M heads,
+L memory slots of D numbers each. The LSTM is written with plain products because torch cannot vmap its own LSTM.
 """
 
 from __future__ import annotations
@@ -23,18 +23,27 @@ USAGE_DECAY = 0.95  # gamma of the usage weights, as in the published reimplemen
 
 
 class State(NamedTuple):
-    """What is left of the examples so far, for one task."""
+    """State of the cell after the examples so far, for one task.
 
-    label: Tensor  # [N] the latest label, one-hot: the cell sees it with the next example, one step late
-    features: Tensor  # [U + M*D] what the LSTM and the heads gave out; the classifier's input, and the LSTM's next one
-    cell: Tensor  # [U] the LSTM's own memory
-    memory: Tensor  # [L, D]
-    read: Tensor  # [M, L] where the heads read
-    usage: Tensor  # [L] how much each slot was read and written lately
+    Attributes:
+        label: [N] label of the latest example, one-hot; the cell gets it with the next example, one step late.
+        features: [U + M*D] output of the LSTM and of the read heads: input of the classifier and of the next step.
+        cell: [U] cell state of the LSTM.
+        memory: [L, D] content of the slots.
+        read: [M, L] read weights of the heads.
+        usage: [L] how much each slot was read and written, recent steps counting most.
+    """
+
+    label: Tensor
+    features: Tensor
+    cell: Tensor
+    memory: Tensor
+    read: Tensor
+    usage: Tensor
 
 
 def blank(params: Params, slots: int) -> State:
-    """The state before the first example: nothing seen, nothing stored."""
+    """Make the state before the first example: zeros, for a memory of ``slots`` slots."""
     way, features = params["head.weight"].shape
     units = params["recurrent.weight"].shape[0] // 4
     heads = params["access.weight"].shape[0] - 2 * (features - units) if "access.weight" in params else 0
@@ -44,16 +53,24 @@ def blank(params: Params, slots: int) -> State:
 
 
 def project(params: Params, x: Tensor) -> Tensor:
-    """What examples [B, ...] add to the LSTM's gates, [B, 4U]: the part of a step that no state enters."""
+    """Compute the part of the LSTM's gates that depends on the examples alone, [B, 4U] from x [B, ...]."""
     return F.linear(x.flatten(1), params["input.weight"], params["input.bias"])
 
 
 def step(params: Params, state: State, drive: Tensor, nudge: Tensor | float = 0.0) -> State:
-    """The state after an example's ``drive`` [4U], or after each of B, [B, 4U], as the next one; its ``label`` is still
-    the one before. ``nudge`` is added to what the heads are told; its derivative is what it is for.
+    """Read one example: update the state.
 
-    The paper writes the key that it reads with; here the heads write a vector of their own, as in the
-    reimplementations that meet the published accuracies. Slots of equal usage are used in their order.
+    The paper writes the key that it reads with. Here each head writes a vector of its own, as in the reimplementations
+    that reach the published accuracies. Slots of equal usage are used in their order.
+
+    Args:
+        params: the network's parameters.
+        state: state before the example.
+        drive: [4U] from ``project``; or [B, 4U], each of the B examples as the next one.
+        nudge: a zero, added to the heads' input so that its gradient is the slope of each step.
+
+    Returns:
+        The state after the example, or B states with a leading axis; ``label`` is still the one before.
     """
     told = drive + F.linear(torch.cat([state.label, state.features]), params["recurrent.weight"])
     write_in, keep, give, new = told.chunk(4, -1)
@@ -77,15 +94,25 @@ def step(params: Params, state: State, drive: Tensor, nudge: Tensor | float = 0.
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    """Vectors [..., D] at length 1, so that products are cosines; 0 stays 0, with a derivative."""
+    """Scale vectors [..., D] to length 1, so that their products are cosines; 0 stays 0 and has a derivative."""
     return vectors * torch.rsqrt(vectors.square().sum(-1, keepdim=True) + 1e-8)
 
 
 def follow(
     params: Params, state: State, drive: Tensor, labels: Tensor, nudges: Iterable[Tensor | float] = repeat(0.0)
 ) -> list[State]:
-    """The states after each of S examples, drive [S, 4U] and labels [S, N]. Each holds its example's label, which its
-    features do not know."""
+    """Read a sequence of S examples.
+
+    Args:
+        params: the network's parameters.
+        state: state before the sequence.
+        drive: [S, 4U] from ``project``.
+        labels: [S, N] one-hot.
+        nudges: see ``step``, one for each example.
+
+    Returns:
+        The state after each example. It contains the example's label, on which its features do not depend.
+    """
     states = []
     for now, label, nudge in zip(drive.unbind(), labels.unbind(), nudges, strict=False):
         state = step(params, state, now, nudge)._replace(label=label)
@@ -94,18 +121,28 @@ def follow(
 
 
 def classify(params: Params, features: Tensor) -> Tensor:
-    """Logits [..., N] from features [..., U + M*D]."""
+    """Compute logits [..., N] from features [..., U + M*D]."""
     return F.linear(features, params["head.weight"], params["head.bias"])
 
 
 def gradient(
     params: Params, state: State, x: Tensor, labels: Tensor, loss: Callable[[Tensor], tuple[Tensor, Metrics]]
 ) -> tuple[Params, Metrics]:
-    """The gradient of ``loss`` (logits [S, N] -> scalar, metrics) over a sequence in the parameters, and the metrics.
+    """Compute the gradient of a loss over a sequence with respect to the parameters.
 
-    Every step uses the same weights, so their gradient is a sum over steps of slope times input. Left to autograd it
-    is added up one step at a time, in memory as large as the weights for each task. Here the slopes of all steps are
-    found first, as derivatives in what is added there, and the sum is one product: two to three times as fast.
+    Every step uses the same weights, so their gradient is a sum over steps of slope times input. Autograd adds it up
+    one step at a time, with a copy of the weights in memory for each task. Here the slopes of all steps are computed
+    first, as gradients of zeros added at each step, and the sum is one product: two to three times as fast.
+
+    Args:
+        params: the network's parameters.
+        state: state before the sequence.
+        x: [S, ...] examples.
+        labels: [S, N] one-hot.
+        loss: logits [S, N] -> (scalar, metrics).
+
+    Returns:
+        (gradient like ``params``, metrics).
     """
 
     def run(head: Params, drive: Tensor, nudges: Tensor) -> tuple[Tensor, tuple[Tensor, Metrics]]:

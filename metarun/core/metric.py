@@ -1,4 +1,4 @@
-"""What a task is judged by: a number with a name, a unit and a direction."""
+"""Metrics: how a task is evaluated, by a number with a name, a unit and a direction."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """How a metric is called, which way it is better, and how people read it.
+    """Name, direction and display of a metric.
 
-    name: as a key of files. words: on the axis of a plot. unit: behind a number, with a space before it. scale: what a
-    value is multiplied with to be read, as 100 for a share in percent. digits: behind the point, as it is read.
-    bounds: of its values; infinite where there are none.
+    Attributes:
+        name: key in files.
+        words: label on the axis of a plot.
+        unit: text after a number, with a space in front of it; may be empty.
+        larger_is_better: direction of the metric.
+        scale: factor for display, for example 100 for a share in percent.
+        digits: digits after the point, for display.
+        bounds: smallest and largest possible value; infinite where there is none.
     """
 
     name: str
@@ -26,7 +31,7 @@ class Metric:
 
     @property
     def worst(self) -> float:
-        """The value that stands for a task that diverged."""
+        """The value for a task that diverged: the bound on the bad side."""
         return self.bounds[0] if self.larger_is_better else self.bounds[1]
 
     @property
@@ -37,17 +42,17 @@ class Metric:
         return f"an infinitely low {self.words}" if self.larger_is_better else "an infinite error"
 
     def goodness(self, value: float) -> float:
-        """Sort key: larger is better; what is not finite sorts last."""
+        """Sort key: larger is better; values that are not finite sort last."""
         if not math.isfinite(value):
             return -math.inf
         return value if self.larger_is_better else -value
 
     def number(self, value: float) -> str:
-        """``98.70 %`` or ``0.3812``."""
+        """Format a value: ``98.70 %`` or ``0.3812``."""
         return f"{self.scale * value:.{self.digits}f}{self.unit}"
 
     def amount(self, mean: float, half: float | None = None) -> str:
-        """``98.70 ± 0.40 %`` or ``0.3812 ± 0.0300``; without ± where no interval is known."""
+        """Format a mean and a half-width: ``98.70 ± 0.40 %`` or ``0.3812 ± 0.0300``; no ± if ``half`` is unknown."""
         if not math.isfinite(mean):
             return "not finite"
         if half is None or math.isnan(half):

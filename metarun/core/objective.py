@@ -1,4 +1,4 @@
-"""Supervised tasks: their losses and metrics, and the problem that labelled examples are."""
+"""Supervised tasks: losses and metrics of labelled examples, and the ``Problem`` made from them."""
 
 from __future__ import annotations
 
@@ -19,55 +19,68 @@ from metarun.errors import UserError
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy, nats; logits [B, N], labels [B]. A gather instead of ``F.cross_entropy``: it batches."""
+    """Mean cross-entropy in nats; logits [B, N], labels [B].
+
+    It uses gather instead of ``F.cross_entropy`` because gather can be batched by vmap.
+    """
     return -F.log_softmax(logits, -1).gather(-1, labels[:, None]).mean()
 
 
 def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of sigmoid(logit), the probability of label 1, nats; logits [B, 1], labels [B] in 0..1.
+    """Mean cross-entropy in nats of sigmoid(logit), the probability of label 1; logits [B, 1], labels [B] in 0..1.
 
-    Softplus of the logit towards the other label, so that no sigmoid saturates on the way to a logarithm.
+    It is the softplus of the logit of the other label, since the logarithm of a saturated sigmoid is inaccurate.
     """
     towards_other = (1 - 2 * labels) * logits[:, 0]
     return F.softplus(towards_other).mean()
 
 
 def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean of squared differences; both [B, 1]."""
+    """Mean squared difference; outputs and targets [B, 1]."""
     return (outputs - targets).square().mean()
 
 
 def _unless_diverged(metric: Tensor, outputs: Tensor, loss: Tensor) -> Tensor:
-    """The metric, or nan where outputs or loss are not finite: the task diverged, and argmax would call nan class 0."""
+    """The metric, or nan if outputs or loss are not finite: the task diverged, and argmax takes nan for class 0."""
     return torch.where(outputs.isfinite().all() & loss.isfinite(), metric, torch.nan)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of examples whose largest logit is the label's, 0..1; logits [B, N], labels [B]. nan: diverged."""
+    """Share of examples whose largest logit is that of the label, 0..1; logits [B, N], labels [B]. nan: diverged."""
     share = (logits.argmax(-1) == labels).to(logits.dtype).mean()
     return _unless_diverged(share, logits, cross_entropy(logits, labels))
 
 
 def binary_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of examples whose logit is positive where the label is 1 and not where it is 0; [B, 1] and [B].
-    nan: diverged."""
+    """Share of examples, 0..1, whose logit is positive for label 1 and not positive for label 0. nan: diverged.
+
+    Args:
+        logits: [B, 1].
+        labels: [B], 0 or 1.
+    """
     share = ((logits[:, 0] > 0) == (labels == 1)).to(logits.dtype).mean()
     return _unless_diverged(share, logits, binary_cross_entropy(logits, labels))
 
 
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean of squared differences as a metric; both [B, 1]. nan: diverged."""
+    """Mean squared difference as a metric; outputs and targets [B, 1]. nan: diverged."""
     loss = mean_squared_error(outputs, targets)
     return _unless_diverged(loss, outputs, loss)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Supervised(Problem):
-    """Tasks that are labelled examples (``Episode``), and a model for them.
+    """Problem whose tasks are labelled examples (``Episode``).
 
-    forward: (params, x [B, ...]) -> outputs [B, outputs]. loss, judge: (outputs, y) -> scalar, what is descended and
-    the metric; the metric of a task that diverged, one with outputs or a loss that are not finite, is nan.
-    way: N for classification, 1 for regression. outputs: width of a network's last layer for one task.
+    Attributes:
+        forward: (params, x [B, ...]) -> outputs [B, outputs].
+        loss: (outputs, y) -> scalar to minimise.
+        judge: (outputs, y) -> metric, a scalar; nan for a task that diverged (outputs or loss not finite).
+        metric: description of the metric.
+        way: N for classification, 1 for regression.
+        outputs: width of a network's last layer for one task.
+        fixed_labels: whether an output stands for the same class in every task.
+        support: how the method uses support sets.
     """
 
     forward: Callable[[Params, Tensor], Tensor]
@@ -76,14 +89,14 @@ class Supervised(Problem):
     metric: Metric
     way: int
     outputs: int
-    fixed_labels: bool  # whether an output is for the same class in every task
+    fixed_labels: bool
     support: Support = EVERYTHING
 
     def seen_by(self, support: Support) -> Supervised:
         return replace(self, support=support)
 
     def support_set(self, task: Episode, k: int) -> tuple[Tensor, Tensor]:
-        """The support examples that inner step k sees, and their labels."""
+        """Return the support examples of inner step k and their labels: (x [B, ...], y [B, ...])."""
         x, y = task.support_x, task.support_y
         if self.support.batch is None:
             return x, y
@@ -91,12 +104,12 @@ class Supervised(Problem):
         return x[seen], y[seen]
 
     def inner_loss(self, params: Params, x: Tensor, y: Tensor) -> Tensor:
-        """The loss on support examples, reduced as the inner loop descends it."""
+        """Loss of the inner loop on support examples x [B, ...], y [B, ...], with its reduction; a scalar."""
         loss = self.loss(self.forward(params, x), y)
         return self.way * loss if self.support.reduction is Reduction.sum_over_shot else loss
 
     def judged(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Metrics]:
-        """Mean loss and {"loss", metric} of outputs."""
+        """Compute (loss, {"loss", metric}) of outputs [B, outputs] for labels or targets y [B, ...]."""
         loss = self.loss(outputs, y)
         return loss, {"loss": loss.detach(), self.metric.name: self.judge(outputs.detach(), y)}
 
@@ -115,20 +128,31 @@ class Supervised(Problem):
         return self.judged(self.forward(params, x), y)
 
     def predict(self, params: Params, task: Episode, norm: Norm) -> Tensor:
-        """Outputs [N*Q, outputs] for the query set, with the statistics of ``norm`` (not ``all``)."""
+        """Predict the query set, [N*Q, outputs], with the batch norm statistics of ``norm`` (not ``all``)."""
         return predict(self.forward, params, task.support_x, task.query_x, norm)
 
     def measure(self, params: Params, task: Episode, k: int, norms: Sequence[Norm]) -> tuple[Tensor, Tensor]:
         return self.measured([self.predict(params, task, norm) for norm in norms], task.query_y)
 
     def measured(self, outputs: Sequence[Tensor], y: Tensor) -> tuple[Tensor, Tensor]:
-        """(metric, loss), each [len(outputs)], of several outputs for the same targets."""
+        """Compute (metric, loss), each [len(outputs)], of several outputs for the same labels or targets."""
         metrics, losses = ([of(o, y) for o in outputs] for of in (self.judge, self.loss))
         return torch.stack(metrics), torch.stack(losses)
 
 
 def supervised(problem: Problem, who: str) -> Supervised:
-    """The problem, for methods that work on labelled examples alone. Raises ``UserError`` for any other."""
+    """Narrow the type of a problem, for methods that need labelled examples.
+
+    Args:
+        problem: the problem.
+        who: the method, for the message, e.g. ``algo=mann``.
+
+    Returns:
+        The same problem.
+
+    Raises:
+        UserError: the problem is not ``Supervised``.
+    """
     if not isinstance(problem, Supervised):
         raise UserError(f"{who}: works on labelled examples, which this data set's tasks have none of")
     return problem
@@ -138,6 +162,7 @@ Forward = Callable[[Params, Tensor], Tensor]
 
 
 def classification(forward: Forward, way: int, fixed_labels: bool = False) -> Supervised:
+    """Make the problem of ``way`` classes with one output for each."""
     return Supervised(
         forward=forward,
         loss=cross_entropy,
@@ -150,7 +175,7 @@ def classification(forward: Forward, way: int, fixed_labels: bool = False) -> Su
 
 
 def binary(forward: Forward) -> Supervised:
-    """Two classes told apart by the sign of one output."""
+    """Make the problem of two classes with one output, whose sign chooses the class."""
     return Supervised(
         forward=forward,
         loss=binary_cross_entropy,
@@ -163,6 +188,7 @@ def binary(forward: Forward) -> Supervised:
 
 
 def regression(forward: Forward) -> Supervised:
+    """Make the problem of one number to predict, with the squared error as loss and metric."""
     return Supervised(
         forward=forward,
         loss=mean_squared_error,

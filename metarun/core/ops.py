@@ -1,4 +1,4 @@
-"""Batch norm on the batch's statistics, with ReLU and 2x2 max-pooling behind it, as one operation."""
+"""Batch norm on the batch's statistics, then ReLU and 2x2 max-pooling, as one operation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,20 @@ from metarun.compat.torch_dispatch import has_torch_function_unary
 
 
 def norm_relu_pool(x: Tensor, gamma: Tensor, beta: Tensor, eps: float, relu: bool, pool: bool) -> Tensor:
-    """Batch norm of x [N, C, H, W] with the statistics of this batch, then ReLU, then 2x2 max-pooling, as asked.
+    """Normalise a batch by its own statistics, then optionally apply ReLU and 2x2 max-pooling.
 
-    Like torch's own functions it may be replaced by a ``TorchFunctionMode``; the native kernels' does.
+    A ``TorchFunctionMode`` can replace it, like torch's own functions; the native kernels do.
+
+    Args:
+        x: [B, C, H, W].
+        gamma: [C] scale.
+        beta: [C] shift.
+        eps: added to the variance.
+        relu: whether ReLU follows.
+        pool: whether max-pooling follows.
+
+    Returns:
+        [B, C, H, W], or [B, C, H // 2, W // 2] with ``pool``.
     """
     if has_torch_function_unary(x):
         return handle_torch_function(norm_relu_pool, (x,), x, gamma, beta, eps, relu, pool)

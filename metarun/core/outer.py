@@ -1,4 +1,4 @@
-"""The outer step: clips the meta-gradient, follows a schedule, and moves the meta-parameters."""
+"""The outer step: clip the meta-gradient, follow the learning rate schedule, move the meta-parameters."""
 
 from __future__ import annotations
 
@@ -15,21 +15,27 @@ from metarun.errors import require
 
 
 class OuterOptimizer(enum.Enum):
-    """torch's Adam with its usual betas, or SGD without momentum."""
+    """Optimiser of the outer step: torch's Adam with its default betas, or SGD without momentum."""
 
     adam = "adam"
     sgd = "sgd"
 
 
 class Schedule(enum.Enum):
-    """How the outer learning rate goes from its first value to 0: not at all, on half a cosine, on a line."""
+    """Schedule of the outer learning rate.
+
+    Attributes:
+        none: constant.
+        cosine: half a cosine from the first value to 0.
+        linear: a line from the first value to 0.
+    """
 
     none = "none"
     cosine = "cosine"
     linear = "linear"
 
     def factor(self, progress: float) -> float:
-        """Share of the first learning rate that is left at ``progress`` (0..1) of the run."""
+        """Return the learning rate at ``progress`` (0..1) of the run, as a share of the first one."""
         if self is Schedule.cosine:
             return (1 + math.cos(math.pi * progress)) / 2
         return 1 - progress if self is Schedule.linear else 1.0
@@ -37,14 +43,23 @@ class Schedule(enum.Enum):
 
 @dataclass(kw_only=True, slots=True)
 class OuterSettings:
-    """The settings of the outer step, which every method has; the keys are ``algo.outer_*`` and ``algo.clip_*``."""
+    """Settings of the outer step, which every method has; the keys are ``algo.outer_*`` and ``algo.clip_*``.
+
+    Attributes:
+        outer_optimizer: Adam or SGD.
+        outer_lr: first learning rate.
+        outer_eps: epsilon of outer Adam.
+        outer_schedule: schedule of the learning rate.
+        clip_value: bound on each entry of the meta-gradient; null: none.
+        clip_norm: bound on the global norm of the meta-gradient; null: none.
+    """
 
     outer_optimizer: OuterOptimizer
     outer_lr: float
-    outer_eps: float  # outer Adam's epsilon
+    outer_eps: float
     outer_schedule: Schedule
-    clip_value: float | None  # bound on each entry of the meta-gradient; null: none
-    clip_norm: float | None  # bound on the meta-gradient's global norm; null: none
+    clip_value: float | None
+    clip_norm: float | None
 
     def __post_init__(self) -> None:
         require(self.outer_lr > 0, "outer_lr", self.outer_lr, "> 0")
@@ -54,24 +69,31 @@ class OuterSettings:
             require(value is None or value > 0, name, value, "> 0, or null for none")
 
     def unread(self) -> dict[str, str]:
-        """Fields that nothing reads, as the other fields stand -> what would read them."""
+        """Map each field that has no effect with these settings to the setting that would use it."""
         return {} if self.outer_optimizer is OuterOptimizer.adam else {"outer_eps": "algo.outer_optimizer=adam"}
 
     def is_proportional(self) -> bool:
-        """Whether the step is the meta-gradient times a number."""
+        """Whether the outer step is the meta-gradient times a number."""
         return self.outer_optimizer is OuterOptimizer.sgd and self.clip_value is None and self.clip_norm is None
 
     def moments(self) -> int:
-        """How many numbers the outer optimiser keeps for each parameter."""
+        """Return how many numbers the outer optimiser keeps for each parameter."""
         return 2 if self.outer_optimizer is OuterOptimizer.adam else 0
 
     def outer_step(self, meta: Meta) -> OuterStep:
-        """What moves these meta-parameters, in place."""
+        """Make the optimiser that moves these meta-parameters in place."""
         return OuterStep(self, meta)
 
 
 class OuterStep:
-    """Moves meta-parameters in place. The learning rate is a function of progress, so its only state is torch's."""
+    """Optimiser that moves meta-parameters in place.
+
+    The learning rate is a function of progress, so the only state is that of torch's optimiser.
+
+    Args:
+        settings: the outer step's settings.
+        meta: meta-parameters, moved in place.
+    """
 
     def __init__(self, settings: OuterSettings, meta: Meta):
         self.settings, self.leaves = settings, list(tree.leaves(meta))
@@ -83,7 +105,15 @@ class OuterStep:
             self.optimizer = torch.optim.SGD(self.leaves, lr=settings.outer_lr, fused=True)
 
     def step(self, grads: Meta, progress: float) -> Tensor:
-        """One step along the clipped meta-gradient; returns the norm that it had before clipping (scalar tensor)."""
+        """Take one step along the clipped meta-gradient.
+
+        Args:
+            grads: meta-gradient, like the meta-parameters.
+            progress: share (0..1) of meta-training that is done.
+
+        Returns:
+            Norm of the meta-gradient before clipping, a scalar.
+        """
         settings, total_norm = self.settings, torch.nn.utils.get_total_norm
         norm = total_norm(list(tree.leaves(grads)))
         if settings.clip_value is not None:

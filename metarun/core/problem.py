@@ -1,4 +1,4 @@
-"""What a method knows of the tasks: losses of one task as pure functions, whatever a task is made of."""
+"""The interface between tasks and methods: losses of one task as pure functions, for any kind of task."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ Metrics = dict[str, Tensor]
 
 
 class Reduction(enum.Enum):
-    """How the inner loss sums over the support set.
+    """How the inner loss is reduced over the support set.
 
-    ``mean``: over all examples, as most PyTorch code. ``sum_over_shot``: the sum over examples divided by K, which
-    is what the code published with the MAML paper descends (N times the mean, so N times the inner step).
+    Attributes:
+        mean: mean over all examples, as in most PyTorch code.
+        sum_over_shot: sum over examples divided by K, as in the code published with the MAML paper: N times the mean,
+            so N times the inner step.
     """
 
     mean = "mean"
@@ -31,7 +33,12 @@ class Reduction(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Support:
-    """How a method looks at support sets. batch: examples that an inner step sees, other ones each time; None: all."""
+    """How a method uses support sets.
+
+    Attributes:
+        reduction: how the inner loss is reduced.
+        batch: support examples in an inner step, different ones in each step; None: all.
+    """
 
     reduction: Reduction = Reduction.mean
     batch: int | None = None
@@ -41,45 +48,71 @@ EVERYTHING = Support()
 
 
 class Problem(abc.ABC):
-    """A model and the tasks' losses. Every function is pure and for one task, which is any pytree of tensors.
+    """A model and the losses of its tasks.
 
-    The engine adds the task axis T in front; a method never takes a task apart.
+    Every function is pure and works on one task, which is any pytree of tensors. The engine adds the leading task axis
+    T. A method passes a task on and does not look into it.
+
+    Attributes:
+        metric: the metric that a task is evaluated by.
+        collects: whether the data of a task come from acting, through ``collect``.
     """
 
     metric: Metric
-    collects: ClassVar[bool] = False  # whether tasks are made by acting, with ``collect``
+    collects: ClassVar[bool] = False
 
     def seen_by(self, support: Support) -> Problem:
-        """The same problem with its support sets looked at so. Raises ``UserError`` where that means nothing."""
+        """Return the same problem with its support sets used as ``support`` states.
+
+        Raises:
+            UserError: the tasks have no list of support examples, so this has no meaning.
+        """
         if support != EVERYTHING:
             raise UserError("algo.inner_loss and algo.inner_batch: must be mean and null, since tasks list no examples")
         return self
 
     def collect(self, params: Params, tasks: Any, k: int) -> Any:
-        """The tasks with the data that step k needs, made by acting with each task's own parameters [T, ...].
+        """Collect the data of inner step k by acting with each task's own parameters.
 
-        k: inner step, from 0; after the last one, the query set. It is run on all tasks at once and outside of every
-        derivative, so it may leave torch; random numbers come from the tasks' own keys.
+        This runs on all tasks at once and outside of every derivative, so it may use other libraries than torch. Random
+        numbers must come from the tasks' own keys.
+
+        Args:
+            params: [T, ...] parameters of each task.
+            tasks: T tasks.
+            k: inner step, from 0; after the last one, the query data.
+
+        Returns:
+            The tasks with the new data.
         """
         return tasks
 
     @abc.abstractmethod
     def support_loss(self, params: Params, task: Any, k: int) -> Tensor:
-        """What inner step k (from 0) descends, a scalar."""
+        """Compute the loss that inner step k (from 0) minimises, a scalar."""
 
     @abc.abstractmethod
     def support_metrics(self, params: Params, task: Any, k: int) -> Metrics:
-        """{"loss", metric} on what inner step k sees."""
+        """Compute {"loss", metric} on the support data of inner step k."""
 
     @abc.abstractmethod
     def query_loss(self, params: Params, task: Any) -> tuple[Tensor, Metrics]:
-        """Loss and {"loss", metric} on what the inner loop did not see."""
+        """Compute (loss, {"loss", metric}) on the query data, which the inner loop does not use."""
 
     @abc.abstractmethod
     def whole_loss(self, params: Params, task: Any) -> tuple[Tensor, Metrics]:
-        """The same on all that there is of a task, for methods that do not adapt while they train."""
+        """Compute the same on a task's whole data, for methods that do not adapt during meta-training."""
 
     @abc.abstractmethod
     def measure(self, params: Params, task: Any, k: int, norms: Sequence[Norm]) -> tuple[Tensor, Tensor]:
-        """(metric, loss), each [len(norms)], of the parameters after k inner steps at test, for each kind of batch norm
-        statistics."""
+        """Evaluate the parameters after k inner steps on the query data.
+
+        Args:
+            params: parameters after k inner steps.
+            task: one task.
+            k: number of inner steps.
+            norms: batch norm statistics to evaluate with.
+
+        Returns:
+            (metric, loss), each [len(norms)].
+        """

@@ -1,8 +1,8 @@
-"""Is a network a pure function of its parameters and its input? It is run a few times to find out.
+"""Check that a network is a pure function of its parameters and its input, by running it a few times.
 
-Everything else counts on it: a method may run a forward pass again to differentiate it, a trace replays it, a run
-that is killed is to end with the same bits, and tasks run side by side. A network that draws random numbers, writes to
-its buffers or parameters, or remembers what it was called with is refused.
+All other code relies on this: a method may repeat a forward pass to differentiate it, a trace replays it, a run that
+was killed must end with the same bits, and tasks run side by side. A network is refused if it draws random numbers,
+writes to its buffers or parameters, or remembers earlier calls.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from metarun.compat.torch_tensors import is_lazy, is_wrapped, times_written
 from metarun.core.tree import Params
 from metarun.errors import UserError
 
-BATCH = 2  # examples; batch norm must have more than one
-INPUTS = (0, 1, 0, 0)  # of the calls: what remembers its last input, or whether a call is odd, tells equal ones apart
-LATE = (100, 10**6 - 1, 10**6)  # what a counter is set to, for what happens late or every so many calls
+BATCH = 2  # examples; batch norm needs more than one
+INPUTS = (0, 1, 0, 0)  # input of each call; shows a dependence on the last input or on odd and even calls
+LATE = (100, 10**6 - 1, 10**6)  # values that counters are set to, to find effects of late or of every n-th call
 GENERATORS: dict[str, Callable[[], Any]] = {
-    "torch": lambda: torch.get_rng_state().numpy(),  # tensors pickle otherwise each time
+    "torch": lambda: torch.get_rng_state().numpy(),  # a pickled tensor is different each time
     "Python's random": random.getstate,
     "numpy.random": np.random.get_state,
 }
@@ -35,8 +35,7 @@ GENERATORS: dict[str, Callable[[], Any]] = {
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Within, the global generators of torch (on the CPU), Python and numpy start from ``seed``; then they are as
-    before."""
+    """Seed the global generators of torch (on the CPU), Python and numpy inside the context; restore them after it."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):
@@ -50,10 +49,17 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class Passed(NamedTuple):
-    """What a layer did in one of the calls; the tensors that went in and came out as checksums."""
+    """One layer's behaviour in one call.
+
+    Attributes:
+        layer: name of the layer.
+        drew: names of the ``GENERATORS`` that it drew from.
+        inputs: checksums of the input tensors.
+        outputs: checksums of the output tensors.
+    """
 
     layer: str
-    drew: list[str]  # from which of ``GENERATORS``
+    drew: list[str]
     inputs: list[int]
     outputs: list[int]
 
@@ -61,9 +67,16 @@ class Passed(NamedTuple):
 def require_pure(
     module: nn.Module, forward: Callable[[Params, Tensor], Tensor], input_shape: tuple[int, ...], outputs: int
 ) -> None:
-    """Raise ``UserError``, naming the layer and what was found, unless ``module`` is a pure function.
+    """Check that a network is a pure function.
 
-    ``forward`` is how it is going to be run; it is run here, so ``module`` is not to be used afterwards.
+    Args:
+        module: the network. It is run and may change, so do not use it afterwards.
+        forward: (params, x) -> outputs, as the network is run later.
+        input_shape: shape of one example.
+        outputs: expected width of the output.
+
+    Raises:
+        UserError: it is not pure; the message names the layer and the reason.
     """
     lazy = next((name for name, p in (*module.named_parameters(), *module.named_buffers()) if is_lazy(p)), None)
     if lazy:
@@ -74,7 +87,7 @@ def require_pure(
     first: dict[int, list[Passed]] = {}
     for call, chosen in enumerate(INPUTS):
         before, plain = _tensors(module), _plain(module)
-        with seeded(call):  # other ones each time: the network may put them back and has drawn from them all the same
+        with seeded(call):  # a new seed each time, to find a network that draws and then restores the generator
             passed = _run(module, forward, params, batches[chosen], outputs)
         _same_tensors(module, before)
         for layer in passed:
@@ -90,7 +103,7 @@ def require_pure(
 def _run(
     module: nn.Module, forward: Callable[[Params, Tensor], Tensor], params: Params, x: Tensor, outputs: int
 ) -> list[Passed]:
-    """What each layer did, innermost first; the last is the network. Raises ``UserError`` where it cannot be run."""
+    """Run the network; list each layer's behaviour, the network last. Raises ``UserError`` if it fails."""
     entered: list[tuple[str, list[bytes], list[int]]] = []
     passed: list[Passed] = []
 
@@ -109,7 +122,7 @@ def _run(
             hooks.enter_context(layer.register_forward_hook(leave))
         try:
             y = forward(params, x)
-        except Exception as error:  # whatever a network of the user's raises
+        except Exception as error:  # a user's network may raise anything
             place = _place(module, entered[-1][0] if entered else "")
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(f"model: {place} fails on a batch of shape {shape}: {reason}") from error
@@ -134,7 +147,7 @@ def _same_tensors(module: nn.Module, before: dict[str, list[int]]) -> None:
 
 
 def _same_outputs(module: nn.Module, want: list[Passed], got: list[Passed]) -> None:
-    """Blame the innermost layer that gave something else for the same; the network where no layer did."""
+    """Refuse different outputs for equal inputs; name the innermost layer that causes them, else the network."""
     if want[-1].outputs == got[-1].outputs:
         return
     pairs = [(a, b) for a, b in zip(want, got, strict=False) if a.layer == b.layer and a.inputs == b.inputs]
@@ -145,7 +158,7 @@ def _same_outputs(module: nn.Module, want: list[Passed], got: list[Passed]) -> N
 def _counts_for_nothing(
     module: nn.Module, before: dict[tuple[str, str], Any], run: Callable[[], list[Passed]], want: list[Passed]
 ) -> None:
-    """Refuse a number that forward changes where the outputs depend on it, if only in some later call."""
+    """Refuse an attribute that ``forward`` changes if the outputs depend on it, now or in a later call."""
     changed = {key: value for key, value in _plain(module).items() if before.get(key) != value}
     for late in LATE if changed else ():
         for (layer, name), value in changed.items():
@@ -168,7 +181,7 @@ def _place(module: nn.Module, layer: str) -> str:
 
 
 def _remedy(module: nn.Module, layer: str) -> str:
-    """How to build the layer otherwise, where that is plain."""
+    """Advice on how to build the layer instead."""
     for name in ("p", "dropout"):
         value = getattr(module.get_submodule(layer), name, None)
         if isinstance(value, int | float) and value > 0:
@@ -181,10 +194,10 @@ def _generators() -> list[bytes]:
 
 
 def _checksums(nest: Any) -> list[int]:
-    """Of the bytes of a nest's tensors."""
+    """Checksums of the tensors in a pytree."""
     tensors = [leaf for leaf in pytree.tree_leaves(nest) if isinstance(leaf, Tensor)]
-    leaves = [leaf for leaf in tensors if not is_wrapped(leaf)]  # not within a transform of the network's own
-    # copies: a column of a matrix has gaps, and only memory without any can be seen as bytes
+    leaves = [leaf for leaf in tensors if not is_wrapped(leaf)]  # without tensors inside a transform in the network
+    # copies: a column of a matrix is not contiguous, and only contiguous memory can be viewed as bytes
     dense = [leaf.detach().clone(memory_format=torch.contiguous_format).view(-1) for leaf in leaves]
     return [zlib.crc32(leaf.view(torch.uint8).cpu().numpy().data) for leaf in dense]
 

@@ -1,4 +1,4 @@
-"""A network as a function of its parameters."""
+"""Turn a network into a function of its parameters."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from metarun.core.tree import Params
 
 
 def stateless(module: nn.Module) -> Callable[[Params, Tensor], Tensor]:
-    """The network as a function of its parameters and buffers by name; those that are not given stay as they are.
+    """Turn a network into a function (state, x) -> outputs.
 
-    Each is put once into every layer that has it. ``functional_call`` by itself goes by names, and in a layer that has
-    two of them it leaves what it was given (torch 2.13).
+    A tensor that several layers share is replaced in each of them. ``functional_call`` alone replaces by name, and does
+    not restore a layer that has the same tensor under two names (torch 2.13).
+
+    Args:
+        module: the network; it keeps its own tensors.
+
+    Returns:
+        A function of parameters and buffers by name, and x [B, ...]. Tensors that are missing in its first argument
+        keep the network's values.
     """
     names = {id(tensor): name for name, tensor in (*module.named_parameters(), *module.named_buffers())}
     places = {

@@ -1,4 +1,4 @@
-"""Arithmetic on trees of tensors: parameters are a dict with one entry each, meta-parameters a tuple of such dicts."""
+"""Arithmetic on trees of tensors: parameters are a dict of tensors, meta-parameters a tuple of such dicts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Tree = TypeVar("Tree")  # a dict of tensors, or a tuple of trees
 
 
 def combine(fn: Callable[..., Tensor], first: Tree, *others: Any) -> Tree:
-    """Apply ``fn`` entry by entry over the names of the first tree, which the others have too."""
+    """Apply ``fn`` to the corresponding tensors of several trees; the others have all names of the first."""
     if isinstance(first, dict):
         return {name: fn(value, *(other[name] for other in others)) for name, value in first.items()}  # type: ignore[return-value]
     assert isinstance(first, tuple)
@@ -22,42 +22,46 @@ def combine(fn: Callable[..., Tensor], first: Tree, *others: Any) -> Tree:
 
 
 def leaves(tree: Any) -> Iterator[Tensor]:
-    """Every tensor, in order."""
+    """Yield every tensor, in order."""
     for part in tree.values() if isinstance(tree, dict) else tree:
         yield from [part] if isinstance(part, Tensor) else leaves(part)
 
 
 def detach(a: Tree) -> Tree:
-    """The same values as constants, through which no derivative goes."""
+    """Return the same values as constants, without a gradient."""
     return combine(torch.detach, a)
 
 
 def add(a: Tree, b: Tree) -> Tree:
+    """Compute a + b."""
     return combine(torch.add, a, b)
 
 
 def subtract(a: Tree, b: Tree) -> Tree:
+    """Compute a - b."""
     return combine(torch.sub, a, b)
 
 
 def scale(factor: Tensor | float, a: Tree) -> Tree:
+    """Compute factor * a."""
     return combine(lambda x: factor * x, a)
 
 
 def add_scaled(a: Tree, factor: Tensor | float, b: Tree) -> Tree:
-    """a + factor * b."""
+    """Compute a + factor * b."""
     return combine(lambda x, y: x + factor * y, a, b)
 
 
 def dot(a: Tree, b: Tree) -> Tensor:
-    """Inner product over all entries, a scalar."""
+    """Compute the inner product over all entries, a scalar."""
     return torch.stack([x.sum() for x in leaves(combine(torch.mul, a, b))]).sum()
 
 
 def norm(a: Any) -> Tensor:
-    """Euclidean norm over all entries, a scalar."""
+    """Compute the Euclidean norm over all entries, a scalar."""
     return dot(a, a).sqrt()
 
 
 def zeros_like(a: Tree) -> Tree:
+    """Make a tree of zeros of the same shapes."""
     return combine(torch.zeros_like, a)

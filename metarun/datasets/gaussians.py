@@ -1,4 +1,4 @@
-"""Gaussians: two blobs of points in the plane to be told apart; nothing to download, and the best answer is known."""
+"""Gaussians: classify points of two blobs in the plane; nothing to download, and the best accuracy is known."""
 
 from __future__ import annotations
 
@@ -22,15 +22,19 @@ from metarun.errors import require
 class Gaussians(Dataset):
     """A task is two means, each from N(0, spread^2 I); a class is points from N(mean, deviation^2 I).
 
-    Who knows a task's means decides by the nearer one, and is right for a share Phi(d / (2 deviation)) of points, d
-    apart as the means are. d / deviation is Rayleigh distributed, so over all tasks that share, which no method can
-    exceed, is (1 + spread / sqrt(spread^2 + 2 deviation^2)) / 2. Which class is 1 is a toss, so without adapting it is
-    one half. Every split draws from the same family, with tasks of its own.
+    The best decision, for known means, is the nearer mean. For means at distance d it is right for a share
+    Phi(d / (2 deviation)) of points. d / deviation is Rayleigh distributed, so over all tasks the share is
+    (1 + spread / sqrt(spread^2 + 2 deviation^2)) / 2, and no method can exceed it. Which of the two means is class 1 is
+    random, so without adapting the share is one half. Every split has its own tasks from the same family.
+
+    Attributes:
+        spread: standard deviation of the means, in each coordinate.
+        deviation: standard deviation of a class's points around its mean, in each coordinate.
     """
 
     binary: ClassVar[bool] = True
-    spread: float  # standard deviation of the means, in each coordinate
-    deviation: float  # of a class's points around its mean, in each coordinate
+    spread: float
+    deviation: float
 
     def __post_init__(self) -> None:
         for name in ("spread", "deviation"):
@@ -41,7 +45,7 @@ class Gaussians(Dataset):
         return (2,)
 
     def best_accuracy(self) -> float:
-        """Of a method that knows the means, over all tasks, 0..1."""
+        """Return the accuracy over all tasks, 0..1, of a method that knows the means."""
         return 0.5 + 0.5 * self.spread / (self.spread**2 + 2 * self.deviation**2) ** 0.5
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
@@ -49,7 +53,7 @@ class Gaussians(Dataset):
 
 
 class Blobs(Tasks):
-    """The family on a device."""
+    """Tasks of a ``Gaussians`` family on a device."""
 
     figure = TaskFigure.points
 
@@ -66,7 +70,7 @@ class Blobs(Tasks):
         return True
 
     def check(self, split: Split, way: int, shot: int, query: int) -> None:
-        """Nothing to run out of."""
+        """Every such task exists."""
 
     def outputs(self, way: int) -> int:
         return 1
@@ -75,7 +79,7 @@ class Blobs(Tasks):
         return binary(forward)
 
     def means(self, split: Split, seed: int, indices: range) -> Tensor:
-        """[T, 2, 2]: of each task's classes 0 and 1, their coordinates."""
+        """Draw the means of classes 0 and 1 of each task, [T, 2, 2]; the last axis is the coordinates."""
         key = task_keys(seed, split, indices, self.device)
         return self.family.spread * rng.normal(rng.fold(key, 0), 4).unflatten(-1, (2, 2))
 

@@ -1,4 +1,4 @@
-"""Random numbers in the shape of a data set's tasks, for benchmarks: no download, and nothing to learn."""
+"""Random numbers with the shapes of a data set's tasks, for benchmarks: no download, and nothing to learn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metarun.datasets.base import Dataset, Split, Tasks
 
 
 class Generated(Tasks):
-    """Tasks like those of ``dataset``: labelled classes of noise where it has ways, else noise onto noise."""
+    """Tasks with the shapes of ``dataset``: noise with class labels if it has a way, else noise with noise targets."""
 
     def __init__(self, dataset: Dataset, device: torch.device):
         self.has_way, self.binary, self.device = dataset.has_way, dataset.binary, device

@@ -1,4 +1,4 @@
-"""Class pools: images in memory on the device, sampled into episodes there by indexing."""
+"""Class pools: images in device memory, from which episodes are drawn by indexing."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ from metarun.errors import TooFewExamples, UserError, require
 class Rotations(enum.Enum):
     """Quarter turns as augmentation.
 
-    per_task: each class of each task, at train and test, is turned by 0, 90, 180 or 270 degrees (MAML).
-    as_classes: every turn of a meta-training class is a class of its own; validation and test unturned (Reptile).
-    as_classes_everywhere: the same in every split, so that a class and its turns may meet in a test task
-    (prototypical networks).
+    Attributes:
+        none: no turns.
+        per_task: each class of each task, in training and test, is turned by 0, 90, 180 or 270 degrees (MAML).
+        as_classes: each turn of a meta-training class is a separate class; no turns in validation and test (Reptile).
+        as_classes_everywhere: each turn is a separate class in every split, so that a test task may contain a class
+            and its turns (prototypical networks).
     """
 
     none = "none"
@@ -33,27 +35,43 @@ class Rotations(enum.Enum):
     as_classes_everywhere = "as_classes_everywhere"
 
     def multiplies(self, split: Split) -> bool:
-        """Whether turns of the split's classes are classes of their own."""
+        """Whether turns of the split's classes are separate classes."""
         return self is Rotations.as_classes_everywhere or (self is Rotations.as_classes and split is Split.train)
 
 
 class Pool(NamedTuple):
-    """The classes of one split, one after another."""
+    """The classes of one split, one after another.
 
-    images: Tensor  # uint8 [images, C, H, W]
-    first: Tensor  # int64 [classes]: where each class begins
-    counts: Tensor  # int64 [classes]: images of each
-    most: int  # images of the largest class
+    Attributes:
+        images: uint8 [images, C, H, W].
+        first: int64 [classes], row of each class's first image.
+        counts: int64 [classes], images of each class.
+        most: images of the largest class.
+        names: names of the classes.
+    """
+
+    images: Tensor
+    first: Tensor
+    counts: Tensor
+    most: int
     names: list[str]
 
 
 class ClassPool(Tasks):
-    """Classes of images, split into meta-train, validation and test.
+    """Few-shot tasks on classes of images, split into meta-training, validation and test.
 
-    images: uint8 [images, C, H, W], the classes one after another. counts: images of each class. splits: class numbers
-    of each split, disjoint. names: what messages call each class; its number where they are not given. fixed_labels:
-    every task has all classes of its split, and the n-th of them is always label n; else a task draws its classes, in
-    random order. few_classes, few_images: what messages of too few add; {} there is the number of images needed.
+    Args:
+        images: uint8 [images, C, H, W], the classes one after another.
+        counts: images of each class.
+        splits: class numbers of each split, disjoint.
+        rotations: quarter turns as augmentation.
+        device: device of images and tasks.
+        stamp: facts for the protocol.
+        names: names of the classes; None: their numbers.
+        fixed_labels: True: every task has all classes of its split, and the n-th always has label n; False: a task
+            draws its classes, in random order.
+        few_classes: text added to the message about too few classes.
+        few_images: the same for too few images; ``{}`` in it becomes the number of images needed.
     """
 
     def __init__(
@@ -91,7 +109,7 @@ class ClassPool(Tasks):
                 names=[names[c] if names else str(c) for c in chosen],
             )
         pixels = torch.arange(self.input_shape[1] * self.input_shape[2], device=device).reshape(self.input_shape[1:])
-        # [4, H*W]: where each pixel of an image turned r times comes from; turning needs square images
+        # [4, H*W]: source of each pixel of an image turned r times; turns need square images
         self.turns = torch.stack([torch.rot90(pixels, r).flatten() for r in range(4)]) if self._turned else None
 
     @property
@@ -99,7 +117,7 @@ class ClassPool(Tasks):
         return self.rotations is not Rotations.none
 
     def classes(self, split: Split) -> int:
-        """How many a task of this split can draw from."""
+        """Return the number of classes that a task of this split can draw from."""
         return len(self.pools[split].counts) * (4 if self.rotations.multiplies(split) else 1)
 
     def has(self, split: Split) -> bool:
@@ -116,7 +134,7 @@ class ClassPool(Tasks):
         return [[told[c][t] for c, t in zip(*task, strict=True)] for task in tasks]
 
     def _classes(self, split: Split, key: Tensor, way: int) -> tuple[Tensor, Tensor]:
-        """The classes of each task and the quarter turns that tell them from others, both [T, N]."""
+        """The classes of each task, and the quarter turns that make them separate classes; both [T, N]."""
         if self.fixed_labels:
             chosen = torch.arange(way, device=self.device).expand(len(key), -1)
         else:
@@ -146,7 +164,17 @@ class ClassPool(Tasks):
         return classification(forward, way, self.fixed_labels)
 
     def look_up(self, split: Split, classes: Tensor, instance: Tensor, turn: Tensor) -> Tensor:
-        """Images [..., C, H, W], float 0..1, by class number, instance and quarter turns, which broadcast to [...]."""
+        """Look images up.
+
+        Args:
+            split: the split.
+            classes: class numbers within the split.
+            instance: number of the image within its class.
+            turn: quarter turns, 0..3. The three broadcast to [...].
+
+        Returns:
+            [..., C, H, W] float32 in 0..1.
+        """
         pool = self.pools[split]
         x = pool.images[pool.first[classes] + instance]
         if self.turns is not None:
@@ -159,8 +187,10 @@ class ClassPool(Tasks):
         return Pooled(self) if view is View.pooled else Tasks.seen(self, view)
 
     def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:
-        """Classes without replacement, in random order (so labels are random too) unless labels are fixed; then
-        instances likewise."""
+        """Draw classes, then images of each class, both without replacement and in random order.
+
+        The order of the classes decides the labels, so labels are random too, unless they are fixed.
+        """
         pool = self.pools[split]
         key = task_keys(seed, split, indices, self.device)  # [T]
         classes, turn = self._classes(split, key, way)
@@ -180,9 +210,9 @@ class ClassPool(Tasks):
 
 
 class Pooled(Tasks):
-    """A class pool whose meta-training split is ordinary supervised data: all classes at once, each with its number.
+    """A class pool whose meta-training split is ordinary supervised data: all classes at once, labelled by number.
 
-    The place of a task takes a mini-batch of as many images, of any classes, drawn with replacement.
+    In place of a task there is a mini-batch of the same number of images, from any classes, drawn with replacement.
     """
 
     def __init__(self, pool: ClassPool):

@@ -23,14 +23,19 @@ from metarun.errors import require
 class Sinusoid(Dataset):
     """y = a sin(x - p), x uniform in -x_max..x_max; a task is an amplitude a and a phase p, uniform in their ranges.
 
-    ``shot`` is K points; ``way`` does not apply. The metric is the mean squared error. Every split draws from the
-    same family (there are no classes to hold out), with tasks of its own.
+    ``shot`` is K points; ``way`` does not apply. The metric is the mean squared error. Every split has its own tasks
+    from the same family, since there are no classes to split.
+
+    Attributes:
+        amplitude: [low, high].
+        phase: [low, high], radians.
+        x_max: bound of x.
     """
 
     has_way: ClassVar[bool] = False
     metric: ClassVar[Metric] = SQUARED_ERROR
-    amplitude: list[float]  # [low, high]
-    phase: list[float]  # [low, high], radians
+    amplitude: list[float]
+    phase: list[float]
     x_max: float
 
     def __post_init__(self) -> None:
@@ -48,7 +53,7 @@ class Sinusoid(Dataset):
 
 
 class Waves(Tasks):
-    """The family on a device."""
+    """Tasks of a ``Sinusoid`` family on a device."""
 
     figure = TaskFigure.curve
 
@@ -65,7 +70,7 @@ class Waves(Tasks):
         return True
 
     def check(self, split: Split, way: int, shot: int, query: int) -> None:
-        """Nothing to run out of."""
+        """Every such task exists."""
 
     def outputs(self, way: int) -> int:
         return 1
@@ -74,7 +79,7 @@ class Waves(Tasks):
         return regression(forward)
 
     def waves(self, split: Split, seed: int, indices: range) -> tuple[Tensor, Tensor]:
-        """Amplitude and phase of tasks, each [T, 1, 1]."""
+        """Draw amplitude and phase of each task, both [T, 1, 1]."""
         key = task_keys(seed, split, indices, self.device)
         unit = rng.uniform(rng.fold(key, 0), 2)[:, :, None, None]  # [T, 2, 1, 1]
         ranges = (self.family.amplitude, self.family.phase)

@@ -1,4 +1,4 @@
-"""Pickled arrays, read without running what else a pickle may hold."""
+"""Read pickled arrays safely, without running any other code that a pickle may contain."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-# What pickled arrays call. numpy itself is asked for its functions, since the modules they are in change names.
+# Functions that pickled arrays call. They are taken from numpy's own pickles, since the names of its modules change.
 MAKERS = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
@@ -22,7 +22,7 @@ MAKERS = {
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """A pickle is a program that calls functions by name; any that no array needs is refused."""
+    """Unpickler that refuses every function not needed for arrays; a pickle is a program that calls functions."""
 
     def find_class(self, module: str, name: str) -> Any:
         known = module.removeprefix("numpy.core.").removeprefix("numpy._core."), name
@@ -32,9 +32,11 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def arrays(path: Path) -> Any:
-    """The arrays, numbers, text and plain containers in a pickle, Python 2's too.
+    """Read arrays, numbers, text and plain containers from a pickle, also of Python 2.
 
-    Raises ``pickle.UnpicklingError`` where it asks for anything else, and nearly anything where it is damaged.
+    Raises:
+        pickle.UnpicklingError: it contains anything else.
+        Exception: a damaged pickle can raise nearly any error.
     """
     with open(path, "rb") as file:
-        return _ArraysOnly(file, encoding="latin1").load()  # latin1: how Python 3 reads Python 2's arrays
+        return _ArraysOnly(file, encoding="latin1").load()  # latin1: with it Python 3 can read Python 2's arrays
