@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 import torch
 
-from metarun import config
-from metarun.core.meta import Meta
-
-# mann wants a network that has a state and oracle tasks that can be told; they have tests of their own
-ON_IMAGES = [name for name in config.choices("algo") if name not in ("mann", "oracle")]
-Command = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def same(one: Meta, other: Meta) -> bool:
-    """Whether meta-parameters have equal names, in one order, and equal bits."""
-    a, b = one.flat(), other.flat()
-    return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
+from tests.support.commands import Command
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,6 +24,21 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = tempfile.TemporaryDirectory(prefix="metarun-tests-")
     config.add_cleanup(folder.cleanup)
     os.environ["METARUN_CACHE"] = folder.name
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked ``sampled(n)``, n cases run by default, always the same ones; the others are marked ``full``."""
+    cases: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("sampled"):
+            cases[item.nodeid.partition("[")[0]].append(item)
+    for of_one_test in cases.values():
+        of_one_test.sort(key=lambda item: hashlib.sha256(item.nodeid.encode()).digest())
+        marker = of_one_test[0].get_closest_marker("sampled")
+        assert marker is not None
+        for item in of_one_test[marker.args[0] :]:
+            item.add_marker(pytest.mark.full)
 
 
 @pytest.fixture(scope="session", autouse=True)

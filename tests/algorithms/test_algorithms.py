@@ -22,7 +22,7 @@ from metarun.models.base import Model, functional
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import train
 from metarun.verify import check, problems
-from tests.conftest import ON_IMAGES
+from tests.support.commands import ON_IMAGES
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,7 +15,7 @@ from metarun.datasets.base import Split
 from metarun.runs import train as loop
 from metarun.runs.experiment import Bench
 from metarun.runs.signals import StopSignals
-from tests.conftest import same
+from tests.support.commands import same
 
 SMALL = ["model.filters=8", "meta_batch=2", "eval.val_tasks=8", "steps=4", "eval.every=4"]
 

@@ -15,7 +15,7 @@ from metarun.core.meta import Meta
 from metarun.engine.meta_gradient import MetaGradient
 from metarun.engine.over_tasks import Engine, Vectorize
 from metarun.verify import problems
-from tests.conftest import same
+from tests.support.commands import same
 
 (CASE, *_) = problems.cases(torch.device("cpu"))
 

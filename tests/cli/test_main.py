@@ -16,7 +16,7 @@ from metarun import config
 from metarun.cli import main as cli
 from metarun.errors import NotFinite, UserError, in_folder
 from metarun.runs.experiment import Experiment
-from tests.conftest import Command
+from tests.support.commands import Command
 
 QUICK = [
     "model.filters=8",

@@ -16,9 +16,9 @@ from metarun.errors import UserError
 from metarun.runs.folder import Record
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import train
-from tests.conftest import ON_IMAGES, same
-from tests.datasets.test_image_folder import own_images
-from tests.datasets.test_miniimagenet import small_copy
+from tests.support.commands import ON_IMAGES, same
+from tests.support.mini_imagenet import small_copy
+from tests.support.own_images import own_images
 
 QUICK = ["steps=2", "meta_batch=2", "eval.every=2", "eval.val_tasks=2", "log_every=1"]
 OPTIONS = [(group, option) for group in GROUPS for option in config.choices(group)]

@@ -25,6 +25,8 @@ from metarun.engine.trace import ROUNDING, distance
 from metarun.verify import check, definitions, problems
 from metarun.verify.problems import Case
 
+pytestmark = pytest.mark.sampled(12)
+
 CASES = {case.name: case for case in problems.cases(torch.device("cpu"))}
 CHOICES = {name: config.compose([f"algo={name}"])[0].algo for name in config.choices("algo")}
 ALGORITHMS = {name: algorithm for name, algorithm in CHOICES.items() if type(algorithm) in definitions.REFERENCES}

@@ -12,7 +12,7 @@ from metarun import config
 from metarun.core.meta import Meta
 from metarun.errors import UserError
 from metarun.models.base import Model
-from tests.conftest import same
+from tests.support.commands import same
 
 # names that look like those of another field
 META = Meta.of(

@@ -25,8 +25,10 @@ from metarun.engine.ranks import Ranks, current, joined
 from metarun.errors import ConfigError
 from metarun.runs import checkpoint, journal
 from metarun.runs.folder import LOCK
-from tests.conftest import Command
-from tests.process.test_resume import outcome
+from tests.support.commands import Command
+from tests.support.runs import outcome
+
+pytestmark = pytest.mark.full
 
 RUN = ["model.filters=8", "meta_batch=5", "eval.val_tasks=5", "eval.tasks=9", "log_every=3"]
 RUN += ["algo.inner_steps=2", "algo.eval_inner_steps=3"]  # fewer to record

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import subprocess
@@ -12,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Command
+from tests.support.commands import Command
+from tests.support.runs import outcome
+
+pytestmark = pytest.mark.sampled(1)
 
 RUN = ["model.filters=8", "meta_batch=2", "eval.val_tasks=4", "eval.tasks=8", "log_every=3", "algo.inner_steps=2"]
 LONG = [*RUN, "steps=30", "eval.every=10", "checkpoint_every=7"]
@@ -30,16 +32,6 @@ def wait_for(path: Path, seconds: float = 120) -> None:
     while not path.exists():
         assert time.monotonic() < end, f"{path} never came"
         time.sleep(0.02)
-
-
-def outcome(run_dir: Path) -> tuple[dict[str, bytes], list[dict], list[dict]]:
-    """Everything of a run that must not hang on how often it was interrupted."""
-    checkpoints = {path.name: path.read_bytes() for path in (run_dir / "checkpoints").glob("*.pt")}
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    for line in lines:
-        line.pop("seconds")
-        line.pop("tasks_per_s", None)
-    return checkpoints, lines, json.loads((run_dir / "result.json").read_text())["scores"]
 
 
 KILLS = [

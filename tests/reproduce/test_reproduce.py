@@ -27,7 +27,7 @@ from metarun.reproduce.verdict import Verdict
 from metarun.results.result import OfRecipe, Result, Selected
 from metarun.results.result_file import read as read_result
 from metarun.results.result_file import write
-from tests.conftest import Command
+from tests.support.commands import Command
 from tests.support.results import result as made
 from tests.support.results import score
 

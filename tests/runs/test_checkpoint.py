@@ -20,7 +20,7 @@ from metarun.runs import train as loop
 from metarun.runs.checkpoint import Damaged, Selection, TrainState
 from metarun.runs.experiment import Select
 from metarun.runs.signals import StopSignals
-from tests.conftest import same
+from tests.support.commands import same
 
 
 def state(step: int) -> TrainState:

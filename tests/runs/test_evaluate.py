@@ -17,7 +17,7 @@ from metarun.engine.over_tasks import TRACE_PAYS, Compile, Engine, Vectorize
 from metarun.engine.trace import Trace
 from metarun.runs.evaluate import Evaluator, Measured, evaluate, measured_episodes, predictions
 from metarun.runs.experiment import Bench
-from tests.conftest import ON_IMAGES
+from tests.support.commands import ON_IMAGES
 
 SMALL = ["model.filters=8", "eval.query=2", "algo.eval_inner_steps=3"]
 

@@ -24,6 +24,7 @@ from metarun.models.base import Model, functional, initialise
 from metarun.runs.evaluate import evaluate
 from metarun.runs.experiment import Bench
 from metarun.verify import check, problems
+from tests.support.networks import First, convolutions
 
 FEW = ["meta_batch=2", "eval.query=2", "algo.eval_inner_steps=2"]
 
@@ -41,11 +42,6 @@ class Own(Model):
         for name, p in net.named_parameters():
             p.requires_grad_(not name.startswith(self.frozen) if self.frozen else True)
         return net
-
-
-def convolutions() -> list[nn.Module]:
-    norm = nn.BatchNorm2d(16, track_running_stats=False)
-    return [nn.Conv2d(1, 16, 3, 2), norm, nn.Tanh(), nn.Conv2d(16, 8, 3, 2, bias=False), nn.GroupNorm(2, 8), nn.Tanh()]
 
 
 def bench(make: Callable[[], list[nn.Module]], *words: str, frozen: tuple[str, ...] = ()) -> Bench:
@@ -176,11 +172,6 @@ ENGINES: dict[str, tuple[Callable[[], list[nn.Module]], list[str], str]] = {
     ),
     "a convolution that is never called": (lambda: [Idle()], [], "vmap, compile=auto"),
 }
-
-
-class First(nn.Module):
-    def forward(self, x: tuple[Tensor, ...]) -> Tensor:
-        return x[0]
 
 
 class Idle(nn.Module):

@@ -20,7 +20,7 @@ from metarun.results import tables
 from metarun.results.result_file import find
 from metarun.runs import held_out
 from metarun.runs.folder import CONFIG, Record
-from tests.datasets.test_image_folder import COUNTS, QUICK, own_images
+from tests.support.own_images import COUNTS, QUICK, own_images
 from tests.support.results import result, told
 
 MORE = [*QUICK, "dataset=image_folder", "dataset.path=mine", "data_root=.", "steps=2", "query=1"]

@@ -20,7 +20,7 @@ from metarun.runs.folder import Record
 from metarun.runs.load import evaluate_run
 from metarun.runs.preflight import Rehearsal, preflight
 from metarun.runs.run import run
-from tests.runs.test_experiment import First, convolutions
+from tests.support.networks import First, convolutions
 
 FEW = ["algo.eval_inner_steps=2", "eval.query=2"]
 

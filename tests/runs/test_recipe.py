@@ -18,7 +18,7 @@ from metarun.reproduce.verdict import Verdict
 from metarun.runs.recipe import Reference
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import train
-from tests.conftest import same
+from tests.support.commands import same
 
 RECIPES = config.choices("recipe")
 

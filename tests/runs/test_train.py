@@ -21,7 +21,7 @@ from metarun.runs import train as loop
 from metarun.runs.evaluate import Evaluator
 from metarun.runs.experiment import Bench
 from metarun.runs.signals import StopSignals
-from tests.conftest import ON_IMAGES, same
+from tests.support.commands import ON_IMAGES, same
 
 SMALL = ["model.filters=8", "meta_batch=4", "eval.val_tasks=4", "log_every=2", "checkpoint_every=2"]
 

@@ -25,6 +25,8 @@ from metarun.models.base import functional
 from metarun.verify import check, problems
 from metarun.verify.problems import Case
 
+pytestmark = pytest.mark.sampled(6)
+
 ENGINES = check.engines(torch.device("cpu"))
 WAYS = ["loop", "vmap", "native" if "native" in ENGINES else "grouped"]
 C, SIDE = 8, 6

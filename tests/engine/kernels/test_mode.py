@@ -26,6 +26,8 @@ from metarun.models.base import functional
 from metarun.verify import check, problems
 from metarun.verify.problems import Case
 
+pytestmark = pytest.mark.sampled(6)
+
 
 class Calls(TorchDispatchMode):
     """The native operators that run within, by name."""

@@ -17,6 +17,8 @@ from metarun.engine.kernels.build import library
 from metarun.engine.kernels.mode import Grouped
 from metarun.engine.kernels.norm import Forward
 
+pytestmark = pytest.mark.sampled(4)
+
 Layer = Callable[..., Tensor]
 EPS = 1e-3
 WHOLE = [(1, 3), (4, 4), (7, 7)]  # sides without pooling
