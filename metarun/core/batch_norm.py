@@ -192,7 +192,7 @@ class StatisticsOfFirst(TorchFunctionMode):
 
 
 def _moved(x: Tensor, share: float, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    """Convert to ``dtype`` and change each number at random, by about ``share`` of itself (of 1 if it is 0)."""
+    """Convert to ``dtype`` and change each number at random by about ``share`` of itself, and by about ``share``."""
     by = share * torch.randn((2, *x.shape), generator=generator, dtype=dtype).to(x.device)
     return x.detach().to(dtype) * (1 + by[0]) + share * by[1]
 

@@ -60,7 +60,7 @@ def uniform(key: Tensor, count: int) -> Tensor:
 def normal(key: Tensor, count: int) -> Tensor:
     """Draw float32 from N(0, 1), [..., count] for keys [...].
 
-    The largest absolute value is 5.8. Two devices differ as much as their logarithms do.
+    No absolute value is above 5.8. Two devices differ as much as their logarithms do.
 
     Source: Box and Muller 1958, "A note on the generation of random normal deviates".
     """
