@@ -36,10 +36,13 @@ class View(enum.Enum):
 
 
 class TaskFigure(enum.Enum):
-    """What a family's tasks can be seen in.
+    """Kind of figure that shows the tasks of a family.
 
-    images: of one or three channels, labelled. points: in the plane, labelled. curve: a number to be met at each place
-    of a line, with which an input begins. none: nothing is drawn.
+    Attributes:
+        images: labelled images of one or three channels.
+        points: labelled points in the plane.
+        curve: a number to predict, as a function of the first number of an input.
+        none: no figure.
     """
 
     images = "images"
@@ -48,7 +51,7 @@ class TaskFigure(enum.Enum):
     none = "none"
 
     def queries(self, usual: int) -> int:
-        """Query examples that it is drawn from, per class; a curve wants many, however many ``usual`` tasks have."""
+        """Return the query examples per class that are drawn: many for a curve, else the ``usual`` number."""
         return 300 if self is TaskFigure.curve else usual
 
 

@@ -1,4 +1,4 @@
-"""A mean over tasks with its interval, and over seeds with its spread."""
+"""Means over tasks with a confidence interval, and means over seeds with their spread."""
 
 from __future__ import annotations
 
@@ -27,35 +27,53 @@ def mean_and_interval(values: Tensor) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric over tasks: what is known of its mean."""
+    """Estimate of a metric's mean over tasks.
 
-    mean: float  # tasks that diverged count with the worst value there is
-    ci95: float  # half-width of the 95 % interval over tasks; nan where it is unknown
-    tasks: int | None  # how many; None where that was not kept
-    diverged: int  # how many of the tasks
+    Attributes:
+        mean: mean over tasks; a task that diverged counts with the metric's worst value.
+        ci95: half-width of the 95 % interval over tasks; nan if it is unknown.
+        tasks: number of tasks; None if it is unknown.
+        diverged: number of tasks that diverged.
+    """
+
+    mean: float
+    ci95: float
+    tasks: int | None
+    diverged: int
 
     @property
     def known(self) -> bool:
-        """Whether it says anything."""
+        """Whether the mean is finite and not all tasks diverged."""
         return math.isfinite(self.mean) and (self.tasks is None or self.diverged < self.tasks)
 
     def text(self, metric: Metric) -> str:
-        """``98.70 ± 0.40 %``, and how many of the tasks diverged, if any."""
+        """Format as ``98.70 ± 0.40 %``, with the number of tasks that diverged, if any."""
         of = f" of {self.tasks}" if self.tasks else ""
         some = f" ({self.diverged}{of} tasks diverged)" if self.diverged else ""
         return metric.amount(self.mean, self.ci95) + some
 
     @staticmethod
     def of(values: Tensor, diverged: Tensor, worst: float) -> Estimate:
-        """For the values of tasks, of which some diverged; both [T]."""
+        """Estimate the mean of a metric.
+
+        Args:
+            values: [T], the metric of each task.
+            diverged: [T] bool, tasks whose value is replaced by ``worst``.
+            worst: the metric's worst value.
+        """
         mean, half = mean_and_interval(torch.where(diverged, worst, values.to(torch.float64)))
         return Estimate(mean, half, len(values), int(diverged.sum()))
 
 
 def over_seeds(runs: list[Estimate]) -> tuple[Estimate, float]:
-    """The runs of several seeds as one, and the standard deviation of their means (nan for fewer than two).
+    """Combine the runs of several seeds.
 
-    The one has the mean of the means, the root mean square of the intervals, and all tasks of all runs.
+    Args:
+        runs: the estimate of each seed's run.
+
+    Returns:
+        (estimate, standard deviation of the means). The estimate has the mean of the means, the root mean square of the
+        half-widths, and all tasks of all runs. The deviation is nan for fewer than two runs.
     """
     n = len(runs)
     if n == 0:

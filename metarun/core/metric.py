@@ -36,7 +36,7 @@ class Metric:
 
     @property
     def worst_in_words(self) -> str:
-        """``accuracy 0`` or ``an infinite error``: what a task that diverged counts as."""
+        """The value for a task that diverged, in words: ``accuracy 0`` or ``an infinite error``."""
         if math.isfinite(self.worst):
             return f"{self.words} {self.scale * self.worst:g}"
         return f"an infinitely low {self.words}" if self.larger_is_better else "an infinite error"
@@ -60,20 +60,25 @@ class Metric:
         return f"{self.scale * mean:.{self.digits}f} ± {self.number(half)}"
 
     def difference(self, value: float) -> str:
-        """``+0.40`` or ``-0.012``: how far two values are apart, with at most three digits and no unit."""
+        """Format the difference of two values: ``+0.40`` or ``-0.012``, at most three digits and no unit."""
         return f"{self.scale * value:+.{min(self.digits, 3)}f}"
 
     def facts(self) -> dict[str, Any]:
-        """Everything but the name, for JSON; a bound that is infinite becomes null there."""
+        """Return all fields except the name, for JSON, where an infinite bound becomes null."""
         facts = asdict(self)
         del facts["name"]
         return facts
 
     @staticmethod
     def of(name: str, facts: dict[str, Any] | None) -> Metric:
-        """From ``facts`` as JSON has them. None: a file of before metrics were described, which knew two of them.
+        """Make a metric from its name and ``facts``.
 
-        Raises ``KeyError``, ``TypeError`` or ``ValueError`` for what is no metric.
+        Args:
+            name: key in files.
+            facts: as read from JSON; None: an older file, whose metric is one of the two below.
+
+        Raises:
+            KeyError, TypeError or ValueError: the facts do not describe a metric.
         """
         if facts is None:
             return {metric.name: metric for metric in (ACCURACY, SQUARED_ERROR)}[name]

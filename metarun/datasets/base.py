@@ -52,7 +52,7 @@ class Tasks(abc.ABC):
     Attributes:
         input_shape: shape of one example.
         stamp: facts for the protocol of every number measured on these tasks.
-        figure: what some test tasks are drawn as.
+        figure: kind of figure for test tasks.
     """
 
     input_shape: tuple[int, ...]
@@ -121,7 +121,7 @@ class Dataset(abc.ABC):
 
     Attributes:
         has_way: whether ``way`` applies to its tasks.
-        metric: of its tasks' problems, known without the data.
+        metric: metric of its tasks, known before the data are loaded.
         binary: whether way is 2 and the network has one logit.
         preset: values of other keys that suit this data set; conf/algo reads them by ``${preset:KEY,ELSE}``.
     """
