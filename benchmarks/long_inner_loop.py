@@ -28,6 +28,7 @@ from metarun.datasets.base import Split
 from metarun.datasets.generated import Generated
 from metarun.errors import UserError
 from metarun.runs.experiment import Experiment
+from metarun.runs.setup import assemble
 from metarun.verify.speed import device_name
 
 MB, GB = 2**20, 2**30
@@ -49,7 +50,7 @@ def measured(case: Experiment, most: float) -> dict[str, Any]:
 
 
 def _measured(case: Experiment, device: torch.device, most: float) -> dict[str, Any]:
-    bench = case.assemble(Generated(case.dataset, device), device)
+    bench = assemble(case, Generated(case.dataset, device), device)
     meta, meta_gradient = bench.first_meta(), bench.meta_gradient()
     tasks = bench.tasks.sample(Split.train, 0, range(1), case.way, case.shot, case.query)
     limit_memory(most, device)

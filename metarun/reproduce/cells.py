@@ -19,7 +19,7 @@ from metarun.runs import folder as run_folder
 from metarun.runs import journal
 from metarun.runs.experiment import Experiment
 from metarun.runs.folder import RESULT, Record, departures
-from metarun.verify import speed as bench
+from metarun.verify import speed
 
 RESULTS, SPEEDS = "results", "speeds.json"
 
@@ -141,9 +141,9 @@ def listing(out: Path, chosen: list[str], seeds: list[int], budget: float, words
         x, record = published(cell, budget)
         x = replace(x, device=device)
         with device.applied() as where:
-            key = f"{record.hash(training_only=True)} with {asdict(device)} on {bench.device_name(where)}"
+            key = f"{record.hash(training_only=True)} with {asdict(device)} on {speed.device_name(where)}"
         if key not in known:
-            known[key] = bench.throughput(x, seconds=1.0)
+            known[key] = speed.throughput(x, seconds=1.0)
             _keep(path, known)
         seconds = x.steps * x.meta_batch / known[key]
         unit, name = next((u, n) for u, n in ((3600, "h"), (60, "min"), (1, "s")) if seconds >= u or u == 1)

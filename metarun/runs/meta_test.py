@@ -28,8 +28,8 @@ from metarun.results.axes import save
 from metarun.results.result import OfRecipe, Result, Score, Selected, norm_in_words
 from metarun.runs import journal
 from metarun.runs.evaluate import Measured, evaluate, predictions
-from metarun.runs.experiment import Bench
 from metarun.runs.folder import RESULT, Record
+from metarun.runs.setup import Setup
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,15 @@ class Tested:
         return Tested(meta, chosen["step"], "best validation", validation, trained)
 
 
-def test(bench: Bench, record: Record, tested: Tested, train_dir: Path, out: Path) -> Result:
+def test(setup: Setup, record: Record, tested: Tested, train_dir: Path, out: Path) -> Result:
     """Measure on the meta-test tasks and write ``out/result.json``: a folder with it is a finished run.
 
     All ranks measure, the first one writes.
     """
-    x, ranks = bench.experiment, bench.ranks
+    x, ranks = setup.experiment, setup.ranks
     began = time.perf_counter()
     measured = evaluate(
-        bench,
+        setup,
         tested.meta,
         Split.test,
         x.eval.tasks,
@@ -68,7 +68,7 @@ def test(bench: Bench, record: Record, tested: Tested, train_dir: Path, out: Pat
     seconds = time.perf_counter() - began
 
     def write() -> Result:
-        result = _result(bench, record, tested, measured, train_dir, seconds)
+        result = _result(setup, record, tested, measured, train_dir, seconds)
         result_file.write(out / RESULT, result)
         return result
 
@@ -76,15 +76,15 @@ def test(bench: Bench, record: Record, tested: Tested, train_dir: Path, out: Pat
 
 
 def _result(
-    bench: Bench, record: Record, tested: Tested, measured: list[Measured], train_dir: Path, seconds: float
+    setup: Setup, record: Record, tested: Tested, measured: list[Measured], train_dir: Path, seconds: float
 ) -> Result:
     """What ``test`` measured in so many seconds, with its protocol."""
-    x, lines = bench.experiment, journal.read(train_dir)
+    x, lines = setup.experiment, journal.read(train_dir)
     trained = tested.trained if tested.validation else tested.step
     training = [line["seconds"] for line in lines]
     rates = [line["tasks_per_s"] for line in lines if line["split"] == "train" and line.get("tasks_per_s")]
     selected = Selected(rule=tested.rule, step=tested.step, of=x.steps, validation=tested.validation)
-    protocol = {**bench.protocol(), "selection": selected.text(trained)}
+    protocol = {**setup.protocol(), "selection": selected.text(trained)}
     for rate in tested.meta.step_sizes.values():
         if rate.ndim == 0:
             protocol["step_size"] = f"{rate.item():g}"
@@ -95,9 +95,9 @@ def _result(
         names=record.names,
         recipe=OfRecipe(name=x.recipe.name, budget=x.recipe.budget, changed=record.changed) if x.recipe else None,
         seed=x.seed,
-        metric=bench.problem.metric,
+        metric=setup.problem.metric,
         protocol=protocol,
-        scores=[_score(bench, of_norm) for of_norm in measured],
+        scores=[_score(setup, of_norm) for of_norm in measured],
         selected=selected,
         trained=trained,
         config_hash=record.hash(),
@@ -110,17 +110,17 @@ def _result(
             "matplotlib": matplotlib.__version__,
         },
         device=torch.cuda.get_device_name()
-        if bench.device.type == "cuda"
+        if setup.device.type == "cuda"
         else f"cpu, {torch.get_num_threads()} threads",
-        ranks=bench.ranks.world,
+        ranks=setup.ranks.world,
         train_seconds=training[-1] if training else 0.0,
         test_seconds=round(seconds, 3),
         tasks_per_s=sorted(rates)[len(rates) // 2] if rates else None,
     )
 
 
-def _score(bench: Bench, measured: Measured) -> Score:
-    norm = None if bench.mixing is Mixing.none else measured.norm
+def _score(setup: Setup, measured: Measured) -> Score:
+    norm = None if setup.mixing is Mixing.none else measured.norm
     return Score(norm=norm, estimate=measured.estimates[-1], by_steps=measured.by_steps())
 
 
@@ -140,7 +140,7 @@ def _code_version() -> dict[str, str | None]:
     return {"version": metarun.__version__, "commit": f"{commit}{'+' if changed else ''}" if commit else None}
 
 
-def illustrate(bench: Bench, result: Result, meta: Meta, train_dir: Path, out: Path) -> None:
+def illustrate(setup: Setup, result: Result, meta: Meta, train_dir: Path, out: Path) -> None:
     """Draw the pictures of a result into ``out`` and, last, write ``report.md`` around them.
 
     A picture that cannot be drawn is a warning: the numbers stand without it.
@@ -160,19 +160,19 @@ def illustrate(bench: Bench, result: Result, meta: Meta, train_dir: Path, out: P
     draw("steps.png", lambda: curves.steps(result))
     learned = {name: rate.cpu().numpy() for name, rate in meta.step_sizes.items() if rate.ndim > 0}
     draw("step_sizes.png", lambda: curves.step_sizes(learned) if learned else None)
-    if bench.tasks.figure is not TaskFigure.none:
-        draw(task_figures.NAMES[bench.tasks.figure], lambda: _tasks_drawn(bench, meta))
+    if setup.tasks.figure is not TaskFigure.none:
+        draw(task_figures.NAMES[setup.tasks.figure], lambda: _tasks_drawn(setup, meta))
     page.write(out, result)
     print(page.summary(result))
     print(f"report: {out / page.NAME}")
 
 
-def _tasks_drawn(bench: Bench, meta: Meta) -> Figure:
+def _tasks_drawn(setup: Setup, meta: Meta) -> Figure:
     """The first three test tasks with what is predicted for them."""
-    x, few, kind = bench.experiment, range(3), bench.tasks.figure
-    episodes = bench.tasks.sample(Split.test, x.eval.seed, few, x.way, x.eval.shot, kind.queries(x.eval.query))
-    outputs = predictions(bench, meta, episodes, x.eval.norm.members(bench.mixing)[0])
-    names = bench.tasks.drawn(Split.test, x.eval.seed, few, x.way)
+    x, few, kind = setup.experiment, range(3), setup.tasks.figure
+    episodes = setup.tasks.sample(Split.test, x.eval.seed, few, x.way, x.eval.shot, kind.queries(x.eval.query))
+    outputs = predictions(setup, meta, episodes, x.eval.norm.members(setup.mixing)[0])
+    names = setup.tasks.drawn(Split.test, x.eval.seed, few, x.way)
     return task_figures.draw(kind, episodes, outputs, x.dataset.ink, names)
 
 

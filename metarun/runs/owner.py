@@ -13,7 +13,7 @@ from torch import Tensor
 from metarun.core import tree
 from metarun.core.tree import Params
 from metarun.errors import UserError
-from metarun.runs.experiment import Bench
+from metarun.runs.setup import Setup
 
 MOST = 3  # differing settings listed in a message
 DECIDE = {"betas", "eps", "weight_decay", "momentum"}  # compared always; other entries are missing in older torch
@@ -36,12 +36,12 @@ class Owner:
     optimizer: dict[str, Any]
 
     @staticmethod
-    def of(bench: Bench, training: dict[str, Any] | None) -> Owner:
-        """Compute the properties from a bench and the settings that affect its training."""
-        meta = tree.combine(torch.clone, bench.first_meta())
-        outer = bench.experiment.algo.outer_step(meta)
+    def of(setup: Setup, training: dict[str, Any] | None) -> Owner:
+        """Compute the properties from a setup and the settings that affect its training."""
+        meta = tree.combine(torch.clone, setup.first_meta())
+        outer = setup.experiment.algo.outer_step(meta)
         outer.step(tree.zeros_like(meta), progress=0.0)
-        return Owner(training or {}, bench.experiment.steps, meta.flat(), outer.optimizer.state_dict())
+        return Owner(training or {}, setup.experiment.steps, meta.flat(), outer.optimizer.state_dict())
 
     def check(self, path: Path, content: Any, selected: bool = False) -> None:
         """Check that a checkpoint belongs to this training.

@@ -19,14 +19,14 @@ from metarun.engine.ranks import Ranks
 from metarun.errors import ConfigError, UserError, first_line
 from metarun.out_of_memory import out_of_memory_in_one_line
 from metarun.runs.evaluate import evaluate, predictions
-from metarun.runs.experiment import Bench
+from metarun.runs.setup import Setup
 
 
-def preflight(bench: Bench, training: bool = True) -> None:
+def preflight(setup: Setup, training: bool = True) -> None:
     """Run a meta-gradient and an evaluation with the run's settings, each on two tasks.
 
     Args:
-        bench: The experiment's parts.
+        setup: The experiment's parts.
         training: Whether the run trains. Then all tasks are made of meta-training examples, and no validation or test
             example is drawn. Otherwise there is no meta-gradient, and the tasks are made of test examples, since the
             data may have no others.
@@ -34,26 +34,26 @@ def preflight(bench: Bench, training: bool = True) -> None:
     Raises:
         UserError: Something cannot be computed with these settings.
     """
-    bench = dataclasses.replace(bench, tasks=Rehearsal(bench, training), ranks=Ranks())
+    setup = dataclasses.replace(setup, tasks=Rehearsal(setup, training), ranks=Ranks())
     if training:
-        _try(bench, _train, "training")
-    _try(bench, _evaluate, "evaluation")
+        _try(setup, _train, "training")
+    _try(setup, _evaluate, "evaluation")
 
 
 class Rehearsal(Tasks):
     """Tasks for ``preflight``. Evaluation tasks have the shape of real ones and the inputs of training tasks.
 
     Args:
-        bench: The experiment's parts, with its real tasks.
+        setup: The experiment's parts, with its real tasks.
         training: Whether the run trains; if not, inputs come from test tasks.
     """
 
-    def __init__(self, bench: Bench, training: bool = True):
-        x = self.experiment = bench.experiment
-        self.tasks = bench.tasks
+    def __init__(self, setup: Setup, training: bool = True):
+        x = self.experiment = setup.experiment
+        self.tasks = setup.tasks
         self.source = Split.train if training else Split.test
         self.shots = x.training_shots() if training else (x.eval.shot, x.eval.query)
-        self.input_shape, self.stamp, self.figure = bench.tasks.input_shape, bench.tasks.stamp, bench.tasks.figure
+        self.input_shape, self.stamp, self.figure = setup.tasks.input_shape, setup.tasks.stamp, setup.tasks.figure
 
     def has(self, split: Split) -> bool:
         return True
@@ -83,39 +83,39 @@ class Rehearsal(Tasks):
         return Episode(*examples(shot), *examples(query), drawn.key)
 
 
-def _train(bench: Bench) -> None:
-    x, algo = bench.experiment, bench.experiment.algo
-    tasks = bench.tasks.sample(Split.train, x.seed, range(2), x.way, *x.training_shots())
+def _train(setup: Setup) -> None:
+    x, algo = setup.experiment, setup.experiment.algo
+    tasks = setup.tasks.sample(Split.train, x.seed, range(2), x.way, *x.training_shots())
     begin, end = 0.0, 1 - 1 / x.steps
     for progress in (begin, end) if algo.at(end) != algo.at(begin) else (begin,):
-        MetaGradient(bench.engine, algo, bench.problem)(bench.first_meta(), tasks, progress)
+        MetaGradient(setup.engine, algo, setup.problem)(setup.first_meta(), tasks, progress)
 
 
-def _evaluate(bench: Bench) -> None:
-    x, meta = bench.experiment, bench.first_meta()
-    (score, *_) = evaluate(bench, meta, Split.test, 2, x.eval.norm, last_only=not x.eval.every_step)
-    if bench.tasks.figure is TaskFigure.none:
+def _evaluate(setup: Setup) -> None:
+    x, meta = setup.experiment, setup.first_meta()
+    (score, *_) = evaluate(setup, meta, Split.test, 2, x.eval.norm, last_only=not x.eval.every_step)
+    if setup.tasks.figure is TaskFigure.none:
         return
-    query = bench.tasks.figure.queries(x.eval.query)
-    shown = bench.tasks.sample(Split.test, x.eval.seed, range(1), x.way, x.eval.shot, query)
+    query = setup.tasks.figure.queries(x.eval.query)
+    shown = setup.tasks.sample(Split.test, x.eval.seed, range(1), x.way, x.eval.shot, query)
     few = dataclasses.replace(x.algo, eval_inner_steps=min(1, x.algo.eval_inner_steps))  # all steps have just been run
-    predictions(dataclasses.replace(bench, experiment=dataclasses.replace(x, algo=few)), meta, shown, score.norm)
+    predictions(dataclasses.replace(setup, experiment=dataclasses.replace(x, algo=few)), meta, shown, score.norm)
 
 
-def _try(bench: Bench, work: Callable[[Bench], None], what: str) -> None:
+def _try(setup: Setup, work: Callable[[Setup], None], what: str) -> None:
     """Do the ``work`` and raise every error of the network as ``UserError``."""
     try:
         with out_of_memory_in_one_line():
-            work(bench)
+            work(setup)
     except UserError:
         raise
     except Exception as error:
         if is_one_value(error):
-            raise _one_value(bench, error) from error
-        if bench.engine.how is Vectorize.loop:
+            raise _one_value(setup, error) from error
+        if setup.engine.how is Vectorize.loop:
             raise _failed(what, error) from error
-        _try(dataclasses.replace(bench, engine=Engine(Vectorize.loop, 1)), work, what)
-        given = bench.experiment.device.vectorize.value
+        _try(dataclasses.replace(setup, engine=Engine(Vectorize.loop, 1)), work, what)
+        given = setup.experiment.device.vectorize.value
         allowed = f"loop with this network: torch cannot compute its {what} for tasks side by side ({_reason(error)})"
         raise ConfigError("device.vectorize", given, allowed) from error
 
@@ -133,9 +133,9 @@ def _reason(error: Exception) -> str:
     return sentence if isinstance(error, RuntimeError | ValueError) or sentence == kind else f"{kind}: {sentence}"
 
 
-def _one_value(bench: Bench, error: Exception) -> UserError:
+def _one_value(setup: Setup, error: Exception) -> UserError:
     """Describe the keys that make batches of one example: batch norm of a single value has variance 0."""
-    x = bench.experiment
+    x = setup.experiment
     per_class = {"eval.shot": x.eval.shot, "eval.query": x.eval.query}
     of_algo = {
         f"algo.{name}": getattr(x.algo, name, None) for name in ("train_shot", "inner_batch", "eval_inner_batch")

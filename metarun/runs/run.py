@@ -17,7 +17,7 @@ from metarun.results.result import Result
 from metarun.results.result_file import read as read_result
 from metarun.runs import checkpoint, held_out, journal, meta_test
 from metarun.runs.checkpoint import TrainState
-from metarun.runs.experiment import Bench, Experiment, Select
+from metarun.runs.experiment import Experiment, Select
 from metarun.runs.folder import (
     CONFIG,
     RESULT,
@@ -31,6 +31,7 @@ from metarun.runs.folder import (
 )
 from metarun.runs.meta_test import Tested
 from metarun.runs.preflight import preflight
+from metarun.runs.setup import Setup, build
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import train, tuned
 
@@ -72,10 +73,10 @@ def run(experiment: Experiment, record: Record, ranks: Ranks = ALONE) -> Path:
             return run_dir, found
 
         held.enter_context(experiment.device.applied(ranks.local))
-        bench = ranks.together(lambda: experiment.build(ranks=ranks))
-        ranks.together(bench.require_room)
-        ranks.on_first(lambda: preflight(bench))
-        record = replace(record, data=held_out.facts(bench.tasks))
+        setup = ranks.together(lambda: build(experiment, ranks=ranks))
+        ranks.together(setup.require_room)
+        ranks.on_first(lambda: preflight(setup))
+        record = replace(record, data=held_out.facts(setup.tasks))
         run_dir, found = ranks.on_first(begin)
         held.enter_context(in_folder(run_dir))
         if found and ranks.on_first(lambda: complete(run_dir)):
@@ -83,31 +84,31 @@ def run(experiment: Experiment, record: Record, ranks: Ranks = ALONE) -> Path:
             meta_test.require_figures(found)
             return run_dir
         several = f", {ranks.world} ranks" if ranks.world > 1 else ""
-        print(f"run folder: {run_dir} ({bench.device.type}, {bench.engine.describe()}{several})", flush=True)
-        if experiment.eval.every > 0 and not bench.tasks.has(Split.val):
+        print(f"run folder: {run_dir} ({setup.device.type}, {setup.engine.describe()}{several})", flush=True)
+        if experiment.eval.every > 0 and not setup.tasks.has(Split.val):
             print("this split has no validation classes: no validation, and the last parameters are tested")
         stop.wait = True
-        state = train(bench, run_dir, stop, record.training())
+        state = train(setup, run_dir, stop, record.training())
         stop.wait = False
-        tested = _chosen(bench, state)
-        found = found or meta_test.test(bench, record, tested, run_dir, run_dir)
-        ranks.on_first(lambda: meta_test.illustrate(bench, found, tested.meta, run_dir, run_dir))
+        tested = _chosen(setup, state)
+        found = found or meta_test.test(setup, record, tested, run_dir, run_dir)
+        ranks.on_first(lambda: meta_test.illustrate(setup, found, tested.meta, run_dir, run_dir))
         meta_test.require_figures(found)
     return run_dir
 
 
-def _chosen(bench: Bench, state: TrainState) -> Tested:
+def _chosen(setup: Setup, state: TrainState) -> Tested:
     """Choose the parameters of a finished training to test."""
-    select = bench.experiment.eval.select
+    select = setup.experiment.eval.select
     if select is Select.best and (best := state.selection):
         return Tested.selected(best.meta, vars(best), state.step)
     rule = "last step"
-    if select is Select.best and bench.experiment.eval.every > 0 and bench.tasks.has(Split.val):
+    if select is Select.best and setup.experiment.eval.every > 0 and setup.tasks.has(Split.val):
         rule = "last step (no validation has a figure)"
         warnings.warn(
             "tasks diverge in every validation: nothing is selected, the last parameters are tested", stacklevel=3
         )
-    return Tested(tuned(bench, state.meta), state.step, rule, None, state.step)
+    return Tested(tuned(setup, state.meta), state.step, rule, None, state.step)
 
 
 def _take_over_training(experiment: Experiment, record: Record, run_dir: Path) -> None:

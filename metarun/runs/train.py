@@ -25,21 +25,21 @@ from metarun.progress import progress_bar
 from metarun.runs import checkpoint
 from metarun.runs.checkpoint import Selection, TrainState
 from metarun.runs.evaluate import Evaluator
-from metarun.runs.experiment import Bench
 from metarun.runs.journal import Journal, Line, Listener
 from metarun.runs.owner import Owner
+from metarun.runs.setup import Setup
 from metarun.runs.signals import StopSignals
 
 NUMBERS_AT_ONCE = 2**16  # input numbers of the tasks that are sampled in one call
 
 
-def train(bench: Bench, run_dir: Path, stop: StopSignals, training: dict[str, Any] | None = None) -> TrainState:
+def train(setup: Setup, run_dir: Path, stop: StopSignals, training: dict[str, Any] | None = None) -> TrainState:
     """Meta-train until ``steps``, resuming from the checkpoint of ``run_dir`` if there is one.
 
     The same settings give the same bits, however often the run was killed and resumed.
 
     Args:
-        bench: The experiment's parts.
+        setup: The experiment's parts.
         run_dir: The run folder.
         stop: The signals received; training stops after the step in which one arrives.
         training: Settings that affect the training, dotted key -> value. Checkpoints store them, so that a checkpoint
@@ -53,24 +53,24 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals, training: dict[str, An
         NotFinite: The loss, the meta-gradient or a meta-parameter is not finite.
         Interrupted: ``stop`` received a signal; the state is saved.
     """
-    x, ranks = bench.experiment, bench.ranks
-    state = ranks.on_first(lambda: checkpoint.load(run_dir, partial(Owner.of, bench, training)))
-    state = state and state.to(bench.device)
-    meta = state.meta if state else bench.first_meta()
+    x, ranks = setup.experiment, setup.ranks
+    state = ranks.on_first(lambda: checkpoint.load(run_dir, partial(Owner.of, setup, training)))
+    state = state and state.to(setup.device)
+    meta = state.meta if state else setup.first_meta()
     outer = x.algo.outer_step(meta)
     if state:
         outer.optimizer.load_state_dict(state.optimizer)
     step, selection = (state.step, state.selection) if state else (0, None)
-    window = Window(bench, run_dir)
-    batches = meta_batches(bench, step)
-    meta_gradient = bench.meta_gradient()
+    window = Window(setup, run_dir)
+    batches = meta_batches(setup, step)
+    meta_gradient = setup.meta_gradient()
     score = None
-    if x.eval.every > 0 and bench.tasks.has(Split.val):
-        score = validator(bench, times=x.steps // x.eval.every)
+    if x.eval.every > 0 and setup.tasks.has(Split.val):
+        score = validator(setup, times=x.steps // x.eval.every)
 
     progress = progress_bar(desc="meta-train", unit="step", total=x.steps, initial=step, leave=True, show=ranks.first)
     with closing(Journal(run_dir, step, keep=ranks.first)) as journal, progress as bar:
-        journal.subscribe(beside(bar, bench.problem.metric.name))
+        journal.subscribe(beside(bar, setup.problem.metric.name))
         while step < x.steps:
             episodes = next(batches)
             grads, metrics = meta_gradient(meta, episodes, progress=step / x.steps)
@@ -86,11 +86,11 @@ def train(bench: Bench, run_dir: Path, stop: StopSignals, training: dict[str, An
                 journal.write(step, "train", {**window.flush(step), "lr": outer.lr_now})
             if score and (step % x.eval.every == 0 or step == x.steps):
                 began = time.perf_counter()
-                candidate, figure = validate(bench, meta, score)
+                candidate, figure = validate(setup, meta, score)
                 window.since += time.perf_counter() - began
                 rest = {"ci95": figure.ci95, "tasks": figure.tasks, "diverged": figure.diverged}
-                journal.write(step, "val", {bench.problem.metric.name: figure.mean, **rest})
-                goodness = bench.problem.metric.goodness
+                journal.write(step, "val", {setup.problem.metric.name: figure.mean, **rest})
+                goodness = setup.problem.metric.goodness
                 if figure.known and (selection is None or goodness(figure.mean) > goodness(selection.value)):
                     kept = tree.combine(torch.clone, candidate)
                     selection = Selection(step, figure.mean, figure.ci95, kept, figure.diverged)
@@ -121,61 +121,61 @@ def beside(bar: Any, metric: str) -> Listener:
     return show
 
 
-def meta_batches(bench: Bench, step: int) -> Iterator[Any]:
+def meta_batches(setup: Setup, step: int) -> Iterator[Any]:
     """Yield this rank's share of the meta-batches of meta-iterations ``step``, ``step`` + 1, ...
 
     Several small meta-batches are sampled in one call. The tasks are the same, with less Python between them.
     """
-    x, ranks = bench.experiment, bench.ranks
-    numbers = x.meta_batch * x.inputs_of_a_task(bench.tasks)
+    x, ranks = setup.experiment, setup.ranks
+    numbers = x.meta_batch * x.inputs_of_a_task(setup.tasks)
     at_once = max(1, NUMBERS_AT_ONCE // numbers) if ranks.world == 1 else 1
     support, query = x.training_shots()
     while True:
         indices = ranks.share(range(step * x.meta_batch, (step + at_once) * x.meta_batch))
-        drawn = bench.tasks.sample(Split.train, x.seed, indices, x.way, support, query)
+        drawn = setup.tasks.sample(Split.train, x.seed, indices, x.way, support, query)
         yield from in_parts(drawn, len(indices) // at_once)
         step += at_once
 
 
-def validator(bench: Bench, times: int) -> Evaluator:
+def validator(setup: Setup, times: int) -> Evaluator:
     """Make the evaluator for validation, which always uses the same tasks.
 
     With ``eval.norm=all`` it uses transductive statistics.
 
     Args:
-        bench: The experiment's parts.
+        setup: The experiment's parts.
         times: Expected validations; tracing is chosen from it.
     """
-    settings = bench.experiment.eval
+    settings = setup.experiment.eval
     norm = Norm.transductive if settings.norm is Norm.all else settings.norm
-    times *= len(bench.experiment.algo.candidates(bench.first_meta()))
-    return Evaluator(bench, settings.val_tasks, norm, last_only=True, times=times)
+    times *= len(setup.experiment.algo.candidates(setup.first_meta()))
+    return Evaluator(setup, settings.val_tasks, norm, last_only=True, times=times)
 
 
-def validate(bench: Bench, meta: Meta, score: Evaluator) -> tuple[Meta, Estimate]:
+def validate(setup: Setup, meta: Meta, score: Evaluator) -> tuple[Meta, Estimate]:
     """Measure the method's candidates on the validation tasks.
 
     Returns:
         The best candidate and its mean and interval. Candidates without a finite mean come last.
     """
     measured = []
-    for candidate in bench.experiment.algo.candidates(meta):
+    for candidate in setup.experiment.algo.candidates(meta):
         (of_candidate,) = score(candidate, Split.val)
         measured.append((candidate, of_candidate.estimates[-1]))
-    return max(measured, key=lambda row: (row[1].known, bench.problem.metric.goodness(row[1].mean)))
+    return max(measured, key=lambda row: (row[1].known, setup.problem.metric.goodness(row[1].mean)))
 
 
-def tuned(bench: Bench, meta: Meta) -> Meta:
+def tuned(setup: Setup, meta: Meta) -> Meta:
     """Choose the best of the method's candidates on validation, for methods that tune a setting.
 
     Returns:
         The best candidate. ``meta`` itself where there is nothing to tune or no validation task, or, with a warning,
         where no candidate has a finite mean.
     """
-    several = len(bench.experiment.algo.candidates(meta)) > 1
-    if not (several and bench.tasks.has(Split.val)):
+    several = len(setup.experiment.algo.candidates(meta)) > 1
+    if not (several and setup.tasks.has(Split.val)):
         return meta
-    candidate, figure = validate(bench, meta, validator(bench, times=1))
+    candidate, figure = validate(setup, meta, validator(setup, times=1))
     if not figure.known:
         warnings.warn("tuning on validation: tasks diverge with every candidate; nothing is tuned", stacklevel=2)
     return candidate if figure.known else meta
@@ -185,12 +185,12 @@ class Window:
     """Metrics of the steps since the last log line. They stay on the device, so that no step waits for them.
 
     Args:
-        bench: The experiment's parts.
+        setup: The experiment's parts.
         run_dir: The run folder, for messages.
     """
 
-    def __init__(self, bench: Bench, run_dir: Path):
-        self.meta_batch, self.run_dir, self.ranks = bench.experiment.meta_batch, run_dir, bench.ranks
+    def __init__(self, setup: Setup, run_dir: Path):
+        self.meta_batch, self.run_dir, self.ranks = setup.experiment.meta_batch, run_dir, setup.ranks
         self._clear()
 
     def _clear(self) -> None:

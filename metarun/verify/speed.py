@@ -23,7 +23,8 @@ from metarun.datasets.base import Split
 from metarun.datasets.generated import Generated
 from metarun.errors import UserError
 from metarun.progress import progress_bar
-from metarun.runs.experiment import Bench, Experiment
+from metarun.runs.experiment import Experiment
+from metarun.runs.setup import Setup, assemble
 
 POOL = 4  # meta-batches that take turns
 CONVOLUTIONS = ("conv", "metarun::transpose", "metarun::correlate")
@@ -49,11 +50,11 @@ def measure(experiment: Experiment, seconds: float, compare: bool) -> dict[str, 
 
 
 def _measure(experiment: Experiment, device: torch.device, seconds: float, compare: bool) -> dict[str, Any]:
-    bench = experiment.assemble(Generated(experiment.dataset, device), device)
-    bench.require_room()
-    batches = _meta_batches(bench)
-    ours = _meta_step(bench)
-    reference = _reference_step(bench) if compare else None
+    setup = assemble(experiment, Generated(experiment.dataset, device), device)
+    setup.require_room()
+    batches = _meta_batches(setup)
+    ours = _meta_step(setup)
+    reference = _reference_step(setup) if compare else None
     began = time.perf_counter()
     ours(batches[0])
     first = time.perf_counter() - began
@@ -70,7 +71,7 @@ def _measure(experiment: Experiment, device: torch.device, seconds: float, compa
             used += pair[0] + (pair[1] or 0.0)
             bar.update(min(round(used), round(seconds)) - bar.n)
     result = {
-        "engine": bench.engine.describe(),
+        "engine": setup.engine.describe(),
         "device": device_name(device),
         "torch": torch.__version__,
         "machine": platform.processor() or platform.machine(),
@@ -95,9 +96,9 @@ def throughput(experiment: Experiment, seconds: float) -> float:
         seconds: Time to measure for; at least one step is measured.
     """
     with experiment.device.applied() as device:
-        bench = experiment.assemble(Generated(experiment.dataset, device), device)
-        bench.require_room()
-        step, batches = _meta_step(bench), _meta_batches(bench)
+        setup = assemble(experiment, Generated(experiment.dataset, device), device)
+        setup.require_room()
+        step, batches = _meta_step(setup), _meta_batches(setup)
         step(batches[0])
         taken: list[float] = []
         while sum(taken) < seconds:
@@ -110,21 +111,21 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
-def _meta_batches(bench: Bench) -> list[Episode]:
+def _meta_batches(setup: Setup) -> list[Episode]:
     """Draw the meta-batches before the measurement starts."""
-    x = bench.experiment
+    x = setup.experiment
     support, query = x.training_shots()
     return [
-        bench.tasks.sample(Split.train, x.seed, range(i * x.meta_batch, (i + 1) * x.meta_batch), x.way, support, query)
+        setup.tasks.sample(Split.train, x.seed, range(i * x.meta_batch, (i + 1) * x.meta_batch), x.way, support, query)
         for i in range(POOL)
     ]
 
 
-def _meta_step(bench: Bench) -> Callable[..., None]:
+def _meta_step(setup: Setup) -> Callable[..., None]:
     """Return a training step without sampling and logging."""
-    meta = bench.first_meta()
-    outer = bench.experiment.algo.outer_step(meta)
-    meta_gradient = bench.meta_gradient()
+    meta = setup.first_meta()
+    outer = setup.experiment.algo.outer_step(meta)
+    meta_gradient = setup.meta_gradient()
 
     def step(episodes: Any) -> None:
         grads, metrics = meta_gradient(meta, episodes)
@@ -134,19 +135,19 @@ def _meta_step(bench: Bench) -> Callable[..., None]:
     return step
 
 
-def _reference_step(bench: Bench) -> Callable[..., None]:
+def _reference_step(setup: Setup) -> Callable[..., None]:
     package = Path(metarun.__file__).parent
     places = (package / "benchmarks" / "reference_loop.py", package.parent / "benchmarks" / "reference_loop.py")
     spec = importlib.util.spec_from_file_location("reference_loop", next(path for path in places if path.exists()))
     assert spec is not None and spec.loader is not None
     reference = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(reference)
-    tasks = supervised(bench.problem, "--compare reference")
+    tasks = supervised(setup.problem, "--compare reference")
     try:
-        loop = reference.ReferenceLoop(bench.module, tasks.loss, tasks.way, bench.experiment.algo)
+        loop = reference.ReferenceLoop(setup.module, tasks.loss, tasks.way, setup.experiment.algo)
     except NotImplementedError as error:
         raise UserError(f"--compare reference: {error}") from None
-    optimizer = torch.optim.Adam(bench.module.parameters(), lr=0.0)  # the same work, but constant parameters
+    optimizer = torch.optim.Adam(setup.module.parameters(), lr=0.0)  # the same work, but constant parameters
 
     def step(episodes: Any) -> None:
         loss = loop(episodes)

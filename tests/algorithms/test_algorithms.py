@@ -19,6 +19,7 @@ from metarun.core.meta import Meta
 from metarun.engine.meta_gradient import MetaGradient
 from metarun.engine.over_tasks import TRACE_PAYS, Compile, Engine, Vectorize
 from metarun.models.base import Model, functional
+from metarun.runs.setup import build
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import train
 from metarun.verify import check, problems
@@ -61,7 +62,7 @@ def test_a_module_the_package_has_never_seen_is_meta_trained(algo: str, tmp_path
     steps = "steps=1" if algo == "random" else "steps=3"
     words = [f"algo={algo}", steps, "meta_batch=2", "eval.every=3", "eval.val_tasks=2", "algo.eval_inner_steps=2"]
     experiment, _ = config.compose(words)
-    bench = dataclasses.replace(experiment, model=Unseen()).build()
+    bench = build(dataclasses.replace(experiment, model=Unseen()))
     state = train(bench, tmp_path, StopSignals())
     assert all(value.isfinite().all() for value in tree.leaves(state.meta))
 

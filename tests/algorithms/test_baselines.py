@@ -13,16 +13,16 @@ from metarun.core.episode import Episode
 from metarun.core.objective import supervised
 from metarun.datasets.base import Split
 from metarun.runs import train as loop
-from metarun.runs.experiment import Bench
+from metarun.runs.setup import Setup, build
 from metarun.runs.signals import StopSignals
 from tests.support.commands import same
 
 SMALL = ["model.filters=8", "meta_batch=2", "eval.val_tasks=8", "steps=4", "eval.every=4"]
 
 
-def bench(*words: str) -> Bench:
+def bench(*words: str) -> Setup:
     small = [word for word in SMALL if "algo=random" not in words or word != "steps=4"]  # which makes one, whatever
-    return config.compose([*small, *words])[0].build()
+    return build(config.compose([*small, *words])[0])
 
 
 def test_pretraining_sees_all_classes_and_tasks_get_a_new_head() -> None:
@@ -59,7 +59,7 @@ def test_random_parameters_stay_the_first_ones(tmp_path: Path) -> None:
 
 def test_a_head_that_means_the_same_in_every_task_is_kept(data_root: Path) -> None:
     words = ["algo=pretrain", "dataset=mnist", "dataset.split=images", "way=10", f"data_root={data_root}"]
-    b = config.compose([*SMALL, *words])[0].build()
+    b = build(config.compose([*SMALL, *words])[0])
     drawn = b.tasks.sample(Split.train, 0, range(20), 10, 1, 1)
     assert drawn.support_y.max() == 9
     task = Episode(*(field[0] for field in b.tasks.sample(Split.test, 0, range(1), 10, 1, 1)))
@@ -68,8 +68,8 @@ def test_a_head_that_means_the_same_in_every_task_is_kept(data_root: Path) -> No
 
 
 def test_the_oracle_is_told_amplitude_and_phase() -> None:
-    told = config.compose(["algo=oracle", "dataset=sinusoid"])[0].build().tasks
-    plain = config.compose(["algo=maml", "dataset=sinusoid"])[0].build().tasks
+    told = build(config.compose(["algo=oracle", "dataset=sinusoid"])[0]).tasks
+    plain = build(config.compose(["algo=maml", "dataset=sinusoid"])[0]).tasks
     (t, p) = (tasks.sample(Split.test, 0, range(4), 1, 5, 6) for tasks in (told, plain))
     assert torch.equal(t.support_x[..., :1], p.support_x) and torch.equal(t.query_y, p.query_y)
     x, amplitude, phase = t.query_x.unbind(-1)

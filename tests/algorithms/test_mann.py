@@ -26,7 +26,7 @@ from metarun.errors import ConfigError, UserError
 from metarun.models.base import Init, functional, initialise
 from metarun.models.mann import MemoryAugmented
 from metarun.runs.evaluate import evaluate, predictions
-from metarun.runs.experiment import Bench
+from metarun.runs.setup import Setup, build
 from metarun.verify import problems
 from metarun.verify.mann_definition import sequence_logits, sequence_loss
 from metarun.verify.problems import Case
@@ -50,8 +50,8 @@ def method(**settings: Any) -> MANN:
     return dataclasses.replace(algorithm, **{"slots": 5, **settings})
 
 
-def bench(*words: str) -> Bench:
-    return config.compose([*SMALL, *words])[0].build()
+def bench(*words: str) -> Setup:
+    return build(config.compose([*SMALL, *words])[0])
 
 
 def adapted(algorithm: MANN, of: Case, task: Episode, steps: int) -> list[Params]:
@@ -225,7 +225,7 @@ def test_evaluation_is_the_same_however_tasks_are_run(measure: str) -> None:
 )
 def test_what_does_not_fit_is_refused(words: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        config.compose(["algo=mann", *words])[0].build()
+        build(config.compose(["algo=mann", *words])[0])
 
 
 def test_settings_out_of_range_are_refused() -> None:

@@ -14,6 +14,7 @@ from metarun.config import registry
 from metarun.config.overrides import GROUPS
 from metarun.errors import UserError
 from metarun.runs.folder import Record
+from metarun.runs.setup import build
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import train
 from tests.support.commands import ON_IMAGES, same
@@ -56,11 +57,11 @@ def test_every_option_composes_and_learns_for_two_steps(
         words.append(f"data_root={tmp_path / 'data'}")
     if (group, option) == ("device", "cuda") and not torch.cuda.is_available():
         with pytest.raises(UserError, match="device=cuda"):
-            config.compose(words)[0].build()
+            build(config.compose(words)[0])
         return
     experiment, record = config.compose(words)
     assert record.names[group] == option
-    bench = experiment.build()
+    bench = build(experiment)
     before = bench.first_meta()
     state = train(bench, tmp_path, StopSignals())
     learns = option != "random"
@@ -77,9 +78,9 @@ def test_every_algorithm_runs_on_images_on_regression_and_on_points(algo: str, d
     impossible = {"oracle": ("glyphs", "gaussians"), "protonet": ("sinusoid", "gaussians"), "boil": ("gaussians",)}
     if dataset in impossible.get(algo, ()):  # boil: a logistic model is nothing but a head
         with pytest.raises(UserError, match="algo"):
-            config.compose(words)[0].build()
+            build(config.compose(words)[0])
         return
-    bench = config.compose(words)[0].build()
+    bench = build(config.compose(words)[0])
     assert train(bench, tmp_path, StopSignals()).step == bench.experiment.steps
 
 

@@ -19,7 +19,7 @@ from metarun.core.batch_norm import Norm
 from metarun.datasets.base import Split
 from metarun.errors import UserError
 from metarun.runs.evaluate import evaluate
-from metarun.runs.experiment import Bench
+from metarun.runs.setup import Setup, build
 
 PATHS = [
     "/data/my images ü",
@@ -149,10 +149,10 @@ PARTS = {"mann": ["model=mann"], "oracle": ["dataset=sinusoid"], "reptile": ["mo
 CHOICES = config.choices("algo")
 
 
-def bench_of(name: str) -> Bench:
+def bench_of(name: str) -> Setup:
     words = PARTS.get(name, ["model=mlp"])
     x, _ = config.compose([f"algo={name}", *words, "shot=2", "query=2", "device.compile=false"])
-    return x.build()
+    return build(x)
 
 
 def other(value: Any) -> Any:
@@ -167,7 +167,7 @@ def other(value: Any) -> Any:
     return value + 1 if isinstance(value, int) else [*value, "*bias"] if isinstance(value, list) else value / 2
 
 
-def measured(bench: Bench, algo: Algorithm) -> torch.Tensor:
+def measured(bench: Setup, algo: Algorithm) -> torch.Tensor:
     bench = dataclasses.replace(bench, experiment=dataclasses.replace(bench.experiment, algo=algo))
     (score,) = evaluate(bench, bench.first_meta(), Split.test, 2, Norm.transductive)
     return torch.stack([score.metric, score.loss])

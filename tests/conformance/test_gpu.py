@@ -7,6 +7,7 @@ import torch
 
 from metarun import config
 from metarun.datasets.base import Split
+from metarun.runs.setup import build
 from metarun.verify import check
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")]
@@ -15,9 +16,9 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 @pytest.mark.parametrize("dataset", ["glyphs", "sinusoid", "gaussians"])
 def test_a_task_is_the_same_on_every_device(dataset: str) -> None:
     ours, theirs = (
-        config.compose([f"dataset={dataset}", f"device={device}"])[0]
-        .build()
-        .tasks.sample(Split.test, 0, range(9), 5, 1, 5)
+        build(config.compose([f"dataset={dataset}", f"device={device}"])[0]).tasks.sample(
+            Split.test, 0, range(9), 5, 1, 5
+        )
         for device in ("cpu", "cuda")
     )
     for a, b in zip(ours, theirs, strict=True):

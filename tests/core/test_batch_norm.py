@@ -23,7 +23,7 @@ from metarun.engine.kernels.mode import Grouped
 from metarun.errors import ConfigError
 from metarun.models.base import Model, functional
 from metarun.runs.evaluate import evaluate
-from metarun.runs.experiment import Bench
+from metarun.runs.setup import Setup, build
 
 SUPPORT, QUERY, CHANNELS, EPS = 6, 7, 8, 1e-3
 THREE = [n for n in Norm if n is not Norm.all]
@@ -271,9 +271,9 @@ class Own(Model):
         return Net(self.layer, input_shape[0], outputs)
 
 
-def bench(layer: Layer, *words: str) -> Bench:
+def bench(layer: Layer, *words: str) -> Setup:
     experiment = config.compose(["eval.query=2", "algo.eval_inner_steps=1", *words])[0]
-    return dataclasses.replace(experiment, model=Own(layer=layer)).build()
+    return build(dataclasses.replace(experiment, model=Own(layer=layer)))
 
 
 def test_an_evaluation_rests_on_what_was_found() -> None:
@@ -304,4 +304,4 @@ SHIPPED = {
 @pytest.mark.parametrize("word", SHIPPED)
 def test_what_the_shipped_networks_do(word: str) -> None:
     more = {"algo=oracle": ["dataset=sinusoid"], "algo=mann": ["model=mann"]}
-    assert config.compose([word, *more.get(word, [])])[0].build().mixing is SHIPPED[word]
+    assert build(config.compose([word, *more.get(word, [])])[0]).mixing is SHIPPED[word]

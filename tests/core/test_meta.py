@@ -12,6 +12,7 @@ from metarun import config
 from metarun.core.meta import Meta
 from metarun.errors import UserError
 from metarun.models.base import Model
+from metarun.runs.setup import build
 from tests.support.commands import same
 
 # names that look like those of another field
@@ -54,7 +55,7 @@ class Named(Model):
 def test_a_network_must_leave_the_methods_names_alone() -> None:
     def names(layer: str) -> list[str]:
         experiment = config.compose(["dataset=sinusoid"])[0]
-        return list(dataclasses.replace(experiment, model=Named(name=layer)).build().first_meta().flat())
+        return list(build(dataclasses.replace(experiment, model=Named(name=layer))).first_meta().flat())
 
     with pytest.raises(UserError) as caught:
         names("inner")

@@ -13,6 +13,7 @@ from metarun import config
 from metarun.core.metric import ACCURACY, SQUARED_ERROR, Metric
 from metarun.datasets.generated import Generated
 from metarun.files import finite
+from metarun.runs.setup import build
 from tests.support.results import RETURN
 
 DECIBELS = Metric(
@@ -93,6 +94,6 @@ def test_a_data_set_knows_the_metric_of_its_tasks(dataset: str) -> None:
     x, _ = config.compose([f"dataset={dataset}", *words])
     known = x.dataset.metric
     if dataset in ("sinusoid", "gaussians"):  # which take no time
-        assert x.build().problem.metric == known
+        assert build(x).problem.metric == known
     tasks = Generated(x.dataset, torch.device("cpu"))
     assert tasks.problem(lambda params, x: x, x.way).metric == known

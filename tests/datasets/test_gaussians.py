@@ -16,6 +16,7 @@ from metarun.datasets.base import Split
 from metarun.datasets.gaussians import Blobs, Gaussians
 from metarun.errors import ConfigError, UserError
 from metarun.runs.evaluate import evaluate
+from metarun.runs.setup import build
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import train
 from metarun.verify import check, problems
@@ -69,7 +70,7 @@ def test_the_best_accuracy_is_that_of_who_knows_the_means(spread: float, deviati
 
 
 def test_adapting_goes_from_a_toss_to_near_the_best_and_not_beyond(tmp_path: Path) -> None:
-    bench = config.compose(["dataset=gaussians", "steps=100", "eval.every=0"])[0].build()
+    bench = build(config.compose(["dataset=gaussians", "steps=100", "eval.every=0"])[0])
     state = train(bench, tmp_path, StopSignals())
     (score,) = evaluate(bench, state.meta, Split.test, 300, Norm.transductive)
     assert isinstance(bench.tasks, Blobs)
@@ -81,7 +82,7 @@ def test_adapting_goes_from_a_toss_to_near_the_best_and_not_beyond(tmp_path: Pat
 
 def test_its_meta_gradient_equals_finite_differences() -> None:
     """Of the binary loss through five inner steps."""
-    bench = config.compose(["dataset=gaussians"])[0].build()
+    bench = build(config.compose(["dataset=gaussians"])[0])
     episodes = bench.tasks.sample(Split.train, 0, range(4), 2, 5, 15)
     episodes = Episode(*(v.double() if v.is_floating_point() else v for v in episodes))
     meta = tree.combine(lambda p: p.double(), bench.first_meta())

@@ -7,6 +7,7 @@ from metarun import config
 from metarun.core.objective import supervised
 from metarun.datasets.base import Split
 from metarun.datasets.generated import Generated
+from metarun.runs.setup import build
 
 CPU = torch.device("cpu")
 
@@ -31,7 +32,7 @@ def test_shapes_outputs_and_labels_are_those_of_the_data_set(name: str) -> None:
 @pytest.mark.parametrize("name", ["glyphs", "sinusoid", "gaussians"])  # those that need no data
 def test_outputs_and_problem_are_the_data_sets_own(name: str) -> None:
     x = config.compose([f"dataset={name}"])[0]
-    bench, generated = x.build(), Generated(x.dataset, CPU)
+    bench, generated = build(x), Generated(x.dataset, CPU)
     ours, theirs = generated.problem(supervised(bench.problem, "").forward, x.way), bench.problem
     assert ours == theirs and generated.outputs(x.way) == bench.tasks.outputs(x.way)
     real = bench.tasks.sample(Split.train, 0, range(2), x.way, 1, 2)

@@ -22,6 +22,7 @@ from metarun.datasets.sampler import ClassPool
 from metarun.errors import ConfigError, UserError
 from metarun.files import write_json
 from metarun.runs.folder import Record
+from metarun.runs.setup import build
 from tests.support.commands import Command
 from tests.support.own_images import COUNTS, QUICK, SIZE, own_images
 
@@ -337,9 +338,9 @@ def test_validation_classes_count_where_something_is_validated(tmp_path: Path) -
     assert set(val) == {"fox", "eel"}
     given = ["dataset=image_folder", f"data_root={tmp_path}", *QUICK, "dataset.min_images=2"]
     with pytest.warns(UserWarning, match="left out"):
-        config.compose([*given, "eval.every=0", "dataset.shares=[0.6,0.1,0.3]"])[0].build()  # one class for validation
+        build(config.compose([*given, "eval.every=0", "dataset.shares=[0.6,0.1,0.3]"])[0])  # one class for validation
         with pytest.raises(UserError, match="way=2: the val split has only 1 classes"):
-            config.compose([*given, "dataset.shares=[0.6,0.1,0.3]"])[0].build()
+            build(config.compose([*given, "dataset.shares=[0.6,0.1,0.3]"])[0])
 
 
 def test_older_run_folders_know_none_of_the_younger_settings(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from metarun.core.tree import Params
 from metarun.engine.collect import collected
 from metarun.engine.meta_gradient import MetaGradient
 from metarun.engine.over_tasks import Engine, Vectorize
+from metarun.runs.setup import build
 
 STEPS, LR = 3, 0.1
 
@@ -91,7 +92,7 @@ def test_data_follow_the_parameters_of_their_step(engine: Engine, hypergrad: str
 
 
 def test_other_problems_are_handed_on_untouched() -> None:
-    bench = config.compose(["dataset=sinusoid"])[0].build()
+    bench = build(config.compose(["dataset=sinusoid"])[0])
     given = object()
     assert (
         collected(bench.engine, bench.experiment.algo, bench.problem, bench.first_meta(), given, 3, training=True)

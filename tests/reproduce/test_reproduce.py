@@ -256,7 +256,7 @@ def test_a_list_writes_to_the_users_cache_alone(tmp_path: Path, monkeypatch: pyt
         measured.append(seconds)
         return 25.0
 
-    monkeypatch.setattr(reproduce.bench, "throughput", throughput)
+    monkeypatch.setattr(reproduce.speed, "throughput", throughput)
     out = tmp_path / "out"
     for damaged in ("", '{"a": "b"}', "[]", "{"):
         if damaged:

@@ -19,6 +19,7 @@ from metarun.runs import checkpoint, load
 from metarun.runs import train as loop
 from metarun.runs.checkpoint import Damaged, Selection, TrainState
 from metarun.runs.experiment import Select
+from metarun.runs.setup import build
 from metarun.runs.signals import StopSignals
 from tests.support.commands import same
 
@@ -187,7 +188,7 @@ CASES = [(checkpoint.LAST, name) for name in {**EDITS, **ONLY_LAST}] + [(checkpo
 def doors() -> Callable[[Path, str], list[Callable[[], object]]]:
     """What goes on from a file, and what tests its parameters."""
     experiment, record = config.compose(TINY)
-    bench = experiment.build()
+    bench = build(experiment)
 
     def of(run_dir: Path, file: str) -> list[Callable[[], object]]:
         which = Select.best if file == checkpoint.BEST else Select.last
@@ -268,7 +269,7 @@ def test_the_best_parameters_are_found_where_their_file_is_lost(trained: Path, t
     content["selection"] = {**content["selection"], "step": 2, "meta": {k: v + 1 for k, v in content["meta"].items()}}
     write_atomic(path, checkpoint._encode(content))
     (checkpoint.folder(run_dir) / checkpoint.BEST).unlink()
-    bench = config.compose(TINY)[0].build()
+    bench = build(config.compose(TINY)[0])
     for which, step in ((Select.best, 2), (Select.last, 3)):
         found = load._trained(run_dir, which, bench)
         assert found["step"] == step and ("value" in found) is (which is Select.best)

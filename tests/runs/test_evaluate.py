@@ -16,14 +16,14 @@ from metarun.engine.kernels.build import library
 from metarun.engine.over_tasks import TRACE_PAYS, Compile, Engine, Vectorize
 from metarun.engine.trace import Trace
 from metarun.runs.evaluate import Evaluator, Measured, evaluate, measured_episodes, predictions
-from metarun.runs.experiment import Bench
+from metarun.runs.setup import Setup, build
 from tests.support.commands import ON_IMAGES
 
 SMALL = ["model.filters=8", "eval.query=2", "algo.eval_inner_steps=3"]
 
 
-def bench(*overrides: str) -> Bench:
-    return config.compose([*SMALL, *overrides])[0].build()
+def bench(*overrides: str) -> Setup:
+    return build(config.compose([*SMALL, *overrides])[0])
 
 
 def test_only_the_last_step_on_request() -> None:
@@ -137,6 +137,6 @@ def test_an_evaluation_of_many_tasks_is_traced_once(monkeypatch: pytest.MonkeyPa
 
 
 def test_predictions_cover_every_step() -> None:
-    b = config.compose(["dataset=sinusoid"])[0].build()
+    b = build(config.compose(["dataset=sinusoid"])[0])
     episodes = b.tasks.sample(Split.test, 0, range(2), 5, 10, 6)
     assert predictions(b, b.first_meta(), episodes, Norm.transductive).shape == (2, 11, 6, 1)

@@ -22,7 +22,7 @@ from metarun.engine.meta_gradient import MetaGradient
 from metarun.errors import UserError
 from metarun.models.base import Model, functional, initialise
 from metarun.runs.evaluate import evaluate
-from metarun.runs.experiment import Bench
+from metarun.runs.setup import Setup, build
 from metarun.verify import check, problems
 from tests.support.networks import First, convolutions
 
@@ -44,9 +44,9 @@ class Own(Model):
         return net
 
 
-def bench(make: Callable[[], list[nn.Module]], *words: str, frozen: tuple[str, ...] = ()) -> Bench:
+def bench(make: Callable[[], list[nn.Module]], *words: str, frozen: tuple[str, ...] = ()) -> Setup:
     experiment = config.compose([*FEW, *words])[0]
-    return dataclasses.replace(experiment, model=Own(make=make, frozen=frozen)).build()
+    return build(dataclasses.replace(experiment, model=Own(make=make, frozen=frozen)))
 
 
 def plain(module: nn.Module, episodes: Episode, lr: float, steps: int) -> dict[str, Tensor]:

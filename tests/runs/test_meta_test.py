@@ -28,6 +28,7 @@ from metarun.runs import checkpoint, run, train
 from metarun.runs.experiment import Experiment
 from metarun.runs.folder import Record
 from metarun.runs.load import evaluate_run
+from metarun.runs.setup import Setup, assemble
 from tests.support.results import RETURN
 
 WORDS = ["model=mlp", "model.hidden=[4]", "steps=2", "meta_batch=2", "eval.every=1", "eval.val_tasks=4"]
@@ -81,7 +82,12 @@ def start(monkeypatch: pytest.MonkeyPatch, folder: Path, tasks: Tasks, *words: s
     """What ``metarun train`` does, on these tasks."""
     monkeypatch.chdir(folder)
     cpu = torch.device("cpu")
-    monkeypatch.setattr(Experiment, "build", lambda self, **options: self.assemble(tasks, cpu, **options))
+
+    def made(experiment: Experiment, **options: Any) -> Setup:
+        return assemble(experiment, tasks, cpu, **options)
+
+    monkeypatch.setattr("metarun.runs.run.build", made)
+    monkeypatch.setattr("metarun.runs.load.build", made)
     kind = ["dataset=sinusoid"] if isinstance(tasks, Made) and tasks.targets else []
     return run.run(*config.compose([*kind, *WORDS, *words]))
 

@@ -15,11 +15,12 @@ from metarun import config
 from metarun.datasets.base import Split
 from metarun.errors import UserError
 from metarun.models.base import Model
-from metarun.runs.experiment import Bench, Experiment
+from metarun.runs.experiment import Experiment
 from metarun.runs.folder import Record
 from metarun.runs.load import evaluate_run
 from metarun.runs.preflight import Rehearsal, preflight
 from metarun.runs.run import run
+from metarun.runs.setup import Setup, build
 from tests.support.networks import First, convolutions
 
 FEW = ["algo.eval_inner_steps=2", "eval.query=2"]
@@ -46,8 +47,8 @@ class Own(Model):
         return net
 
 
-def bench(make: Callable[[], list[nn.Module]], width: int, *words: str) -> Bench:
-    return dataclasses.replace(config.compose([*FEW, *words])[0], model=Own(make=make, width=width)).build()
+def bench(make: Callable[[], list[nn.Module]], width: int, *words: str) -> Setup:
+    return build(dataclasses.replace(config.compose([*FEW, *words])[0], model=Own(make=make, width=width)))
 
 
 def written(x: Tensor) -> Tensor:
@@ -143,16 +144,16 @@ ONE_VALUE: dict[str, tuple[list[str], str]] = {
 def test_batch_norm_of_one_value_names_the_keys(case: str) -> None:
     words, keys = ONE_VALUE[case]
     with pytest.raises(UserError) as caught:
-        preflight(config.compose(["algo.eval_inner_steps=2", *words])[0].build())
+        preflight(build(config.compose(["algo.eval_inner_steps=2", *words])[0]))
     rest = "batch norm has one value in a channel, and needs two; 2 would do, or model.norm=false"
     assert str(caught.value) == f"{keys}: {rest}"
     if case == "shot":
-        preflight(config.compose(["algo.eval_inner_steps=2", *words, "model.norm=false"])[0].build())
+        preflight(build(config.compose(["algo.eval_inner_steps=2", *words, "model.norm=false"])[0]))
 
 
 def test_small_pictures_of_a_few_examples_have_several_values() -> None:
     experiment = config.compose(["algo.inner_batch=2", "model.filters=4", *FEW])[0]
-    preflight(experiment.build())
+    preflight(build(experiment))
     with pytest.raises(
         UserError, match=r"^algo\.inner_batch=1: batch norm has one value .* or a network without batch"
     ):
@@ -175,7 +176,7 @@ def test_small_pictures_of_a_few_examples_have_several_values() -> None:
     ids=" ".join,
 )
 def test_no_task_of_validation_or_test_is_drawn(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    b = config.compose(["algo.eval_inner_steps=2", *words])[0].build()
+    b = build(config.compose(["algo.eval_inner_steps=2", *words])[0])
     real, drawn = b.tasks.sample, []
 
     def watched(split: Split, *arguments: Any) -> Any:
@@ -192,7 +193,7 @@ def test_no_task_of_validation_or_test_is_drawn(words: list[str], monkeypatch: p
     "word", ["algo=maml", "algo=pretrain", "dataset=sinusoid", "dataset=gaussians", "algo=reptile"]
 )
 def test_rehearsed_evaluation_tasks_have_the_shape_of_real_ones(word: str) -> None:
-    b = config.compose([word, "model=mlp", "eval.shot=4", "eval.query=3"])[0].build()
+    b = build(config.compose([word, "model=mlp", "eval.shot=4", "eval.query=3"])[0])
     x = b.experiment
     of = Split.test, x.eval.seed, range(2), x.way, 4, 3
     for one, other in zip(Rehearsal(b).sample(*of), b.tasks.sample(*of), strict=True):

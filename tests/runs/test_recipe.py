@@ -16,6 +16,7 @@ from metarun.datasets.generated import Generated
 from metarun.errors import ConfigError, UserError
 from metarun.reproduce.verdict import Verdict
 from metarun.runs.recipe import Reference
+from metarun.runs.setup import assemble
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import train
 from tests.support.commands import same
@@ -101,7 +102,7 @@ def test_a_recipe_trains_without_test_tasks(name: str, tmp_path: Path, monkeypat
     words = ["steps=2", "meta_batch=1", "eval.val_tasks=2", "device.compile=false", *smaller]
     experiment, _ = config.compose([f"recipe={name}", *words])
     device = torch.device("cpu")
-    bench = experiment.assemble(Generated(experiment.dataset, device), device)
+    bench = assemble(experiment, Generated(experiment.dataset, device), device)
     drawn, sample = set(), bench.tasks.sample
 
     def recorded(split: Split, *arguments: Any) -> Any:

@@ -19,18 +19,18 @@ from metarun.errors import Interrupted, NotFinite
 from metarun.runs import checkpoint, journal
 from metarun.runs import train as loop
 from metarun.runs.evaluate import Evaluator
-from metarun.runs.experiment import Bench
+from metarun.runs.setup import Setup, build
 from metarun.runs.signals import StopSignals
 from tests.support.commands import ON_IMAGES, same
 
 SMALL = ["model.filters=8", "meta_batch=4", "eval.val_tasks=4", "log_every=2", "checkpoint_every=2"]
 
 
-def bench(*overrides: str) -> Bench:
-    return config.compose([*SMALL, *overrides])[0].build()
+def bench(*overrides: str) -> Setup:
+    return build(config.compose([*SMALL, *overrides])[0])
 
 
-def run(b: Bench, folder: Path) -> checkpoint.TrainState:
+def run(b: Setup, folder: Path) -> checkpoint.TrainState:
     folder.mkdir(exist_ok=True)
     return loop.train(b, folder, StopSignals())
 
@@ -59,7 +59,7 @@ def test_it_learns(algo: str, tmp_path: Path) -> None:
 def test_the_best_validation_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values, seen = iter([0.3, 0.9, 0.5, 0.9]), []
 
-    def validate(b: Bench, meta: Meta, score: Evaluator) -> tuple[Meta, Estimate]:
+    def validate(b: Setup, meta: Meta, score: Evaluator) -> tuple[Meta, Estimate]:
         seen.append(tree.combine(torch.clone, meta))
         return meta, Estimate(next(values), 0.01, 4, 0)
 
@@ -74,14 +74,14 @@ def test_the_best_validation_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_smaller_error_is_the_better_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([0.3, 0.1, 0.5])
     monkeypatch.setattr(loop, "validate", lambda b, meta, score: (meta, Estimate(next(values), 0.01, 4, 0)))
-    state = run(config.compose(["dataset=sinusoid", "steps=3", "eval.every=1"])[0].build(), tmp_path)
+    state = run(build(config.compose(["dataset=sinusoid", "steps=3", "eval.every=1"])[0]), tmp_path)
     assert state.selection is not None and state.selection.step == 2
 
 
 def test_what_is_no_number_is_never_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nan, values = float("nan"), iter([float("nan"), 0.3, float("nan"), 0.4])
     monkeypatch.setattr(loop, "validate", lambda b, meta, score: (meta, Estimate(next(values), 0.01, 4, 0)))
-    b = config.compose(["dataset=sinusoid", "steps=4", "eval.every=1"])[0].build()
+    b = build(config.compose(["dataset=sinusoid", "steps=4", "eval.every=1"])[0])
     state = run(b, tmp_path)
     assert state.selection is not None and (state.selection.step, state.selection.value) == (2, 0.3)
     assert max([nan, 5.0, 0.2, nan], key=b.problem.metric.goodness) == 0.2
@@ -118,9 +118,9 @@ def test_other_test_classes_leave_training_and_selection_as_they_were(tmp_path: 
 
 def test_drawing_ahead_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["dataset=sinusoid", "steps=7", "eval.every=0", "device.compile=false", "checkpoint_every=3"]
-    ahead = run(config.compose(words)[0].build(), tmp_path / "ahead")
+    ahead = run(build(config.compose(words)[0]), tmp_path / "ahead")
     monkeypatch.setattr(loop, "NUMBERS_AT_ONCE", 1)
-    one_by_one = run(config.compose(words)[0].build(), tmp_path / "one by one")
+    one_by_one = run(build(config.compose(words)[0]), tmp_path / "one by one")
     assert same(ahead.meta, one_by_one.meta)
 
 
@@ -128,7 +128,7 @@ def test_drawing_ahead_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_signal_during_validation_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, during: int) -> None:
     stop, calls = StopSignals(), []
 
-    def validate(b: Bench, meta: Meta, score: Evaluator) -> tuple[Meta, Estimate]:
+    def validate(b: Setup, meta: Meta, score: Evaluator) -> tuple[Meta, Estimate]:
         calls.append(1)
         if len(calls) == during:
             stop.received = signal.SIGTERM
