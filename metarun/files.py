@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -43,13 +44,19 @@ def write_atomic(path: Path, data: bytes, keep_old: Path | None = None) -> None:
     except OSError as error:  # some of these errors do not name the file
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only folder refuses this too, and has said why above
+            temporary.unlink(missing_ok=True)
     if not WINDOWS:
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as ``write_atomic`` does. Bytes of a name that is not UTF-8 are written as ``\\udcXX``."""
+    write_atomic(path, text.encode(errors="backslashreplace"))
 
 
 def remove_torn(paths: Iterable[Path]) -> None:

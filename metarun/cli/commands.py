@@ -9,7 +9,7 @@ from metarun import config
 from metarun.config.overrides import as_typed
 from metarun.engine.ranks import current
 from metarun.errors import UserError, did_you_mean, require
-from metarun.files import user_path, write_atomic, write_json
+from metarun.files import user_path, write_json, write_text
 from metarun.progress import progress_bar
 from metarun.reproduce import cells as published
 from metarun.reproduce import table as verdicts
@@ -110,8 +110,8 @@ def table(words: list[str]) -> int:
     _require_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     text = tables.markdown(rows)
-    write_atomic(out / "table.md", text.encode())
-    write_atomic(out / "table.csv", tables.comma_separated(rows).encode())
+    write_text(out / "table.md", text)
+    write_text(out / "table.csv", tables.comma_separated(rows))
     save(curves.comparison(tables.by_steps(results)), out / "table.png")
     print(text)
     print(f"written: {out / 'table.md'}, .csv and .png")

@@ -119,7 +119,7 @@ class Source:
             else:
                 named = ((name, path) for name, paths in held.items() for path in paths)
                 facts += [f"{split.name} {name} {path.name} {path.stat().st_size}" for name, path in named]
-        return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+        return hashlib.sha256("\n".join(facts).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def find(data_root: Path) -> Source:

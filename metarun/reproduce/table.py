@@ -7,7 +7,7 @@ import io
 import math
 from pathlib import Path
 
-from metarun.files import write_atomic
+from metarun.files import write_text
 from metarun.progress import progress_bar
 from metarun.reproduce.cells import RESULTS, cells, finished, published
 from metarun.reproduce.plot import reproduction
@@ -35,8 +35,8 @@ def write(out: Path, asked: list[str]) -> str:
         *(["## What was looked into\n", *notes] if notes else []),
         _sources(covered),
     ]
-    write_atomic(out / f"{NAME}.md", "\n".join(whole).encode())
-    write_atomic(out / f"{NAME}.csv", comma_separated(table).encode())
+    write_text(out / f"{NAME}.md", "\n".join(whole))
+    write_text(out / f"{NAME}.csv", comma_separated(table))
     save(reproduction([row for row in table if row.seeds]), out / f"{NAME}.png")
     return markdown([row for row in table if row.cell in asked])
 

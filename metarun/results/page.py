@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metarun.files import write_atomic
+from metarun.files import write_text
 from metarun.results.result import Result, norm_in_words
 
 NAME = "report.md"
@@ -73,4 +73,4 @@ def write(out: Path, result: Result) -> None:
     ]
     settings = [f"{key} = {value}" for key, value in result.config.items()]
     lines += ["## Configuration", "", "```", *settings, "```", ""]
-    write_atomic(out / NAME, "\n".join(lines).encode())
+    write_text(out / NAME, "\n".join(lines))
