@@ -162,10 +162,10 @@ def implicit(algorithm: IMAML, first: Params, task: Task) -> Params:
     return unpacked(torch.linalg.solve(system, query))
 
 
-@pytest.mark.parametrize("way", ["loop", "vmap", "vmap by 2", "vmap recorded"])
+@pytest.mark.parametrize("way", ["loop", "vmap", "vmap by 2", "vmap traced"])
 @pytest.mark.parametrize("name", METHODS)
 def test_the_meta_gradient_is_plain_autograds(name: str, way: str) -> None:
-    """In one go, in chunks, and from a recording, also at other values than those that it was recorded with."""
+    """In one go, in chunks, and from a trace, also at other values than those that it was traced with."""
     algorithm, (engine, calls) = method(name), WAYS[way]
     meta_gradient = MetaGradient(engine, algorithm, PROBLEM, calls)
     for scale, progress in ((1.0, 0.25), (1.2, 0.4)):
