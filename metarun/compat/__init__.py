@@ -1,1 +1,1 @@
-"""What metarun needs of other libraries that they do not promise."""
+"""Names of other libraries that are private or may change, one library a file; tests/compat checks each by name."""

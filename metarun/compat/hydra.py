@@ -1,4 +1,4 @@
-"""Hydra beneath ``hydra.main`` and ``hydra.compose``. Last seen in hydra-core 1.3.8; 1.4 has other internals."""
+"""Hydra's internals below ``hydra.main`` and ``hydra.compose``. Last seen in hydra-core 1.3.8; 1.4 has others."""
 
 from __future__ import annotations
 
@@ -21,15 +21,20 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 
 __all__ = ["ConfigStore", "HydraConfig", "IntervalSweep", "Override", "get_args_parser"]
 
-BASE = "1.3"  # whose defaults Hydra is to have
+BASE = "1.3"  # the version whose defaults Hydra uses
 
 
 @contextmanager
 def reading(folder: Path, more: Path | None) -> Iterator[None]:
-    """Within, ``hydra.compose`` and the functions below read ``folder``, and ``more`` after it."""
+    """Let ``hydra.compose`` and the functions below read configurations.
+
+    Args:
+        folder: metarun's configuration.
+        more: a folder with options of the user's, read after ``folder``.
+    """
     search = create_config_search_path(str(folder))
     if more is not None:
-        place = SearchPathQuery(provider="schema")  # Hydra wants its own schemas last
+        place = SearchPathQuery(provider="schema")  # Hydra needs the schemas last
         search.prepend("command-line", f"file://{more.absolute()}", anchor=place)
     hydra.version.setbase(BASE)
     GlobalHydra.instance().clear()
@@ -41,28 +46,32 @@ def reading(folder: Path, more: Path | None) -> Iterator[None]:
 
 
 def parse(argument: str) -> list[Override]:
-    """A word of the command line as Hydra reads it. Raises ``hydra.errors.OverrideParseException``."""
+    """Parse a word of the command line.
+
+    Raises:
+        hydra.errors.OverrideParseException: the word is no override.
+    """
     return OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides([argument])
 
 
 def options(group: str) -> list[str]:
-    """The choices of a group."""
+    """Return the options of a group."""
     return GlobalHydra.instance().config_loader().get_group_options(group)
 
 
 def subgroups(group: str) -> list[str]:
-    """The groups in a group."""
+    """Return the groups within a group."""
     return GlobalHydra.instance().config_loader().list_groups(group)
 
 
 def jobs_of_sweep(overrides: list[Override]) -> list[list[str]]:
-    """Each combination of the values that a sweep gives."""
+    """Return the overrides of each job of a sweep: every combination of its values."""
     (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
     return jobs
 
 
 class Clash(NamedTuple):
-    """``group``'s ``option`` sets ``key``, which what was chosen of the group ``other`` does not have."""
+    """The option of a group sets a key that the selected option of another group does not have."""
 
     group: str
     option: str
@@ -71,13 +80,13 @@ class Clash(NamedTuple):
 
 
 def clash(text: str) -> Clash | None:
-    """What an error's text says of two choices that do not go together."""
+    """Find in the text of an error two options that do not go together; None: it says no such thing."""
     found = re.search(r"In '(\w+)/([\w/]+)': .*Key '\w+' not in .*full_key: ((\w+)\.\S+)", text)
     return Clash(*found.groups()) if found else None
 
 
 class Lacking(NamedTuple):
-    """Hydra's own ``group`` has no ``option``; ``options``: what it has."""
+    """A group of Hydra's own does not have this option; ``options`` are those that it has."""
 
     group: str
     option: str
@@ -85,11 +94,11 @@ class Lacking(NamedTuple):
 
 
 def lacking(text: str) -> Lacking | None:
-    """What an error's text says of a launcher or sweeper that is not installed."""
+    """Find in the text of an error a launcher or sweeper that is not installed; None: it says no such thing."""
     found = re.search(r"Could not find '(hydra/\w+)/(\S+)' Available options in \S+ (.*?) Config search", text)
     return Lacking(*found.groups()) if found else None
 
 
 def runs_jobs_here(settings: Any) -> bool:
-    """Whether jobs run in this process, one after the other. settings: what ``HydraConfig.get`` returns."""
+    """Return whether jobs run in this process, one after another; settings: the result of ``HydraConfig.get``."""
     return settings.launcher._target_.endswith("BasicLauncher")

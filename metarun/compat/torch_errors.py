@@ -1,4 +1,4 @@
-"""Errors of torch that have no type of their own and are known by their text. Last seen in torch 2.13."""
+"""Errors of torch without a type of their own, recognised by their text. Last seen in torch 2.13."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ UNITS = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an allocation failed."""
+    """Return whether an allocation failed."""
     return isinstance(error, MemoryError) or bool(OUT_OF_MEMORY.search(str(error)))
 
 
 def bytes_asked_for(error: Exception) -> float:
-    """How many bytes an allocation that failed was to have; 0 where the error does not say."""
+    """Return the size of an allocation that failed, in bytes; 0 if the error does not say."""
     amount = AMOUNT.search(str(error))
     return float(amount[1]) * UNITS[amount[2].lower()] if amount else 0.0
 
 
 def is_one_value(error: Exception) -> bool:
-    """Whether batch norm has seen one value in a channel, which has no variance."""
+    """Return whether batch norm got one value per channel, which has no variance."""
     return "more than 1 value per channel" in str(error)
 
 
 def lacks_derivative(error: Exception) -> bool:
-    """Whether an operation has no derivative of the order that was asked for."""
+    """Return whether an operation has no derivative of the order that was computed."""
     return "derivative" in str(error) and "not implemented" in str(error)
 
 
 def without_place(error: Exception) -> str:
-    """The first sentence of an error of communication, without the place in C++ that it begins with."""
+    """Return the first sentence of a communication error, without the C++ file and line it begins with."""
     return re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).split(". ")[0]

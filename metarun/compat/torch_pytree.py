@@ -1,4 +1,4 @@
-"""Nests of tensors, taken apart and put together again: torch's own, which is not public. Last seen in torch 2.13."""
+"""Functions on pytrees, which torch has and does not publish. Last seen in torch 2.13."""
 
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 

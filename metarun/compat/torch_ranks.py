@@ -1,4 +1,4 @@
-"""How the processes that torchrun starts find each other. Last seen in torch 2.13."""
+"""Connection of the processes that torchrun starts. Last seen in torch 2.13."""
 
 from __future__ import annotations
 
@@ -9,9 +9,18 @@ import torch.distributed as dist
 
 
 def meet(patience: datetime.timedelta) -> tuple[dist.Store, int, int]:
-    """(what all ranks read and write, this one's rank, how many there are). Raises ``RuntimeError`` when it waits for
-    longer than ``patience``."""
+    """Wait for the other ranks.
+
+    Args:
+        patience: how long to wait.
+
+    Returns:
+        The store that all ranks share, this process's rank, the number of ranks.
+
+    Raises:
+        RuntimeError: a rank did not come.
+    """
     store, rank, world = next(dist.rendezvous("env://", timeout=patience))
-    # torchrun restarts ranks with the store that they had: without a name of its own, an attempt can read there
-    # where the dead ranks of the one before could be reached
+    # After a failure torchrun restarts the ranks with the same store. Without a prefix of its own, a new attempt could
+    # read the addresses of the dead ranks there.
     return dist.PrefixStore(f"metarun{os.environ['TORCHELASTIC_RESTART_COUNT']}", store), rank, world

@@ -1,4 +1,4 @@
-"""What torch knows of a tensor and does not publish. Last seen in torch 2.13."""
+"""Facts about a tensor that torch does not publish. Last seen in torch 2.13."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["is_lazy", "is_wrapped", "times_written"]
 
 
 def is_wrapped(x: Tensor) -> bool:
-    """Whether a transform (``vmap``, ``grad``) stands between this tensor and its numbers."""
+    """Return whether the tensor belongs to a transform (``vmap``, ``grad``), so that its numbers cannot be read."""
     return torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def times_written(x: Tensor) -> int:
-    """How often an operation has changed the tensor in place."""
+    """Return how often operations have changed the tensor in place."""
     return x._version

@@ -1,4 +1,4 @@
-"""How torch traces a function, and what it does with the graph: none of it is public. Last seen in torch 2.13."""
+"""Tracing of functions and compiling of traces, which torch does not publish. Last seen in torch 2.13."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from metarun.errors import UserError
 
 __all__ = ["OpOverload"]
 
-TORCH = ">=2.11,<2.14"  # as in pyproject.toml: whose make_fx takes what is given to it here
+TORCH = ">=2.11,<2.14"  # as in pyproject.toml: make_fx takes these arguments from 2.11 on
 
 
 @contextmanager
 def _this_torch() -> Iterator[None]:
-    """A name or an argument that this torch does not have, as a ``UserError``."""
+    """Raise ``UserError`` for a name or an argument that this version of torch does not have."""
     try:
         yield
     except (TypeError, ImportError, AttributeError) as error:
@@ -30,13 +30,20 @@ def _this_torch() -> Iterator[None]:
         ) from error
 
 
-# Imported where they are used: they take half a second and more, and not every command traces.
+# The imports are inside the functions: they take half a second and more, and not every command traces.
 
 
 def tracer(fn: Callable[..., Any]) -> Callable[..., GraphModule]:
-    """(tensors) -> the operations that ``fn`` runs on tensors of their shapes. ``fn`` does not run before.
+    """Make the function that traces ``fn``; ``fn`` does not run yet.
 
-    Raises ``UserError`` for a torch that traces otherwise.
+    Args:
+        fn: tensors in, list of tensors out.
+
+    Returns:
+        (tensors) -> the operations of ``fn`` for tensors of their shapes.
+
+    Raises:
+        UserError: this version of torch traces in another way.
     """
     with _this_torch():
         from torch.fx.experimental.proxy_tensor import make_fx
@@ -46,14 +53,14 @@ def tracer(fn: Callable[..., Any]) -> Callable[..., GraphModule]:
 
 
 def without_repeats(graph: Graph) -> Graph:
-    """The same graph, computing once what it computes twice from the same values. Raises ``UserError``."""
+    """Return the graph with equal expressions computed once. Raises ``UserError`` as ``tracer``."""
     with _this_torch():
         from torch._functorch.compile_utils import fx_graph_cse
     return fx_graph_cse(graph)
 
 
 def inductor() -> Callable[[GraphModule, list[Tensor], bool], Callable[..., Any]]:
-    """(graph, examples, whether through C++) -> machine code, by TorchInductor. Raises ``UserError``."""
+    """Return TorchInductor as (graph, examples, whether to generate C++) -> compiled. Raises ``UserError``."""
     with _this_torch():
         from torch import _inductor
 
@@ -62,16 +69,16 @@ def inductor() -> Callable[[GraphModule, list[Tensor], bool], Callable[..., Any]
 
 
 def writes(node: Node) -> bool:
-    """Whether an operation changes an argument in place."""
+    """Return whether an operation changes an argument in place."""
     return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
 
 
 def foreseen(node: Node) -> Tensor:
-    """A tensor without numbers that looks as the operation's result will."""
+    """Return a tensor without numbers that has the predicted shape, strides and type of an operation's result."""
     return node.meta["val"]
 
 
-# What errors say, where torch has no types for them, of functions that need the numbers in a tensor:
+# Texts of errors without a type of their own, raised where a function reads the numbers in a tensor:
 NUMBERS = (
     "Could not guard on data-dependent expression",  # from within TorchScript; elsewhere it has a type
     ".numpy() is not supported for tensor subclasses",
@@ -82,14 +89,21 @@ NUMBERS = (
     "unsupported format string passed to FakeTensor.__format__",
     "unsupported format string passed to SymFloat.__format__",
 )
-NO_TWIN = "There was no fake impl registered for"
+NO_FAKE = "There was no fake impl registered for"
 COMPILED = "Detected that you are using FX to symbolically trace a dynamo-optimized function"
 
 
 def untraceable(error: Exception) -> str | None:
-    """What a function does that no torch can trace, in words; None for every other error that ended its tracing.
+    """Explain why a function cannot be traced.
 
-    Raises ``UserError`` for a torch without these types of errors.
+    Args:
+        error: what tracing it raised.
+
+    Returns:
+        What the function does that torch cannot trace, in words; None: the error has another reason.
+
+    Raises:
+        UserError: this version of torch does not have these types of errors.
     """
     with _this_torch():
         from torch._subclasses import fake_tensor
@@ -100,10 +114,10 @@ def untraceable(error: Exception) -> str | None:
             fake_tensor.DataDependentOutputException,
             fake_tensor.DynamicOutputShapeException,
         )
-        no_twin = fake_tensor.UnsupportedOperatorException
+        no_fake = fake_tensor.UnsupportedOperatorException
     text = str(error)
     if isinstance(error, of_numbers) or any(said in text for said in NUMBERS):
         return "looks at the values of tensors"
-    if isinstance(error, no_twin) or NO_TWIN in text:
+    if isinstance(error, no_fake) or NO_FAKE in text:
         return "calls an operator that does not say what its result looks like"
     return "has a part that torch.compile made" if COMPILED in text else None

@@ -6,5 +6,5 @@ from tqdm import tqdm
 
 
 def start_interval(bar: tqdm) -> None:
-    """Begin a new ``mininterval`` now, as where the bar has just written."""
+    """Begin a new ``mininterval`` now, as if the bar had just been written."""
     bar.last_print_t = bar._time()

@@ -1,8 +1,9 @@
-"""Trace what a function of tensors computes once, then run the trace: the same operations without the Python.
+"""Trace a function of tensors once, then run the trace: the same operations without the Python code.
 
-A trace is a straight list of torch operations for fixed shapes. Nested transforms (vmap of grad of grad) cost more
-Python time than the arithmetic of small networks; the trace pays that once. What Python did is frozen in it: a global,
-a counter, a mode. So ``Replay`` holds the trace against its function now and then.
+A trace is a list of torch operations for fixed shapes, without branches. Nested transforms (vmap of grad of grad) cost
+more Python time than the arithmetic of small networks; with a trace that time is spent once. What Python did while
+tracing is frozen in the trace: a global, a counter, a mode. ``Replay`` therefore compares the trace with its function
+from time to time.
 """
 
 from __future__ import annotations
@@ -23,15 +24,20 @@ from metarun.out_of_memory import out_of_memory_in_one_line
 
 
 class Trace:
-    """``fn`` for arguments shaped like ``examples``: any nest of tensors in, any nest out.
+    """The operations of a function, for arguments of the examples' shapes.
 
-    Raises whatever ``fn`` raises, and torch's errors for what cannot be traced: control flow that depends on
-    the values of tensors. ``UserError`` where this torch has another interface than tracing needs.
+    Args:
+        fn: any pytrees of tensors in, any pytree out.
+        examples: one pytree for each argument.
+
+    Raises:
+        UserError: this version of torch has another interface than tracing needs.
+        Exception: any error of ``fn``, and torch's errors for functions that cannot be traced (``traced`` knows them).
     """
 
     def __init__(self, fn: Callable[..., Any], *examples: Any):
         leaves, self._inputs = pytree.tree_flatten(examples)
-        # dense strides, where an example repeats memory or leaves gaps
+        # strides without gaps or repeats, for examples that have them
         self._strides = [torch.empty_like(leaf).stride() for leaf in leaves]
 
         def flat(*tensors: Tensor) -> list[Any]:
@@ -42,8 +48,8 @@ class Trace:
         if not any(writes(node) for node in graph.graph.nodes):  # else equal expressions need not have equal values
             graph.graph = without_repeats(graph.graph)
             _skip_round_trips(graph.graph)
-        graph.graph.eliminate_dead_code()  # derivatives that nothing asks for
-        for node in graph.graph.nodes:  # a view of memory that lies otherwise than tracing foresaw has to be a copy
+        graph.graph.eliminate_dead_code()  # derivatives that no result needs
+        for node in graph.graph.nodes:  # where strides differ from those that tracing predicted, a view must be a copy
             if node.target is _aten.view.default:
                 node.target = _aten.reshape.default
         graph.recompile()
@@ -55,7 +61,7 @@ class Trace:
         return self._run(self.machine_code or self._graph, arguments)
 
     def uncompiled(self, *arguments: Any) -> Any:
-        """What the trace itself gives, where there is machine code for it."""
+        """Run the trace without its machine code."""
         return self._run(self._graph, arguments)
 
     def _run(self, code: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
@@ -64,16 +70,16 @@ class Trace:
             return pytree.tree_unflatten(list(code(*leaves)), self._outputs)
 
     def _laid_out(self, leaves: list[Tensor]) -> list[Tensor]:
-        """With the strides that were traced: no copy where a tensor has them."""
+        """Return the tensors with the strides of the examples; a tensor that has them already is not copied."""
         return [
             leaf if leaf.stride() == strides else leaf.new_empty_strided(leaf.shape, strides).copy_(leaf)
             for leaf, strides in zip(leaves, self._strides, strict=True)
         ]
 
     def compile(self, *examples: Any) -> None:
-        """Turn the trace into machine code with TorchInductor (about twenty seconds).
+        """Compile the trace to machine code with TorchInductor (about twenty seconds).
 
-        Where that fails, for want of a C++ compiler for instance, a warning says so and the trace stays.
+        If that fails, for example without a C++ compiler, a warning says so and the trace runs as it is.
         """
         leaves = self._laid_out(pytree.tree_leaves(examples))
         on_cpu = all(leaf.device.type == "cpu" for leaf in leaves)
@@ -82,16 +88,29 @@ class Trace:
             with torch.no_grad():
                 compiled = compiler(self._graph, leaves, on_cpu)
                 compiled(*leaves)
-        except Exception as error:  # whatever the compiler does, the trace is as right
-            warnings.warn(f"device.compile: not compiled, only slower for it ({first_line(error)})", stacklevel=2)
+        except Exception as error:  # of whatever kind: the trace gives the same results
+            warnings.warn(
+                f"device.compile: compiling failed ({first_line(error)}); the step runs uncompiled, which is slower "
+                "and gives the same results",
+                stacklevel=2,
+            )
         else:
             self.machine_code = compiled
 
 
 def traced(fn: Callable[..., Any], *examples: Any) -> Trace | None:
-    """``fn`` as a ``Trace``; None, with a warning, where it does what cannot be traced, such as look at values.
+    """Trace a function, or warn that it cannot be traced.
 
-    Raises ``UserError`` for every other failure: a slow run must have a reason that is known.
+    Args:
+        fn: any pytrees of tensors in, any pytree out.
+        examples: one pytree for each argument.
+
+    Returns:
+        The trace; None after a warning if ``fn`` does what torch cannot trace, such as control flow that depends on
+        the values of tensors.
+
+    Raises:
+        UserError: tracing failed for any other reason. Only known reasons may make a run slow.
     """
     try:
         with out_of_memory_in_one_line():
@@ -103,22 +122,27 @@ def traced(fn: Callable[..., Any], *examples: Any) -> Trace | None:
         if reason is None:
             kind = type(error).__name__
             raise UserError(
-                f"device.compile: tracing failed ({said if said == kind else f'{kind}: {said}'}); device.compile=false "
-                "does without (slower), and --debug shows where"
+                f"device.compile: tracing failed ({said if said == kind else f'{kind}: {said}'}); set "
+                "device.compile=false to run without a trace (slower); --debug shows the traceback"
             ) from error
         warnings.warn(
-            f"device.compile: the network {reason}, so it runs untraced: slower, with the same results ({said})",
+            f"device.compile: the network {reason}, so the step runs untraced, which is slower and gives the same "
+            f"results ({said})",
             stacklevel=2,
         )
         return None
 
 
 class Replay:
-    """A trace in the place of its function, as long as they agree.
+    """A function that runs its trace as long as both give the same results.
 
-    They are compared at the 2nd, 4th, 8th, ... call. Where results have come to depend on something else than the
-    arguments, the function runs from then on, and its result is that call's. Where they agree the result is the
-    trace's, so that it does not matter at which calls they are compared: a run that is resumed counts from 1 again.
+    They are compared at calls 2, 4, 8, ... If the results differ, they depend on more than the arguments: this call
+    returns the function's result, and later calls run the function. If they agree, the call returns the trace's result,
+    so that results do not depend on which calls are compared (a resumed run counts from 1 again).
+
+    Args:
+        fn: the function.
+        trace: its trace.
     """
 
     def __init__(self, fn: Callable[..., Any], trace: Trace):
@@ -138,9 +162,9 @@ class Replay:
         off = distance(uncompiled, want)
         if off > ROUNDING and off > 10 * distance(trace.uncompiled(*arguments), uncompiled):  # how much a device varies
             warnings.warn(
-                f"device.compile: a trace gave other results at call {self.calls} than what it was made from: they "
-                "depend on Python state that it froze (a global, a counter, random numbers). It runs untraced from "
-                "here on; device.compile=false does so from the start",
+                f"device.compile: at call {self.calls} the trace gave other results than the step itself: they depend "
+                "on Python state that the trace froze (a global, a counter, random numbers). The step runs untraced "
+                "from here on; device.compile=false does so from the start",
                 stacklevel=2,
             )
             self.trace = None
@@ -151,7 +175,7 @@ class Replay:
         if distance(got, uncompiled) > MACHINE_CODE:
             warnings.warn(
                 f"device.compile: TorchInductor's machine code gave wrong results at call {self.calls}; "
-                "the trace runs without it from here on",
+                "the trace runs uncompiled from here on",
                 stacklevel=2,
             )
             trace.machine_code = None
@@ -168,7 +192,10 @@ SMALL = 1e-3  # share of all results under which one of them may be rounding and
 
 
 def distance(got: Any, want: Any) -> float:
-    """The largest relative error of a tensor in a nest, in units of its type's last place; NaN equals NaN."""
+    """Return the largest relative error of any tensor in a pytree, in units of its type's last place.
+
+    NaN equals NaN. Infinity if structure, shapes, types or values that are not floating point differ.
+    """
     (left, kind), (right, other) = pytree.tree_flatten(got), pytree.tree_flatten(want)
     if kind != other or not all(map(_alike, left, right)):
         return math.inf
@@ -189,7 +216,7 @@ def _is_number(leaf: Any) -> bool:
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """Whether two leaves can be compared as numbers; what is none must be equal."""
+    """Return whether two leaves can be compared as floating-point numbers; leaves of another kind must be equal."""
     if _is_number(b):
         return isinstance(a, Tensor) and a.dtype == b.dtype and a.shape == b.shape
     return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a == b
@@ -203,7 +230,8 @@ VIEWS = {
 
 
 def _skip_round_trips(graph: Graph) -> None:
-    """Views of views that end where one of them began; batching rules leave many, and each costs microseconds."""
+    """Remove chains of views that end with the layout they began with; batching rules make many, and each takes
+    microseconds."""
 
     def layout(node: Node) -> Any:
         value = foreseen(node)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad
 
-from metarun.compat.torch_tracing import COMPILED, NO_TWIN, NUMBERS, tracer, untraceable
+from metarun.compat.torch_tracing import COMPILED, NO_FAKE, NUMBERS, tracer, untraceable
 from metarun.errors import UserError
 
 VALUES = "looks at the values of tensors"
@@ -22,7 +22,7 @@ PART = "has a part that torch.compile made"
 
 @pytest.fixture(scope="module", autouse=True)
 def operators() -> Iterator[None]:
-    """An operator of each kind without a twin for tracing."""
+    """An operator of each kind without a fake implementation."""
     library = torch.library.Library("metarun_test", "DEF")
     library.define("plain(Tensor x) -> Tensor")
     library.impl("plain", lambda x: x * 2, "CPU")
@@ -59,7 +59,7 @@ UNTRACEABLE: dict[str, tuple[Callable[[Tensor], Any], str, str]] = {
     "a text": (lambda x: (f"{x.sum():.3f}", x)[1], VALUES, NUMBERS[6]),
     "a text, in a derivative": (slope(lambda x: (f"{x.sum():.3f}", x)[1]), VALUES, NUMBERS[7]),
     "an operator": (lambda x: torch.ops.metarun_test.plain(x), OPERATOR, ""),
-    "a custom operator": (lambda x: torch.ops.metarun_test.custom(x), OPERATOR, NO_TWIN),
+    "a custom operator": (lambda x: torch.ops.metarun_test.custom(x), OPERATOR, NO_FAKE),
     "a compiled part": (torch.compile(lambda x: x + 1, backend="eager"), PART, COMPILED),
 }
 
@@ -76,7 +76,7 @@ def test_why_it_cannot_be_traced(what: str) -> None:
 
 
 def test_every_text_is_of_a_case() -> None:
-    assert {text for _, _, text in UNTRACEABLE.values()} == {"", *NUMBERS, NO_TWIN, COMPILED}
+    assert {text for _, _, text in UNTRACEABLE.values()} == {"", *NUMBERS, NO_FAKE, COMPILED}
 
 
 def fails(error: Exception) -> Callable[[Tensor], Tensor]:

@@ -157,7 +157,7 @@ def test_what_looks_at_values_runs_untraced(what: str) -> None:
     over_tasks = OverTasks(
         Engine(how, None, Compile.auto), lambda meta, task: fn(meta["w"], task.support_x), TRACE_PAYS
     )
-    said = r"^device\.compile: the network looks at the values of tensors, so it runs untraced: slower, .*\)$"
+    said = r"^device\.compile: the network looks at the values of tensors, so the step runs untraced, .*\)$"
     with pytest.warns(UserWarning, match=said) as warned:
         (first,) = over_tasks({"w": torch.tensor(1.0)}, episodes(2))
     assert len(warned) == 1 and "\n" not in str(warned[0].message)
