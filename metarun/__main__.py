@@ -8,7 +8,7 @@ def run() -> None:
     """Entry point of the console script."""
     try:
         from metarun.cli.main import main
-    except KeyboardInterrupt:  # importing torch takes seconds
+    except KeyboardInterrupt:  # before main answers signals itself
         sys.stderr.write("metarun: stopped\n")
         sys.exit(130)
 

@@ -6,11 +6,13 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from metarun.compat.torch_errors import bytes_asked_for, is_out_of_memory
 from metarun.errors import OutOfMemory, UserError
+
+if TYPE_CHECKING:
+    import torch
 
 GB = 1e9
 REMEDY = "a smaller device.chunk, meta_batch, way, shot, query, dataset.size or model takes less, and so does "
@@ -23,6 +25,8 @@ def machine_memory(device: torch.device) -> float:
     On a CPU this is the container's limit, if there is one; infinity if the system does not report one.
     """
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.get_device_properties(device).total_memory
     limits = [float("inf")]
     with contextlib.suppress(ValueError, OSError, AttributeError):

@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from metarun.compat.hydra import ConfigStore, Override, clash, jobs_of_sweep, lacking, reading
+from metarun.compat.hydra import Override, Types, jobs_of_sweep
 from metarun.compat.omegaconf import node_of
 from metarun.config.overrides import (
-    GROUPS,
     INSTEAD,
     as_typed,
     check_choice,
+    is_hydras,
     only_training_reads,
     plain,
     read,
+    refuse_empty_sweep,
     refuse_sweep,
     refuse_unread,
     samples,
     searches,
     set_checked,
 )
-from metarun.config.registry import PARTS, choices, conf_dir, part, part_classes
+from metarun.config.registry import GROUPS, PARTS, choices, part, part_classes
+from metarun.config.session import compose_words, opened, without_hydra
 from metarun.engine.device import Device
 from metarun.errors import ConfigError, UserError, first_line, require
 from metarun.runs.experiment import Experiment
@@ -40,17 +37,17 @@ from metarun.runs.folder import Record, departures
 from metarun.runs.recipe import Recipe
 
 
-def register() -> None:
-    """Tell Hydra the types: ``/schema/train`` is the root, ``/schema/<group>/<module>`` each part's dataclass."""
-    store = ConfigStore.instance()
-    store.store(group="schema", name="train", node=Experiment)
-    store.store(group="schema", name="device", node=Device)
-    store.store(group="schema", name="recipe", node=Recipe)
+def _opened(config_dir: str | None = None) -> AbstractContextManager[None]:
+    """Within, compositions have the types of the package's dataclasses."""
     OmegaConf.register_new_resolver("budget", _share_of, replace=True)
     OmegaConf.register_new_resolver("preset", _preset, replace=True)
-    for group in PARTS:
-        for name, node in part_classes(group).items():
-            store.store(group=f"schema/{group}", name=name, node=node)
+    return opened(types(), config_dir)
+
+
+def types() -> Types:
+    """``/schema/train`` is the root, ``/schema/<group>/<module>`` each part's dataclass."""
+    parts = {f"{group}/{name}": node for group in PARTS for name, node in part_classes(group).items()}
+    return {"train": Experiment, "device": Device, "recipe": Recipe, **parts}
 
 
 def _share_of(steps: int, *, _root_: DictConfig) -> int:
@@ -68,7 +65,7 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
 
     Raises ``UserError`` with one line that names key, value and what is allowed.
     """
-    with _hydra(config_dir):
+    with _opened(config_dir):
         overrides = read(arguments)
         search = multirun and searches(overrides)
         if not multirun:
@@ -83,9 +80,7 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
                     raise UserError(
                         f"{override.input_line}: an interval is for a sweeper that searches, such as optuna"
                     )
-            for override in overrides:
-                if override.is_sweep_override() and not list(override.sweep_iterator()):
-                    raise UserError(f"{override.input_line}: is a sweep over no value")
+            refuse_empty_sweep(overrides)
             jobs = jobs_of_sweep(overrides)
         checked = [_check_job(job, without_hydra=True)[1].values for job in jobs]
         known = [not search and not any(map(_hydra_keys, read(job))) for job in jobs]  # where each will run
@@ -99,7 +94,7 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
 
 def _suits_a_search(job: list[str]) -> None:
     """Refuse a sweeper that chooses by results what to try next where it has none, or would look for the worst."""
-    composed = _compose(job)
+    composed = compose_words(job)
     experiment, _ = parse(*_split(composed))
     require(experiment.eval.every > 0, "eval.every", 0, "> 0 with this sweeper, which chooses by the validation figure")
     direction = OmegaConf.select(composed, "hydra.sweeper.direction")
@@ -119,13 +114,11 @@ def _check_job(arguments: list[str], without_hydra: bool = False) -> tuple[Exper
     groups = [o for o in overrides if o.key_or_group in (*GROUPS, "recipe")]
     for override in groups:
         check_choice(override)
-    base, _ = _split(_compose([str(o.input_line) for o in groups]))
+    base, _ = _split(compose_words([str(o.input_line) for o in groups]))
     for override in overrides:
-        if override.key_or_group.startswith("recipe.") and override.key_or_group != "recipe.budget":
-            raise UserError(f"{override.input_line}: comes with the recipe; of its keys only recipe.budget can be set")
-        if override not in groups and not override.key_or_group.startswith("hydra"):
+        if override not in groups and not is_hydras(override):
             set_checked(base, override)
-    composed = _compose(arguments)
+    composed = compose_words(arguments)
     experiment, record = parse(*_split(composed))
     for override in overrides:
         for key in _hydra_keys(override):
@@ -177,7 +170,7 @@ def compose(overrides: list[str]) -> tuple[Experiment, Record]:
 
     Raises ``UserError``.
     """
-    with _hydra(None):
+    with _opened():
         overrides = as_typed(overrides)
         refuse_sweep(read(overrides), "which only metarun train -m runs")
         return _beside_its_recipe(*_check_job(overrides))
@@ -185,12 +178,12 @@ def compose(overrides: list[str]) -> tuple[Experiment, Record]:
 
 def recipe(name: str, budget: float = 1.0, seed: int = 0) -> tuple[Experiment, Record]:
     """A recipe as it stands: what ``compose`` gives, in a quarter of the time, since nothing is to be checked."""
-    with _hydra(None):
+    with _opened():
         return _recipe(name, budget, seed)
 
 
 def _recipe(name: str, budget: float, seed: int) -> tuple[Experiment, Record]:
-    return parse(*_split(_compose([f"recipe={name}", f"recipe.budget={budget}", f"seed={seed}"])))
+    return parse(*_split(compose_words([f"recipe={name}", f"recipe.budget={budget}", f"seed={seed}"])))
 
 
 def from_hydra(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Record]:
@@ -219,8 +212,8 @@ def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
         if group in record.kinds:
             cfg[group] = OmegaConf.structured(Device if group == "device" else part(group, record.kinds[group]))
         else:  # the group is younger than the run
-            with _hydra(None):
-                default, options = _split(_compose([]))
+            with _opened():
+                default, options = _split(compose_words([]))
             cfg[group], chosen[group] = default[group], options[group]
     try:
         cfg = typing.cast(DictConfig, OmegaConf.merge(cfg, record.values))
@@ -228,14 +221,14 @@ def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
         text = f"this run's configuration does not fit this version of metarun: {error.full_key}: {first_line(error)}"
         raise UserError(text) from None
     set_here = []
-    with _hydra(None):
+    with _opened():
         overrides = read(arguments)
         refuse_sweep(overrides, "and an evaluation is one; start it once for each")
         for override in overrides:
             if override.key_or_group == "device":
                 check_choice(override)
                 chosen["device"] = str(override.value())
-                cfg.device = _compose([f"device={override.value()}"]).device
+                cfg.device = compose_words([f"device={override.value()}"]).device
             elif override.key_or_group in PARTS:
                 raise UserError(f"{override.input_line}: a trained run keeps its {override.key_or_group}")
             elif only_training_reads(override.key_or_group, typing.cast(typing.Any, OmegaConf.get_type(cfg.algo))):
@@ -251,37 +244,10 @@ def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
         return _beside_its_recipe(experiment, record)
 
 
-@contextmanager
-def _hydra(config_dir: str | None) -> Iterator[None]:
-    """Within, compositions read ``conf/``, and a folder of the user's own choices after it."""
-    register()
-    if config_dir is not None and not Path(config_dir).is_dir():
-        raise ConfigError("--config-dir", config_dir, "a folder that is there")
-    with reading(conf_dir(), None if config_dir is None else Path(config_dir)):
-        yield
-
-
-def _compose(overrides: list[str]) -> DictConfig:
-    try:
-        return hydra.compose("train", overrides, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        text = re.sub(r"\s+", " ", str(error.__cause__ or error)).strip()
-        if no := clash(text):
-            chosen = next((word for word in overrides if word.startswith(f"{no.other}=")), f"the default of {no.other}")
-            said = (
-                f"does not go with {chosen}, which" if no.group != no.other else f"sets {no.key}, and what it builds on"
-            )
-            raise UserError(f"{no.group}={no.option}: {said} has no {no.key}") from None
-        if lacks := lacking(text):
-            allowed = f"one of {lacks.options}; others come with plugins, such as hydra-submitit-launcher"
-            raise ConfigError(lacks.group, lacks.option, allowed) from None
-        raise UserError(f"configuration: {text}") from None
-
-
 def _split(cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:
     """The experiment's part of a composition, and the option chosen in each group."""
     chosen = {group: str(cfg.hydra.runtime.choices[group]) for group in GROUPS}
-    return _typed(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])), chosen
+    return _typed(without_hydra(cfg)), chosen
 
 
 def _typed(cfg: DictConfig) -> DictConfig:

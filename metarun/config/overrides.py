@@ -12,16 +12,17 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metarun.algorithms.base import Algorithm
 from metarun.compat import hydra
 from metarun.compat.hydra import IntervalSweep, Override
 from metarun.compat.omegaconf import has_keys, node_of
-from metarun.config.registry import PARTS
+from metarun.config.registry import GROUPS
 from metarun.errors import ConfigError, UserError, did_you_mean, did_you_mean_key, in_words, meant
-from metarun.runs.experiment import Experiment
-from metarun.runs.folder import Record
 
-GROUPS = (*PARTS, "device")
+if typing.TYPE_CHECKING:  # importing them brings torch
+    from metarun.algorithms.base import Algorithm
+    from metarun.runs.experiment import Experiment
+    from metarun.runs.folder import Record
+
 PATHS = ("run_dir", "data_root", "dataset.path")  # keys whose values are words of the file system, not of Hydra
 
 
@@ -84,6 +85,12 @@ def refuse_sweep(overrides: list[Override], hint: str) -> None:
             raise UserError(f"{override.input_line}: several values are a sweep, {hint}")
 
 
+def refuse_empty_sweep(overrides: list[Override]) -> None:
+    for override in overrides:
+        if override.is_discrete_sweep() and not list(override.sweep_iterator()):
+            raise UserError(f"{override.input_line}: is a sweep over no value")
+
+
 def check_choice(override: Override) -> None:
     group, value = override.key_or_group, override.value()
     if group == "recipe":
@@ -95,9 +102,16 @@ def check_choice(override: Override) -> None:
         raise ConfigError(group, value, f"one of {', '.join(options)}{did_you_mean(str(value), options)}")
 
 
-def set_checked(cfg: DictConfig, override: Override) -> None:
-    """Set one key of a composed configuration. Raises ``UserError`` where key or value is not allowed."""
-    key, value = override.key_or_group, override.value()
+def is_hydras(override: Override) -> bool:
+    """Whether the key is one of Hydra's own."""
+    return override.key_or_group.startswith("hydra")
+
+
+def check_name(cfg: DictConfig, override: Override) -> None:
+    """Raise ``UserError`` where a composed configuration has no such key, or not for setting."""
+    key = override.key_or_group
+    if key.startswith("recipe.") and key != "recipe.budget":
+        raise UserError(f"{override.input_line}: comes with the recipe; of its keys only recipe.budget can be set")
     known = list(leaves(cfg))
     if override.is_delete() or override.package is not None:
         raise UserError(f"{override.input_line}: keys can be set, not removed or moved")
@@ -112,6 +126,12 @@ def set_checked(cfg: DictConfig, override: Override) -> None:
         near = did_you_mean_key(key, siblings) or did_you_mean_key(key, [*reversed(known), *GROUPS])
         hint = near or f"; keys: {', '.join(siblings or known)}"
         raise UserError(f"{override.input_line}: no such key{hint}")
+
+
+def set_checked(cfg: DictConfig, override: Override) -> None:
+    """Set one key of a composed configuration. Raises ``UserError`` where key or value is not allowed."""
+    check_name(cfg, override)
+    key, value = override.key_or_group, override.value()
     if key in PATHS and isinstance(value, str) and not value.strip():
         raise UserError(f"{override.input_line}: is empty; leave it out, or name a path")
     if isinstance(value, str) and "${" in value:
@@ -136,7 +156,7 @@ def refuse_unread(override: Override, cfg: DictConfig, experiment: Experiment, r
     key, value = override.key_or_group, override.value()
     if reader := experiment.unread().get(key):
         raise UserError(f"{override.input_line}: nothing reads it, only {reader} would; leave it out")
-    if key.startswith("hydra") or (isinstance(value, str) and "${" in value):
+    if is_hydras(override) or (isinstance(value, str) and "${" in value):
         return
     typed, runs = (pluck(values, key) for values in (plain(cfg), record.values))
     if typed != runs:

@@ -8,13 +8,11 @@ import pkgutil
 from pathlib import Path
 
 import metarun
-from metarun.algorithms.base import Algorithm
-from metarun.datasets.base import Dataset
 from metarun.errors import UserError
-from metarun.models.base import Model
 
-PARTS: dict[str, type] = {"dataset": Dataset, "model": Model, "algo": Algorithm}  # configuration group -> base class
-PACKAGES = {"dataset": "datasets", "model": "models", "algo": "algorithms"}
+PARTS = {"dataset": "datasets", "model": "models", "algo": "algorithms"}  # configuration group -> package
+GROUPS = (*PARTS, "device")
+BASES = {"dataset": "Dataset", "model": "Model", "algo": "Algorithm"}  # the base class, in the package's base.py
 SHARED = ("base", "sampler", "generated", "imagefile", "class_folders", "unpickle")  # files that hold no part
 
 
@@ -30,30 +28,37 @@ def choices(group: str) -> list[str]:
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
 
 
+def tables() -> list[str]:
+    """The published tables: the folders of ``recipe``."""
+    return sorted({name.split("/")[0] for name in choices("recipe")})
+
+
+def modules(group: str) -> list[str]:
+    """The modules with a part of this group in ``PARTS``; none is imported."""
+    package = importlib.import_module(f"metarun.{PARTS[group]}")
+    return [info.name for info in pkgutil.iter_modules(package.__path__) if info.name not in SHARED]
+
+
 def part_classes(group: str) -> dict[str, type]:
     """Module name -> its one concrete class, for a group in ``PARTS``.
 
     Raises ``TypeError``, naming the file, for a module without exactly one.
     """
-    package = importlib.import_module(f"metarun.{PACKAGES[group]}")
+    base = getattr(importlib.import_module(f"metarun.{PARTS[group]}.base"), BASES[group])
     found = {}
-    for info in pkgutil.iter_modules(package.__path__):
-        if info.name in SHARED:
-            continue
-        module = importlib.import_module(f"{package.__name__}.{info.name}")
+    for name in modules(group):
+        module = importlib.import_module(f"metarun.{PARTS[group]}.{name}")
         concrete = [
             value
             for value in vars(module).values()
             if isinstance(value, type)
-            and issubclass(value, PARTS[group])
+            and issubclass(value, base)
             and value.__module__ == module.__name__
             and not inspect.isabstract(value)
         ]
         if len(concrete) != 1:
-            raise TypeError(
-                f"{module.__file__}: needs exactly one concrete {PARTS[group].__name__}, has {len(concrete)}"
-            )
-        found[info.name] = concrete[0]
+            raise TypeError(f"{module.__file__}: needs exactly one concrete {base.__name__}, has {len(concrete)}")
+        found[name] = concrete[0]
     return found
 
 
@@ -62,7 +67,7 @@ def part(group: str, name: str) -> type:
     classes = part_classes(group)
     if name not in classes:
         raise UserError(
-            f"{group}: this run's is in metarun/{PACKAGES[group]}/{name}.py, which is not installed here; there are "
+            f"{group}: this run's is in metarun/{PARTS[group]}/{name}.py, which is not installed here; there are "
             f"{', '.join(classes)}"
         )
     return classes[name]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont, features
 
 from metarun.datasets.base import Dataset, Split, Tasks, cut
@@ -46,7 +45,8 @@ class Glyphs(Dataset):
         return True
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
-        made_with = f"{matplotlib.__version__}-{features.version('freetype2')}-{LOOK_ALIKE}-{POINT_SIZE}"
+        drawn_by = metadata.version("matplotlib"), features.version("freetype2")
+        made_with = "-".join(map(str, (*drawn_by, LOOK_ALIKE, POINT_SIZE)))
         cached = cached_arrays(
             f"glyphs-{SIDE}-{hashlib.sha256(made_with.encode()).hexdigest()[:12]}", _distinct_letters
         )
@@ -78,6 +78,9 @@ def render() -> tuple[np.ndarray, np.ndarray]:
     Returns:
         (code points [letters] int64, images [letters, 12, 28, 28] uint8 with ink 255).
     """
+    import matplotlib  # needed by this function alone, whose images are cached
+    from matplotlib.ft2font import FT2Font
+
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     faces = sorted(path for path in folder.glob("DejaVu*.ttf") if "Display" not in path.name)
     shared = set.intersection(*(set(FT2Font(str(face)).get_charmap()) for face in faces))

@@ -8,16 +8,15 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar, cast
-
-import torch
-import torch.distributed as dist
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from metarun.compat.torch_errors import without_place
-from metarun.compat.torch_ranks import meet
-from metarun.core import tree
-from metarun.core.tree import Tree
 from metarun.errors import RankLost, UserError
+
+if TYPE_CHECKING:  # torch is imported where ranks talk: a process on its own may be done without it
+    import torch.distributed as dist
+
+    from metarun.core.tree import Tree
 
 T = TypeVar("T")
 
@@ -75,6 +74,11 @@ class Ranks:
         """
         if self.world == 1:
             return grads
+        import torch
+        import torch.distributed as dist
+
+        from metarun.core import tree
+
         flat = torch.cat([g.flatten() for g in tree.leaves(grads)]) * (tasks / of)  # one message, not one a parameter
         with _talking():
             dist.all_reduce(flat)
@@ -85,6 +89,9 @@ class Ranks:
         """Return the largest of the ranks' values. Uses the CPU, so that it waits for no GPU."""
         if self.world == 1:
             return value
+        import torch
+        import torch.distributed as dist
+
         values = torch.tensor([value])
         with _talking():
             dist.all_reduce(values, dist.ReduceOp.MAX)
@@ -94,6 +101,8 @@ class Ranks:
         """Return the items of all ranks, in rank order. Items are pickled; their tensors must be on the CPU."""
         if self.world == 1:
             return mine
+        import torch.distributed as dist
+
         found: list[Any] = [None] * self.world
         with _talking():
             dist.all_gather_object(found, mine)
@@ -140,12 +149,6 @@ class Ranks:
 
 
 ALONE = Ranks()  # one process
-_here = ALONE
-
-
-def current() -> Ranks:
-    """Return this process's ranks: ``ALONE``, except within ``joined`` under torchrun."""
-    return _here
 
 
 @contextlib.contextmanager
@@ -160,22 +163,25 @@ def joined() -> Iterator[Ranks]:
     Raises:
         RankLost: The ranks do not find each other.
     """
-    global _here
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
-        yield _here
+        yield ALONE
         return
+    import torch
+    import torch.distributed as dist
+
+    from metarun.compat.torch_ranks import meet
+
     with _talking():
         store, rank, world = meet(PATIENCE)
         backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"  # gradients stay where they are
         dist.init_process_group(backends, store=store, rank=rank, world_size=world, timeout=PATIENCE)
-    _here = Ranks(rank, world, int(os.environ["LOCAL_RANK"]), store)
+    here = Ranks(rank, world, int(os.environ["LOCAL_RANK"]), store)
     try:
         with contextlib.ExitStack() as silence:
-            if not _here.first:
+            if not here.first:
                 silence.enter_context(contextlib.redirect_stdout(silence.enter_context(open(os.devnull, "w"))))
-            yield _here
+            yield here
     finally:
-        _here = ALONE
         dist.destroy_process_group()
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from metarun import config
+from metarun.config.registry import tables
 from metarun.errors import UserError, did_you_mean
 from metarun.files import cache_dir, write_json
 from metarun.progress import progress_bar
@@ -22,11 +23,6 @@ from metarun.runs.folder import RESULT, Record, departures
 from metarun.verify import speed
 
 RESULTS, SPEEDS = "results", "speeds.json"
-
-
-def tables() -> list[str]:
-    """The names of the published tables: their data sets."""
-    return sorted({name.split("/")[0] for name in config.choices("recipe")})
 
 
 def cells(table: str) -> list[str]:
@@ -57,10 +53,9 @@ def missing(out: Path, chosen: list[str], seeds: list[int], budget: float) -> di
 
 
 def sweep(out: Path, chosen: Iterable[str], seeds: list[int], budget: float) -> list[str]:
-    """What to ask of ``metarun train`` for these cells and seeds."""
+    """What to ask of ``metarun train -m`` for these cells and seeds."""
     run_dir = folder(out, "${recipe.name}", "${seed}", budget)
     return [
-        "-m",
         f"recipe={','.join(chosen)}",
         f"seed={','.join(map(str, seeds))}",
         f"recipe.budget={budget:g}",

@@ -10,10 +10,8 @@ from pathlib import Path
 from metarun.files import write_text
 from metarun.progress import progress_bar
 from metarun.reproduce.cells import RESULTS, cells, finished, published
-from metarun.reproduce.plot import reproduction
 from metarun.reproduce.rows import Row, rows
 from metarun.reproduce.verdict import Verdict
-from metarun.results.axes import save
 
 NAME = "RESULTS"
 
@@ -21,6 +19,9 @@ NAME = "RESULTS"
 def write(out: Path, asked: list[str]) -> str:
     """RESULTS.md, .csv and .png in ``out``, of the cells asked for and of all that have results; returns the table of
     those asked for as Markdown."""
+    from metarun.reproduce.plot import reproduction  # late: matplotlib, for which train and --list have no use
+    from metarun.results.axes import save
+
     covered = [cell for cell in cells("all") if cell in asked or finished(out, cell)]
     table: list[Row] = []
     for cell in progress_bar(covered, desc="table", unit="cell"):

@@ -8,13 +8,12 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy
 import torch
-from matplotlib.figure import Figure
 
 import metarun
 from metarun.core.batch_norm import Mixing
@@ -23,13 +22,15 @@ from metarun.core.intervals import Estimate
 from metarun.core.meta import Meta
 from metarun.datasets.base import Split
 from metarun.errors import NotFinite
-from metarun.results import curves, page, result_file, task_figures
-from metarun.results.axes import save
+from metarun.results import page, result_file
 from metarun.results.result import OfRecipe, Result, Score, Selected, norm_in_words
 from metarun.runs import journal
 from metarun.runs.evaluate import Measured, evaluate, predictions
 from metarun.runs.folder import RESULT, Record
 from metarun.runs.setup import Setup
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _result(
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": numpy.__version__,
-            "matplotlib": matplotlib.__version__,
+            "matplotlib": metadata.version("matplotlib"),
         },
         device=torch.cuda.get_device_name()
         if setup.device.type == "cuda"
@@ -145,6 +146,9 @@ def illustrate(setup: Setup, result: Result, meta: Meta, train_dir: Path, out: P
 
     A picture that cannot be drawn is a warning: the numbers stand without it.
     """
+    from metarun.results import curves, task_figures  # late: they import matplotlib, half a second of a command's start
+    from metarun.results.axes import save
+
     lines = journal.read(train_dir)
 
     def draw(name: str, make: Callable[[], Figure | None]) -> None:
@@ -169,6 +173,8 @@ def illustrate(setup: Setup, result: Result, meta: Meta, train_dir: Path, out: P
 
 def _tasks_drawn(setup: Setup, meta: Meta) -> Figure:
     """The first three test tasks with what is predicted for them."""
+    from metarun.results import task_figures
+
     x, few, kind = setup.experiment, range(3), setup.tasks.figure
     episodes = setup.tasks.sample(Split.test, x.eval.seed, few, x.way, x.eval.shot, kind.queries(x.eval.query))
     outputs = predictions(setup, meta, episodes, x.eval.norm.members(setup.mixing)[0])

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import os
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from metarun import config
 from metarun.cli import main as cli
+from metarun.cli import train
 from metarun.errors import NotFinite, UserError, in_folder
 from metarun.runs.experiment import Experiment
 from tests.support.commands import Command
@@ -72,7 +71,7 @@ WRONG = {  # command -> words that its one line must have
     "train algo.outer_lr=inf": "algo.outer_lr=inf a number",
     "train algo.inner_lr=null": "algo.inner_lr=null a number",
     "train algo.clip_norm=0": "algo.clip_norm=0.0 > 0 null",
-    "train algo=protonet dataset=sinusoid": "dataset=sinusoid algo=protonet algo.inner_lr",
+    "train algo=protonet dataset=sinusoid": "dataset algo=protonet one output for each class",
     "train algo=oracle": "algo=oracle dataset=sinusoid",
     "train algo=pretrain algo.frozen=['head.*']": "algo.frozen head",
     "train algo=pretrain algo.rates=[]": "algo.rates=[] step sizes > 0",
@@ -232,19 +231,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 FLAGS = (["--hydra-help", "seed=1"], ["--cfg", "hydra"], ["--cfg", "job", "-p", "algo"])
 
 
-@pytest.fixture
-def logging_as_before() -> Iterator[None]:
-    """Hydra's own pages set the root logger up to write to the standard output of this moment."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-
-
-def test_hydras_own_flags(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], logging_as_before: None
-) -> None:
+def test_hydras_own_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     for words in FLAGS:
         assert cli.main(["train", *words]) == 0, words
@@ -285,7 +272,7 @@ def test_choices_of_ones_own(metarun: Command, tmp_path: Path) -> None:
 
 
 def test_a_shell_leaves_the_home_of_config_dir_to_metarun(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], logging_as_before: None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine/algo").mkdir(parents=True)
@@ -329,7 +316,7 @@ def test_a_file_where_a_folder_is_to_be(
     words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("metarun.report.find", lambda paths: [])
+    monkeypatch.setattr("metarun.results.result_file.find", lambda paths: [])
     (tmp_path / "file").write_text("mine")
     assert cli.main(words.split()) == 2
     err = capsys.readouterr().err
@@ -340,7 +327,7 @@ def test_both_checkpoints_of_a_run_are_rows_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("metarun.result.illustrate", lambda *_: None)
+    monkeypatch.setattr("metarun.runs.meta_test.illustrate", lambda *_: None)
     words = ["dataset=sinusoid", "steps=3", "meta_batch=2", "eval.tasks=4", "eval.val_tasks=4", "device.compile=false"]
     for every in (1, 0):
         assert cli.main(["train", f"run_dir={every}", *words, f"eval.every={every}", "eval.select=last"]) == 0
@@ -422,14 +409,14 @@ def test_a_failed_job_is_told_at_once_with_its_settings_and_folder(
     monkeypatch.chdir(tmp_path)
     told: list[str] = []
 
-    def fails(experiment: Experiment, record: object) -> None:
+    def fails(experiment: Experiment, record: object, ranks: object) -> None:
         told.append(capsys.readouterr().err)  # what the jobs before have left
         with in_folder(Path(f"outputs/{experiment.seed}")):
             if experiment.seed != 1:
                 raise NotFinite("the loss is not finite") if experiment.seed < 3 else OSError("full")
 
-    monkeypatch.setattr(cli, "run", fails)
-    monkeypatch.setattr(cli, "_figure", lambda run_dir: None)
+    monkeypatch.setattr("metarun.runs.run.run", fails)
+    monkeypatch.setattr(train, "figure", lambda run_dir: None)
     assert cli.main(["train", "-m", "seed=0,1,2,3,2", "steps=3"]) == 3
     last = capsys.readouterr().err.splitlines()
     lines = [line for text in told for line in text.splitlines()]

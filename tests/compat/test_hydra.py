@@ -10,11 +10,11 @@ from omegaconf import OmegaConf
 
 from metarun import config
 from metarun.compat.hydra import clash, jobs_of_sweep, lacking, options, parse, reading, runs_jobs_here, subgroups
-from metarun.config.composition import register
+from metarun.config.composition import types
 
 
 def test_a_folder_is_read_and_nothing_stays() -> None:
-    with reading(config.conf_dir(), None):
+    with reading(config.conf_dir(), None, types()):
         assert "maml" in options("algo") and subgroups("recipe") == ["miniimagenet", "omniglot", "sinusoid"]
         (one,) = parse("algo.inner_steps=3")
         assert (one.key_or_group, one.value(), one.input_line) == ("algo.inner_steps", 3, "algo.inner_steps=3")
@@ -30,8 +30,7 @@ def test_choices_that_do_not_go_together_are_read_from_the_text() -> None:
 
 
 def test_a_launcher_that_is_not_there_is_read_from_the_text() -> None:
-    register()
-    with reading(config.conf_dir(), None), pytest.raises(HydraException) as caught:
+    with reading(config.conf_dir(), None, types()), pytest.raises(HydraException) as caught:
         hydra.compose("train", ["hydra/launcher=nowhere"])
     found = lacking(" ".join(str(caught.value).split()))
     assert found and found[:2] == ("hydra/launcher", "nowhere") and "basic" in found.options.split()
@@ -40,8 +39,7 @@ def test_a_launcher_that_is_not_there_is_read_from_the_text() -> None:
 
 @pytest.mark.parametrize("launcher, here", [(None, True), ("hydra_plugins.joblib.JoblibLauncher", False)])
 def test_jobs_in_processes_of_their_own(launcher: str | None, here: bool) -> None:
-    register()
-    with reading(config.conf_dir(), None):
+    with reading(config.conf_dir(), None, types()):
         settings = hydra.compose("train", return_hydra_config=True).hydra
     if launcher:
         settings = OmegaConf.create({"launcher": {"_target_": launcher}})

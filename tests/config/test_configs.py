@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from metarun import config
 from metarun.config import registry
-from metarun.config.overrides import GROUPS
+from metarun.config.registry import GROUPS
 from metarun.errors import UserError
 from metarun.runs.folder import Record
 from metarun.runs.setup import build

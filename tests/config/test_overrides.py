@@ -13,6 +13,7 @@ import torch
 from metarun import config
 from metarun.algorithms.base import Algorithm
 from metarun.cli import main as cli
+from metarun.cli import train
 from metarun.config import composition
 from metarun.config.overrides import as_typed, read, samples
 from metarun.core.batch_norm import Norm
@@ -96,7 +97,7 @@ def test_an_interval_needs_a_sweeper_that_searches() -> None:
 
 
 def test_a_search_is_tried_at_its_ends() -> None:
-    with composition._hydra(None):
+    with composition._opened():
         jobs = samples(read(["seed=7", "algo.inner_lr=interval(0.1,1)", "algo=maml,fomaml", "shot=int(interval(1,5))"]))
     first = ["seed=7", "algo.inner_lr=0.1", "algo=maml", "shot=1"]
     assert jobs[0] == first and len(jobs) == 4
@@ -106,7 +107,7 @@ def test_a_search_is_tried_at_its_ends() -> None:
 
 
 def test_a_search_needs_a_figure_to_go_by() -> None:
-    with composition._hydra(None):
+    with composition._opened():
         composition._suits_a_search(["dataset=sinusoid"])
         with pytest.raises(UserError, match=r"eval\.every=0: must be > 0"):
             composition._suits_a_search(["dataset=sinusoid", "eval.every=0"])
@@ -117,8 +118,8 @@ def test_a_search_needs_a_figure_to_go_by() -> None:
 def test_a_job_returns_its_validation_figure(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     returned = []
-    job = cli._job
-    monkeypatch.setattr(cli, "_job", lambda cfg: returned.append(job(cfg)))
+    job = train.Jobs.run
+    monkeypatch.setattr(train.Jobs, "run", lambda jobs, cfg: returned.append(job(jobs, cfg)))
     words = ["dataset=sinusoid", "steps=1", "eval.tasks=2", "eval.val_tasks=2"]
     assert cli.main(["train", "run_dir=a", *words]) == 0
     assert cli.main(["train", "run_dir=b", *words, "eval.every=0"]) == 0

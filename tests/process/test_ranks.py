@@ -20,8 +20,7 @@ import torch.distributed
 from metarun import config
 from metarun.cli import main as cli
 from metarun.core import tree
-from metarun.engine import ranks
-from metarun.engine.ranks import Ranks, current, joined
+from metarun.engine.ranks import ALONE, Ranks, joined
 from metarun.errors import ConfigError
 from metarun.runs import checkpoint, journal
 from metarun.runs.folder import LOCK
@@ -102,7 +101,7 @@ def test_one_process_talks_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
             monkeypatch.setenv("WORLD_SIZE", world)
         with joined() as alone:
-            assert alone == current() == Ranks() and not torch.distributed.is_initialized()
+            assert alone == ALONE == Ranks() and not torch.distributed.is_initialized()
             assert alone.first and alone.tells and alone.share(range(7)) == range(7)
             assert alone.mean(grads, 4, 4) is grads and alone.highest(15) == 15 and alone.gather([1, 2]) == [1, 2]
             assert alone.on_first(lambda: 3) == alone.together(lambda: 3) == 3
@@ -279,7 +278,7 @@ def test_what_several_ranks_cannot_do(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ranks, "_here", Ranks(0, 2))
+    monkeypatch.setattr(cli, "joined", lambda: contextlib.nullcontext(Ranks(0, 2)))
     assert cli.main(command.split()) == 2
     out, err = capsys.readouterr()
     assert err.startswith("metarun: error: ") and err.count("\n") == 1 and WRONG[command] in err

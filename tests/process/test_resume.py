@@ -163,7 +163,7 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
     limit = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
-        "from metarun.cli import main; sys.exit(main())"
+        "from metarun.cli.main import main; sys.exit(main())"
     )
     done = subprocess.run(
         [sys.executable, "-c", limit, "train", "run_dir=run", *RUN, "steps=4", "model.filters=32"],

@@ -201,7 +201,7 @@ def test_an_interrupted_reproduce_goes_on(tmp_path: Path) -> None:
         (["sinusoid", "seed=a"], "seed=a: must be whole numbers"),
         (["sinusoid", "budget=2"], "budget=2: must be a number > 0 and <= 1"),
         (["sinusoid", "budget=half"], "budget=half: must be a number > 0 and <= 1"),
-        (["sinusoid", "--lits"], "--lits: reproduce takes seed, budget, out, device, data_root, hydra/..., --list"),
+        (["sinusoid", "--lits"], "--lits: metarun reproduce has no such flag; metarun reproduce --help lists them"),
         (["miniimagenet/maml_5w1s", "data_root=nowhere"], "dataset=miniimagenet"),
     ],
 )
@@ -222,13 +222,13 @@ def test_a_recipe_composes_to_what_train_would_run() -> None:
 def test_a_report_composes_each_cell_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, result())
     composed: list[list[str]] = []
-    compose = composition._compose
+    compose = composition.compose_words
 
     def counted(words: list[str]) -> DictConfig:
         composed.append(words)
         return compose(words)
 
-    monkeypatch.setattr(composition, "_compose", counted)
+    monkeypatch.setattr(composition, "compose_words", counted)
     reproduce._composed.cache_clear()
     verdicts.write(tmp_path, [CELL, "sinusoid/maml_10s"])
     verdicts.write(tmp_path, [CELL, "sinusoid/maml_10s"])
@@ -239,7 +239,7 @@ def test_a_report_of_nothing_makes_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(composition, "_compose", None)  # nothing is composed for it
+    monkeypatch.setattr(composition, "compose_words", None)  # nothing is composed for it
     for words in (["--report"], ["--report", "out=typo"], ["sinusoid", "--report", "out=typo"]):
         assert cli.main(["reproduce", *words]) == 2
         (line,) = capsys.readouterr().err.splitlines()

@@ -49,12 +49,12 @@ def test_outside_a_run_a_signal_is_one_line_too(
 ) -> None:
     """Between the jobs of a sweep, and in the commands that train nothing."""
 
-    def stopped(words: list[str]) -> int:
+    def stopped(*_: object) -> int:
         signal.raise_signal(number)
         return 0
 
     before = signal.getsignal(number)
-    monkeypatch.setitem(cli.COMMANDS, "report", stopped)
+    monkeypatch.setattr("metarun.cli.report.run", stopped)
     try:
         signal.signal(number, signal.SIG_IGN if number == signal.SIGTERM else before)  # not the end of the tests
         assert cli.main(["report"]) == 128 + number
@@ -63,11 +63,11 @@ def test_outside_a_run_a_signal_is_one_line_too(
     assert capsys.readouterr().err == f"metarun: stopped by {number.name}\n"
 
 
-def test_ctrl_c_while_torch_is_imported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_while_it_is_imported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     real = builtins.__import__
 
     def interrupted(name: str, *rest: Any) -> Any:
-        if name == "metarun.cli":
+        if name == "metarun.cli.main":
             raise KeyboardInterrupt
         return real(name, *rest)
 
