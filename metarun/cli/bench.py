@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 from metarun.cli.parser import Parser
 from metarun.engine.ranks import Ranks
 from metarun.errors import UserError, require
 
 
-def parser(add: argparse._SubParsersAction[Parser]) -> None:
+def parser(add: Callable[..., Parser]) -> None:
     """Add the command's own parser."""
-    command = add.add_parser(
+    command = add(
         "bench",
         usage="metarun bench [KEY=VALUE ...] [--compare reference] [--seconds S] [--json FILE]",
         description="Meta-steps of a configuration, as metarun train would run them, on random data of the same\n"

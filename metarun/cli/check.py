@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 from metarun.cli.parser import Parser
 from metarun.engine.ranks import Ranks
 from metarun.errors import UserError
 
 
-def parser(add: argparse._SubParsersAction[Parser]) -> None:
+def parser(add: Callable[..., Parser]) -> None:
     """Add the command's own parser."""
-    command = add.add_parser(
+    command = add(
         "check",
         usage="metarun check [algo=NAME,NAME] [device=auto|cpu|cuda]",
         description="Compares the meta-gradient of every method (or of those named) with independent references in\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
     from metarun.runs.folder import Record
 
 
-def parser(add: argparse._SubParsersAction[Parser]) -> None:
+def parser(add: Callable[..., Parser]) -> None:
     """Add the command's own parser."""
-    command = add.add_parser(
+    command = add(
         "eval",
         usage="metarun eval run=PATH [checkpoint=best|last] [KEY=VALUE ...]",
         description="Tests a run's checkpoint again, the one that the run was tested on unless another is named; the\n"

@@ -100,7 +100,7 @@ def parsed(words: list[str]) -> argparse.Namespace | None:
     whole.add_argument("-h", "--help", action="store_true")
     commands = whole.add_subparsers(dest="command", parser_class=Parser)
     for each in COMMANDS:
-        importlib.import_module(f"metarun.cli.{each}").parser(commands)
+        importlib.import_module(f"metarun.cli.{each}").parser(commands.add_parser)
     asked = commands.choices[name] if name else whole
     try:
         given, left = whole.parse_known_args(asked.as_flags(words))

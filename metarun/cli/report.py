@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 from metarun.cli.parser import Parser, require_folder
 from metarun.engine.ranks import Ranks
 from metarun.errors import UserError
 
 
-def parser(add: argparse._SubParsersAction[Parser]) -> None:
+def parser(add: Callable[..., Parser]) -> None:
     """Add the command's own parser."""
-    command = add.add_parser(
+    command = add(
         "report",
         usage="metarun report PATH [PATH ...] [out=DIR]",
         description="One table of every finished run and evaluation under the paths, to the terminal and to table.md\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 from metarun.cli import train
 from metarun.cli.parser import Parser, require_folder
@@ -10,9 +11,9 @@ from metarun.engine.ranks import Ranks
 from metarun.errors import UserError, require
 
 
-def parser(add: argparse._SubParsersAction[Parser]) -> None:
+def parser(add: Callable[..., Parser]) -> None:
     """Add the command's own parser."""
-    command = add.add_parser(
+    command = add(
         "reproduce",
         usage="metarun reproduce TABLE [seed=0,1] [budget=1] [out=DIR] [--list] [--report] [KEY=VALUE ...]",
         description="Runs the recipes of conf/recipe that are not done yet, each in out/results/CELL_sSEED, going on\n"

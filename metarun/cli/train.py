@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,9 +30,9 @@ REFUSED = {  # flags of Hydra's -> what to do instead
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
-def parser(add: argparse._SubParsersAction[Parser]) -> None:
+def parser(add: Callable[..., Parser]) -> None:
     """Add the command's own parser: Hydra's flags, wherever they stand among the overrides."""
-    command = add.add_parser(
+    command = add(
         "train",
         usage="metarun train [KEY=VALUE ...] [-m] [--cfg job] [--debug]",
         description="Meta-trains, tests and reports; every key of the configuration can be set.",

@@ -41,4 +41,5 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
 def _untyped() -> Types:
     """Types that take any key, in the places of those that the YAML files begin with."""
     parts = [f"{group}/{name}" for group in PARTS for name in modules(group)]
-    return {name: {} for name in ("train", "device", "recipe", *parts)}
+    recipe = {"budget": 1.0}  # has a default, the only key that the YAML files leave to its type
+    return {"train": {}, "device": {}, "recipe": recipe, **{name: {} for name in parts}}

@@ -57,6 +57,7 @@ def test_a_wrong_name_is_refused(words: list[str], multirun: bool, said: str) ->
         ["steps=three", "algo.inner_lr=-1"],  # values are for the types to check
         ["run_dir=a=b c/${seed}", "hydra.sweep.dir=x", "hydra/launcher=basic"],
         ["dataset=sinusoid", "dataset.preset.inner_lr=0.1"],
+        ["recipe=sinusoid/maml_5s", "recipe.budget=0.1"],
     ],
 )
 def test_what_is_no_name_passes(words: list[str]) -> None:
