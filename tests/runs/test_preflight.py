@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from metarun import config
+from metarun.core.episode import Episode, TaskFigure
 from metarun.datasets.base import Split
 from metarun.errors import UserError
 from metarun.models.base import Model
@@ -218,3 +219,23 @@ def test_nothing_is_trained_or_written_before(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^eval\.query=1: batch norm has one value"):
         evaluate_run(folder, experiment, asked, experiment.eval.select)
     assert not (folder / "eval").exists()
+
+
+DRAWN = {"dataset=sinusoid": 300, "dataset=gaussians": 2 * 4, "model=mlp": 5 * 4}  # images of glyphs
+
+
+@pytest.mark.parametrize("word", DRAWN)
+def test_what_is_drawn_later_is_predicted_before(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many queries as the family's figure is drawn from; none for a family that has no figure."""
+    seen: list[int] = []
+
+    def watched(setup: Any, meta: Any, episodes: Episode, norm: Any) -> None:
+        seen.append(episodes.query_x.shape[1])
+
+    monkeypatch.setattr("metarun.runs.preflight.predictions", watched)
+    b = build(config.compose(["algo.eval_inner_steps=1", "eval.query=4", word])[0])
+    preflight(b, training=False)
+    assert seen == [DRAWN[word]]
+    b.tasks.figure = TaskFigure.none
+    preflight(b, training=False)
+    assert seen == [DRAWN[word]]
