@@ -17,21 +17,23 @@ import sys
 import tempfile
 from pathlib import Path
 
-COMMANDS = {
-    "metarun --help": ["-m", "metarun", "--help"],
-    "metarun --version": ["-m", "metarun", "--version"],
-    "metarun train --help": ["-m", "metarun", "train", "--help"],
-    "a wrong key": ["-m", "metarun", "train", "algo=maml", "stpes=3"],
-    "a wrong value": ["-m", "metarun", "train", "algo=maml", "steps=three"],
-    "import torch": ["-c", "import torch"],
+COMMANDS = {  # name -> words for Python, exit status
+    "metarun --help": (["-m", "metarun", "--help"], 0),
+    "metarun --version": (["-m", "metarun", "--version"], 0),
+    "metarun train --help": (["-m", "metarun", "train", "--help"], 0),
+    "a wrong key": (["-m", "metarun", "train", "algo=maml", "stpes=3"], 2),
+    "a wrong value": (["-m", "metarun", "train", "algo=maml", "steps=three"], 2),
+    "import torch": (["-c", "import torch"], 0),
 }
 
 
-def cpu_seconds(words: list[str], folder: str) -> float:
-    """User and system time of one process, with what it started."""
+def cpu_seconds(words: list[str], status: int, folder: str) -> float:
+    """User and system time of one process, with what it started; ends this one where it ends with another status."""
     before = os.times()
-    subprocess.run([sys.executable, *words], cwd=folder, capture_output=True)
+    done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True)
     after = os.times()
+    if done.returncode != status:
+        sys.exit(f"{' '.join(words)}: status {done.returncode}\n{done.stderr}")
     return after.children_user + after.children_system - before.children_user - before.children_system
 
 
@@ -43,8 +45,8 @@ def main() -> None:
     taken: dict[str, list[float]] = {name: [] for name in COMMANDS}
     with tempfile.TemporaryDirectory() as folder:  # in which a command finds nothing
         for _ in range(settings.rounds):
-            for name, words in COMMANDS.items():
-                taken[name].append(cpu_seconds(words, folder))
+            for name, (words, status) in COMMANDS.items():
+                taken[name].append(cpu_seconds(words, status, folder))
     print(f"{'command':24}{'CPU s':>8}   least .. most of {settings.rounds}")
     for name, seconds in taken.items():
         print(f"{name:24}{statistics.median(seconds):>8.2f}   {min(seconds):.2f} .. {max(seconds):.2f}")
