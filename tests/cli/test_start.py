@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from metarun import __version__
 from metarun.cli import main as cli
+from tests.support.commands import Command
 
 HEAVY = ("torch", "hydra", "matplotlib", "numpy")
 
@@ -123,3 +125,9 @@ def test_a_flag_or_setting_that_cannot_be_is_one_line(
     assert cli.main(words.split()) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"metarun: error: {said}") and err.count("\n") == 1
+
+
+def test_a_name_that_the_terminal_cannot_show_is_printed_all_the_same(metarun: Command) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    done = metarun("report", name, env={"PYTHONIOENCODING": "utf-8:strict"})
+    assert done.returncode == 2 and "holds no finished run" in done.stderr and "Traceback" not in done.stderr
