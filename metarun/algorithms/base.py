@@ -93,6 +93,9 @@ class Algorithm(OuterSettings, abc.ABC):
         """
         return Meta.of(params)
 
+    def check_problem(self, problem: Problem) -> None:
+        """Raise ``UserError`` where the method cannot work on such tasks; it is called before any work."""
+
     def candidates(self, meta: Meta) -> list[Meta]:
         """List the meta-parameters among which validation chooses, for methods that tune a setting."""
         return [meta]

@@ -15,7 +15,7 @@ from metarun.core import memory_cell, rng
 from metarun.core.batch_norm import Norm
 from metarun.core.inner import Carry, Inner, minibatch
 from metarun.core.meta import Meta
-from metarun.core.objective import supervised
+from metarun.core.objective import one_output_a_class
 from metarun.core.problem import Metrics, Problem
 from metarun.core.tree import Params
 from metarun.errors import UserError, require, require_count
@@ -75,8 +75,11 @@ class MANN(Algorithm):
         require(self.slots >= heads, "algo.slots", self.slots, f">= {heads}, the number of heads")
         return Meta.of(params)
 
+    def check_problem(self, problem: Problem) -> None:
+        one_output_a_class(problem, "algo=mann")
+
     def inner(self, problem: Problem, task: Any, *, training: bool) -> Inner:
-        way, x = supervised(problem, "algo=mann").way, task.support_x
+        way, x = one_output_a_class(problem, "algo=mann").way, task.support_x
         labels, shot = one_hot(task.support_y, way, x), len(x) // way
 
         def start(meta: Meta) -> Carry:
@@ -91,7 +94,7 @@ class MANN(Algorithm):
         return Inner(start, step)
 
     def meta_grad(self, problem: Problem, meta: Meta, task: Any, progress: Tensor) -> tuple[Meta, Metrics]:
-        tasks, order, params = supervised(problem, "algo=mann"), self._order(task), meta.model
+        tasks, order, params = one_output_a_class(problem, "algo=mann"), self._order(task), meta.model
         x, y = task.support_x[order], task.support_y[order]
         blank, labels = memory_cell.blank(params, self.slots), one_hot(y, tasks.way, x)
         grads, metrics = memory_cell.gradient(params, blank, x, labels, lambda logits: tasks.judged(logits, y))
@@ -103,7 +106,7 @@ class MANN(Algorithm):
         if self.measure is Measure.query:
             yield from Algorithm.measure_adaptation(self, problem, meta, task, steps, norms)
             return
-        tasks, order, params = supervised(problem, "algo=mann"), self._order(task), meta.model
+        tasks, order, params = one_output_a_class(problem, "algo=mann"), self._order(task), meta.model
         x, y = task.support_x[order], task.support_y[order]
         labels = one_hot(y, tasks.way, x)
         blank = memory_cell.blank(params, self.slots)

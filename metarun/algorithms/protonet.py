@@ -12,7 +12,7 @@ from metarun.algorithms.base import Algorithm
 from metarun.core.hypergrad import store
 from metarun.core.inner import Carry, Inner
 from metarun.core.meta import Meta
-from metarun.core.objective import supervised
+from metarun.core.objective import one_output_a_class
 from metarun.core.problem import Metrics, Problem
 from metarun.core.tree import Params
 from metarun.errors import UserError
@@ -40,11 +40,12 @@ class ProtoNet(Algorithm):
             )
         return Meta.of(params)
 
+    def check_problem(self, problem: Problem) -> None:
+        one_output_a_class(problem, "algo=protonet")
+
     def inner(self, problem: Problem, task: Any, *, training: bool) -> Inner:
-        tasks, x, y = supervised(problem, "algo=protonet"), task.support_x, task.support_y
+        tasks, x, y = one_output_a_class(problem, "algo=protonet"), task.support_x, task.support_y
         way = tasks.outputs
-        if way < 2:
-            raise UserError("dataset: algo=protonet needs tasks with one output for each class")
 
         def start(meta: Meta) -> Carry:
             width = meta.model["head.weight"].shape[1]

@@ -158,6 +158,22 @@ def supervised(problem: Problem, who: str) -> Supervised:
     return problem
 
 
+def one_output_a_class(problem: Problem, who: str) -> Supervised:
+    """Return the problem, for methods that need labelled examples and one output for each class.
+
+    Args:
+        problem: the problem of the tasks.
+        who: the setting that needs it, for the message.
+
+    Raises:
+        UserError: the tasks are of another kind.
+    """
+    tasks = supervised(problem, who)
+    if tasks.outputs < 2:
+        raise UserError(f"dataset: {who} needs tasks with one output for each class")
+    return tasks
+
+
 Forward = Callable[[Params, Tensor], Tensor]
 
 
