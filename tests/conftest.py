@@ -28,7 +28,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test marked ``sampled(n)``, n cases run by default, always the same ones; the others are marked ``full``."""
+    """Of a test marked ``sampled(n, m)``, always the same n cases run by default and m in the full tier.
+
+    Cases beyond n are marked ``full``, and cases beyond m ``slow``; without m there are none of these.
+    """
     cases: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         if item.get_closest_marker("sampled"):
@@ -37,8 +40,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         of_one_test.sort(key=lambda item: hashlib.sha256(item.nodeid.encode()).digest())
         marker = of_one_test[0].get_closest_marker("sampled")
         assert marker is not None
-        for item in of_one_test[marker.args[0] :]:
+        few, many = (*marker.args, len(of_one_test))[:2]
+        for item in of_one_test[few:many]:
             item.add_marker(pytest.mark.full)
+        for item in of_one_test[many:]:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

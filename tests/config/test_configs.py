@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from metarun import config
-from metarun.config import registry
+from metarun.config import composition, registry
 from metarun.config.registry import GROUPS
 from metarun.errors import UserError
 from metarun.runs.folder import Record
@@ -141,8 +141,11 @@ def test_a_part_that_is_not_installed_is_named(group: str) -> None:
 
 @pytest.mark.parametrize("dataset", config.choices("dataset"))
 def test_every_method_goes_with_every_data_set(dataset: str) -> None:
-    for algo in config.choices("algo"):
-        config.compose([f"algo={algo}", f"dataset={dataset}"])
+    with composition._opened():  # once for all: compose opens Hydra anew and checks each word
+        for algo in config.choices("algo"):
+            composed = composition.compose_words([f"algo={algo}", f"dataset={dataset}"])
+            _, record = composition.parse(*composition._split(composed))
+            assert (record.names["algo"], record.names["dataset"]) == (algo, dataset)
 
 
 def test_a_data_sets_preset_gives_way_to_what_is_typed_and_reaches_no_method_that_does_not_ask() -> None:
