@@ -37,6 +37,7 @@ def test_every_result_in_a_note_stands_in_a_result_file(note: Path) -> None:
     assert set(RESULT.findall(note.read_text())) <= known
 
 
+@pytest.mark.full
 def test_the_published_tables_are_written_from_the_committed_results(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "benchmarks/results", tmp_path / "results")
     verdicts.write(tmp_path, reproduce.cells("all"))

@@ -112,6 +112,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap of some layers is a loop inside torch
 @pytest.mark.parametrize("network", NETWORKS)
 def test_its_meta_gradient_is_right(network: str) -> None:
@@ -165,6 +166,7 @@ class Still(GradientBased):
 '''
 
 
+@pytest.mark.full
 def test_a_method_is_one_python_file_and_one_yaml(tmp_path: Path) -> None:
     for part in ("metarun", "conf"):
         shutil.copytree(ROOT / part, tmp_path / part)

@@ -17,6 +17,8 @@ from metarun.errors import NotFinite, UserError, in_folder
 from metarun.runs.experiment import Experiment
 from tests.support.commands import Command
 
+pytestmark = pytest.mark.full
+
 QUICK = [
     "model.filters=8",
     "steps=4",

@@ -41,6 +41,7 @@ def overrides(group: str, option: str) -> list[str]:
     return [f"{group}={option}", *quick, *extra.get((group, option), [])]
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.filterwarnings("ignore:dataset=miniimagenet")
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_and_learns_for_two_steps(
@@ -69,6 +70,7 @@ def test_every_option_composes_and_learns_for_two_steps(
     assert same(before, state.meta) is not learns
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("algo", [*ON_IMAGES, "oracle", "mann"])
 @pytest.mark.parametrize("dataset", ["glyphs", "sinusoid", "gaussians"])
 def test_every_algorithm_runs_on_images_on_regression_and_on_points(algo: str, dataset: str, tmp_path: Path) -> None:
@@ -85,6 +87,7 @@ def test_every_algorithm_runs_on_images_on_regression_and_on_points(algo: str, d
     assert train(bench, tmp_path, StopSignals()).step == bench.experiment.steps
 
 
+@pytest.mark.full
 def test_every_file_states_every_value() -> None:
     """A key that YAML leaves out has no default to hide behind; composing would fail, so it is enough to compose."""
     for group, option in OPTIONS:

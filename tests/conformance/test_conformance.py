@@ -25,7 +25,7 @@ from metarun.engine.trace import ROUNDING, distance
 from metarun.verify import check, definitions, problems
 from metarun.verify.problems import Case
 
-pytestmark = pytest.mark.sampled(12, 48)
+pytestmark = pytest.mark.sampled(8, 32)
 
 CASES = {case.name: case for case in problems.cases(torch.device("cpu"))}
 CHOICES = {name: config.compose([f"algo={name}"])[0].algo for name in config.choices("algo")}

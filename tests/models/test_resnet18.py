@@ -18,6 +18,8 @@ from metarun.models.resnet18 import ResNet18
 from metarun.verify import check, problems
 from metarun.verify.problems import Case
 
+pytestmark = pytest.mark.full
+
 SIDE = 40  # the last block then sees 2x2 positions; one position, of two images, would magnify rounding
 ENGINES = check.engines(torch.device("cpu"))
 PATHS = ["loop", "vmap", "native" if "native" in ENGINES else "grouped"]

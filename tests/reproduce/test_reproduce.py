@@ -31,6 +31,8 @@ from tests.support.commands import Command
 from tests.support.results import result as made
 from tests.support.results import score
 
+pytestmark = pytest.mark.full
+
 CELL = "sinusoid/maml_5s"
 
 

@@ -107,6 +107,7 @@ def test_all_norms_in_one_pass() -> None:
         assert torch.equal(alone.metric, score.metric)
 
 
+@pytest.mark.full
 def test_an_evaluation_of_many_tasks_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
 

@@ -21,6 +21,8 @@ from metarun.runs.signals import StopSignals
 from metarun.runs.train import train
 from tests.support.commands import same
 
+pytestmark = pytest.mark.full
+
 RECIPES = config.choices("recipe")
 
 

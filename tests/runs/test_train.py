@@ -47,6 +47,7 @@ def test_a_step_is_the_optimisers_on_the_mean_meta_gradient(tmp_path: Path) -> N
         torch.testing.assert_close(got, want)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("algo", [algo for algo in ON_IMAGES if algo != "random"])
 def test_it_learns(algo: str, tmp_path: Path) -> None:
     slow = algo in ("anil", "pretrain")  # with their defaults, in 40 steps

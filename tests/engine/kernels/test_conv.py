@@ -14,7 +14,7 @@ from torch.func import grad, vmap
 from metarun.engine.kernels.build import library
 from metarun.engine.kernels.conv import Convolve, Correlate, Geometry, Transpose, conv2d, route
 
-pytestmark = pytest.mark.sampled(4, 24)
+pytestmark = pytest.mark.sampled(3, 12)
 
 SIDES = [(5, 7), (2, 2), (1, 1), (3, 3), (14, 14), (7, 7), (4, 6)]
 

@@ -25,7 +25,7 @@ from metarun.models.base import functional
 from metarun.verify import check, problems
 from metarun.verify.problems import Case
 
-pytestmark = pytest.mark.sampled(6)
+pytestmark = pytest.mark.sampled(3)
 
 ENGINES = check.engines(torch.device("cpu"))
 WAYS = ["loop", "vmap", "native" if "native" in ENGINES else "grouped"]

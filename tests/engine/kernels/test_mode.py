@@ -26,7 +26,7 @@ from metarun.models.base import functional
 from metarun.verify import check, problems
 from metarun.verify.problems import Case
 
-pytestmark = pytest.mark.sampled(6)
+pytestmark = pytest.mark.sampled(3)
 
 
 class Calls(TorchDispatchMode):

@@ -17,7 +17,7 @@ from metarun.engine.kernels.build import library
 from metarun.engine.kernels.mode import Grouped
 from metarun.engine.kernels.norm import Forward
 
-pytestmark = pytest.mark.sampled(4, 24)
+pytestmark = pytest.mark.sampled(3, 12)
 
 Layer = Callable[..., Tensor]
 EPS = 1e-3
