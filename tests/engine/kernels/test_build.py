@@ -373,7 +373,7 @@ def test_a_library_of_something_else_is_given_up(tmp_path: Path, compiler: Scrip
 
 
 LOAD = """
-from metarun.kernels.build import NotBuilt, library
+from metarun.engine.kernels.build import NotBuilt, library
 try:
     print("width", library().width)
 except NotBuilt as error:
