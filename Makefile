@@ -1,8 +1,8 @@
-# make setup: .venv with the metarun command. make run: meta-train and report. make test: the tests.
+# make setup: .venv with the metarun command. make run: meta-train and report. make test: the tests in minutes, make test-all: all.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup run test lint types clean
+.PHONY: setup run test test-all lint types clean
 
 setup: .venv/installed
 
@@ -16,6 +16,9 @@ run: setup
 
 test: setup
 	$(BIN)/pytest
+
+test-all: setup
+	$(BIN)/pytest -m "not slow and not gpu"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -22,12 +22,14 @@ from typing import Any
 
 import torch
 
-from metarun import config, tree
-from metarun.bench import device_name
+from metarun import config
+from metarun.core import tree
 from metarun.datasets.base import Split
 from metarun.datasets.generated import Generated
 from metarun.errors import UserError
-from metarun.experiment import Experiment
+from metarun.runs.experiment import Experiment
+from metarun.runs.setup import assemble
+from metarun.verify.speed import device_name
 
 MB, GB = 2**20, 2**30
 
@@ -43,8 +45,12 @@ def experiment(settings: argparse.Namespace, mode: str, steps: int) -> Experimen
 
 def measured(case: Experiment, most: float) -> dict[str, Any]:
     """One meta-gradient in this process, which may take ``most`` GB."""
-    device = case.device.resolve()
-    bench = case.assemble(Generated(case.dataset, device), device)
+    with case.device.applied() as device:
+        return _measured(case, device, most)
+
+
+def _measured(case: Experiment, device: torch.device, most: float) -> dict[str, Any]:
+    bench = assemble(case, Generated(case.dataset, device), device)
     meta, meta_gradient = bench.first_meta(), bench.meta_gradient()
     tasks = bench.tasks.sample(Split.train, 0, range(1), case.way, case.shot, case.query)
     limit_memory(most, device)

@@ -7,20 +7,22 @@ loss after an outer step, grads() -> what that step handed to the outer optimise
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import common
 import torch
 
 from metarun import config
-from metarun.device import Device
-from metarun.episode import Episode
-from metarun.losses import classification, regression
+from metarun.core.episode import Episode
+from metarun.core.meta import Meta
+from metarun.core.objective import classification, regression
+from metarun.engine.device import Device
+from metarun.engine.meta_gradient import MetaGradient
+from metarun.engine.over_tasks import Engine
 from metarun.models.base import Init, functional, initialise
 from metarun.models.conv4 import Conv4, Downsample, Features
 from metarun.models.mlp import MLP, Activation
-from metarun.outer import MetaOptimizer
-from metarun.vectorize import Engine, MetaGradient
 
 LONG = 100_000  # meta-iterations: the engine compiles what a published training length earns back
 
@@ -79,13 +81,13 @@ class Peer:
         with torch.no_grad():
             for name, p in module.named_parameters():
                 p.copy_(torch.from_numpy(given[self.names[name]]).reshape(p.shape))
-        self.meta = {name: p.detach().clone() for name, p in module.named_parameters()}
+        self.meta = Meta.of({name: p.detach().clone() for name, p in module.named_parameters()})
         objective = classification(functional(module), outputs) if conv else regression(functional(module))
         batches = [self._episode(common.make_batch(w, s, given["head.bias"].dtype)) for s in range(pool)]
         self.batches = batches
         numbers = batches[0].support_x[0].numel() + (0 if algo == "reptile" else batches[0].query_x[0].numel())
         threads = torch.get_num_threads()
-        where = device.resolve()
+        where = device.torch_device()
         torch.set_num_threads(threads)
         self.engine = Engine.choose(
             device.vectorize,
@@ -97,10 +99,7 @@ class Peer:
             run=lambda: module(batches[0].support_x[0]),
         )
         self.meta_gradient = MetaGradient(self.engine, experiment.algo, objective, calls=LONG)
-        a = experiment.algo
-        self.optimizer = MetaOptimizer(
-            self.meta, a.outer_optimizer, a.outer_lr, a.outer_eps, a.outer_schedule, None, None
-        )
+        self.outer = replace(experiment.algo, clip_value=None, clip_norm=None).outer_step(self.meta)
 
     def _ours(self, name: str) -> str | None:
         """metarun's name of a parameter; None for a convolution's bias, which batch norm cancels and it leaves out."""
@@ -118,12 +117,12 @@ class Peer:
 
     def step(self, i: int) -> float:
         grads, metrics = self.meta_gradient(self.meta, self.batches[i % len(self.batches)])
-        self.optimizer.step(grads, progress=0.0)
+        self.outer.step(grads, progress=0.0)
         return metrics["loss"].mean().item()
 
     def grads(self) -> dict[str, Any]:
         zero = {name: torch.zeros_like(v).numpy() for name, v in self.unused.items()}
-        return zero | {self.names[name]: p.grad.numpy() for name, p in self.meta.items() if p.grad is not None}
+        return zero | {self.names[name]: p.grad.numpy() for name, p in self.meta.model.items() if p.grad is not None}
 
     def info(self) -> dict[str, Any]:
         return {"torch": torch.__version__, "threads": torch.get_num_threads(), "engine": self.engine.describe()}

@@ -1,13 +1,20 @@
 """``metarun`` and ``python -m metarun``."""
 
+import io
 import os
 import sys
 
 
 def run() -> None:
     """Entry point of the console script."""
-    from metarun.cli import main
+    try:
+        from metarun.cli.main import main
+    except KeyboardInterrupt:  # before main answers signals itself
+        sys.stderr.write("metarun: stopped\n")
+        sys.exit(130)
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # paths need not be UTF-8, and some terminals are not
     status = main()
     if "TORCHELASTIC_RUN_ID" in os.environ:
         # A rank that is done leaves without unloading torch, whose threads of communication can abort it then (seen

@@ -1,8 +1,7 @@
 """Errors that a user can act on: one line of text and an exit status, never a traceback.
 
-Exit statuses: 2 for input that cannot be used (configuration, data, run folders, what does not fit into memory), 3 for
-a run that stopped because its numbers are no longer finite, 128 + signal for a run that was asked to stop and saved
-its state.
+Exit statuses: 2 for unusable input (configuration, data, run folders, too little memory), 3 for a run that stopped
+because its numbers are not finite, 128 + signal for a run that a signal stopped after its state was saved.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 
 
 class UserError(Exception):
-    """Something the user gave cannot be used; the message says what and what would do."""
+    """Unusable input; the message names it and what is allowed."""
 
     status = 2
 
@@ -28,8 +27,8 @@ class ConfigError(UserError):
 
     Args:
         key: dotted key as typed on the command line, e.g. ``algo.inner_steps``.
-        value: what was given.
-        allowed: what may be given, in words.
+        value: the value that is not allowed.
+        allowed: the allowed values, in words.
     """
 
     def __init__(self, key: str, value: object, allowed: str):
@@ -37,29 +36,51 @@ class ConfigError(UserError):
         super().__init__(f"{key}={'null' if value is None else value}: must be {allowed}")
 
     def under(self, group: str) -> ConfigError:
-        """The same error for the key as seen from the root of the configuration."""
+        """Return the same error with the key below ``group``, as seen from the root of the configuration."""
         return ConfigError(f"{group}.{self.key}", self.value, self.allowed)
 
     def __reduce__(self) -> tuple[type, tuple]:  # sweeps send errors between processes
         return ConfigError, (self.key, self.value, self.allowed)
 
 
+class TooFewExamples(UserError):
+    """Classes hold fewer examples than a task needs.
+
+    Args:
+        said: the number that a task needs and the number that exists.
+        rest: other remedies, written after ``keys``.
+        keys: keys of the configuration that set the number.
+    """
+
+    def __init__(self, said: str, rest: str, keys: str = "shot or query"):
+        self.said, self.rest, self.keys = said, rest, keys
+        super().__init__(f"{said}; lower {keys}{rest}")
+
+    def __reduce__(self) -> tuple[type, tuple]:  # sweeps send errors between processes
+        return TooFewExamples, (self.said, self.rest, self.keys)
+
+
 class OutOfMemory(UserError):
-    """An allocation failed. Of one rank, the others know nothing of it."""
+    """An allocation failed. If it failed on one rank only, the other ranks do not notice."""
 
 
 class NotFinite(UserError):
-    """Loss or meta-gradient is no longer a finite number."""
+    """The loss or the meta-gradient is not finite."""
 
     status = 3
 
 
 class RankLost(ConnectionError):
-    """Another process of this run is gone, or does not answer. No ``UserError``: the ranks are no longer in step."""
+    """Another process of this run is gone or does not answer. Not a ``UserError``: the ranks are out of step."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM arrived; the state was saved. Not an ``Exception``: it must also stop a sweep."""
+    """SIGINT or SIGTERM arrived, and the state was saved. Not an ``Exception``, because it must also stop a sweep.
+
+    Args:
+        message: the text for the user.
+        signal_number: number of the signal; the exit status is 128 more.
+    """
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
@@ -68,7 +89,7 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def in_folder(run_dir: Path) -> Iterator[None]:
-    """Errors that pass carry ``run_dir``, the run folder that they are of."""
+    """Add the attribute ``run_dir``, the run folder, to errors that are raised inside the context."""
     try:
         yield
     except (UserError, OSError) as error:
@@ -83,25 +104,34 @@ def require(holds: bool, key: str, value: object, allowed: str) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """What another library's error says at first, or its kind where it says nothing."""
+    """Return the first line of an error's message, or the error's type if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def require_count(key: str, value: int, least: int = 1, most: int = 10**9) -> None:
-    """Raise ``ConfigError`` for fewer than ``least``, or for more than anybody means: a run of it would never end."""
+    """Raise ``ConfigError`` for a value below ``least`` or above ``most``, with which a run would never end."""
     require(value >= least, key, value, f">= {least}")
     require(value <= most, key, value, f"<= {most}: more would never come to an end")
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """`` (did you mean x?)`` for a near miss, in small letters or capitals, else nothing."""
-    spelt = {choice.lower(): choice for choice in choices}
+    """Return `` (did you mean x?)`` if a choice is similar, ignoring case, else an empty text."""
+    return _did_you_mean(word, {choice: choice for choice in choices})
+
+
+def did_you_mean_key(key: str, keys: Iterable[str]) -> str:
+    """Return the same for a dotted key. Only last words are compared, since equal first words make all keys similar."""
+    return _did_you_mean(key.rpartition(".")[2], {known.rpartition(".")[2]: known for known in keys})
+
+
+def _did_you_mean(word: str, choices: dict[str, str]) -> str:
+    spelt = {written.lower(): choice for written, choice in choices.items()}
     near = difflib.get_close_matches(word.lower(), spelt, n=1)
     return f" (did you mean {spelt[near[0]]}?)" if near else ""
 
 
 def meant(kind: Any, value: object) -> str:
-    """A hint at what a value may have meant that is not of a declared type."""
+    """Return a hint for a value that does not have its declared type ``kind``, or an empty text."""
     if kind is int and isinstance(value, float) and value.is_integer():
         return f" (did you mean {value:.0f}?)"
     is_choice = isinstance(kind, type) and issubclass(kind, enum.Enum)
@@ -109,12 +139,12 @@ def meant(kind: Any, value: object) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text with line breaks and other control characters spelt out, as in a Python string."""
+    """Escape line breaks and other control characters, as in a Python string."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def in_words(kind: Any) -> str:
-    """What values a declared type allows."""
+    """Describe in words the values that a declared type allows."""
     plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
     if kind in plain:
         return plain[kind]

@@ -1,7 +1,8 @@
-"""Files that are either whole or absent, and where metarun keeps what it can make again."""
+"""Atomic files (complete or absent), and the cache of prepared data."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -9,7 +10,7 @@ import os
 import stat
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,19 @@ import numpy as np
 
 from metarun.errors import UserError
 
-WINDOWS = os.name == "nt"  # where a folder cannot be opened, so not be synced either
+WINDOWS = os.name == "nt"  # Windows cannot open a folder, so cannot sync it
 
 
 def write_atomic(path: Path, data: bytes, keep_old: Path | None = None) -> None:
-    """Write through a temporary file, fsync and rename: a reader or a crash sees the old file or the new one.
+    """Write a file through a temporary file, fsync and rename: after a crash the old file or the new one is there.
 
-    With ``keep_old`` the file that was there goes to that path, once the new one is safely on disk.
-    Raises ``OSError`` that names the path (read-only folder, full disk); the old file is then untouched.
+    Args:
+        path: the file.
+        data: its content.
+        keep_old: where to move the old file once the new one is safely on disk; None: it is replaced.
+
+    Raises:
+        OSError: the file cannot be written (read-only folder, full disk); names the path; the old file is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -35,10 +41,11 @@ def write_atomic(path: Path, data: bytes, keep_old: Path | None = None) -> None:
         if keep_old is not None and path.exists():
             os.replace(path, keep_old)
         os.replace(temporary, path)
-    except OSError as error:  # some name no file
+    except OSError as error:  # some of these errors do not name the file
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only folder refuses this too, and has said why above
+            temporary.unlink(missing_ok=True)
     if not WINDOWS:
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -47,15 +54,28 @@ def write_atomic(path: Path, data: bytes, keep_old: Path | None = None) -> None:
             os.close(folder)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text as ``write_atomic`` does. Bytes of a name that is not UTF-8 are written as ``\\udcXX``."""
+    write_atomic(path, text.encode(errors="backslashreplace"))
+
+
+def remove_torn(paths: Iterable[Path]) -> None:
+    """Remove temporary files that a killed ``write_atomic`` left for these paths. No other process may write them."""
+    for path in paths:
+        for torn in path.parent.glob(f".{path.name}.*.tmp"):
+            torn.unlink(missing_ok=True)
+
+
 def user_path(text: str | Path) -> Path:
-    """A path as a user writes it: ``~`` is the home folder, where there is one."""
+    """Convert a path that a user typed: ``~`` becomes the home folder, if there is one."""
     return Path(os.path.expanduser(text))
 
 
 def read_file(path: Path) -> bytes | None:
-    """The bytes of a file, None where nothing is.
+    """Read the bytes of a file; None if the path does not exist.
 
-    Raises ``UserError`` for what is no file (a folder, a pipe, a link to nothing), and for one that cannot be read.
+    Raises:
+        UserError: it is not a plain file (a folder, a pipe, a broken link), or cannot be read.
     """
     try:
         mode = os.stat(path).st_mode
@@ -71,12 +91,12 @@ def read_file(path: Path) -> bytes | None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """JSON that every reader takes: a number that is not finite is written as null."""
+    """Write strict JSON atomically; a number that is not finite becomes null."""
     write_atomic(path, (json.dumps(finite(value), indent=2, allow_nan=False) + "\n").encode())
 
 
 def finite(value: Any) -> Any:
-    """The same with None in place of every float that is not finite, for which JSON has no word."""
+    """Replace every float that is not finite by None, since JSON cannot represent it."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -85,20 +105,24 @@ def finite(value: Any) -> Any:
 
 
 def cache_dir() -> Path:
-    """Folder of prepared data: ``$METARUN_CACHE``, else ``metarun`` in the user's cache folder. May not exist yet."""
+    """Folder of prepared data: ``$METARUN_CACHE``, else ``metarun`` in the user's cache folder; may not exist yet."""
     if chosen := os.environ.get("METARUN_CACHE"):
         return user_path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metarun"
 
 
 def cached_arrays(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays in ``cache_dir()/name.npz``; made and put there if the file is missing or damaged.
+    """Load arrays from the cache, or make and store them if the file is missing or damaged.
 
     Warns of a damaged file, and of a cache that cannot be written.
+
+    Args:
+        name: the file is ``cache_dir()/name.npz``.
+        make: makes the arrays, by name.
     """
     path = cache_dir() / f"{name}.npz"
     try:
-        with open(path, "rb") as file, np.load(file) as stored:  # npz carries a CRC of every array
+        with open(path, "rb") as file, np.load(file) as stored:  # npz has a checksum of every array
             return dict(stored)
     except FileNotFoundError:
         pass

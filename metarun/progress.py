@@ -1,4 +1,4 @@
-"""Progress of long work: tqdm's bar on a terminal, and plain lines where there is none, as a log file wants them."""
+"""Progress of long work: tqdm's bar on a terminal, plain lines elsewhere, for example in a log file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from tqdm import tqdm
+
+from metarun.compat.tqdm import start_interval
 
 EVERY = 30.0  # seconds between two lines
 LINE = "{desc}: {unit} {n_fmt} of {total_fmt}, {elapsed} gone, {remaining} left{postfix}"
@@ -22,10 +24,18 @@ def progress_bar(
     leave: bool = False,
     show: bool = True,
 ) -> tqdm:
-    """A tqdm over ``items``, or one to be updated by hand; it writes to stderr.
+    """Make a tqdm over ``items``, or one to update by hand; it writes to stderr.
 
-    leave: whether a terminal keeps the finished bar. show: False for silence. ``refresh`` (and ``set_postfix``) write
-    a line at once where there is no terminal. The clock decides what is printed and nothing else.
+    Without a terminal, ``refresh`` and ``set_postfix`` write a line at once. Time affects only what is printed.
+
+    Args:
+        items: what to iterate over; None: the caller updates the bar.
+        desc: text in front.
+        unit: name of one item.
+        total: number of items; None: the length of ``items``.
+        initial: items that are done already.
+        leave: whether a terminal keeps the finished bar.
+        show: False: print nothing.
     """
     settings: dict[str, Any] = {"desc": desc, "unit": unit, "total": total, "initial": initial, "leave": leave}
     if not show:
@@ -36,12 +46,12 @@ def progress_bar(
 
 
 class Lines(tqdm):
-    """tqdm's numbers as lines of text: none before ``delay`` seconds, then one every ``mininterval``."""
+    """tqdm that prints lines of text: the first after ``delay`` seconds, then one every ``mininterval`` seconds."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         print(msg or str(self), file=self.fp, flush=True)
-        self.last_print_t = self._time()  # so that a line on request starts a new half minute
+        start_interval(self)  # after a line on request the next comes half a minute later
 
     def close(self) -> None:
-        """Without the line that a bar leaves behind: what was made follows in words of its own."""
+        """Close without a last line: callers print their own when the work is done."""
         self.disable = True

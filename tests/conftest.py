@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 import torch
 
-from metarun import config
-
-# mann wants a network that has a state and oracle tasks that can be told; they have tests of their own
-ON_IMAGES = [name for name in config.choices("algo") if name not in ("mann", "oracle")]
-Command = Callable[..., subprocess.CompletedProcess[str]]
+from tests.support.commands import Command
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -27,6 +24,27 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = tempfile.TemporaryDirectory(prefix="metarun-tests-")
     config.add_cleanup(folder.cleanup)
     os.environ["METARUN_CACHE"] = folder.name
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked ``sampled(n, m)``, always the same n cases run by default and m in the full tier.
+
+    Cases beyond n are marked ``full``, and cases beyond m ``slow``; without m there are none of these.
+    """
+    cases: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("sampled"):
+            cases[item.nodeid.partition("[")[0]].append(item)
+    for of_one_test in cases.values():
+        of_one_test.sort(key=lambda item: hashlib.sha256(item.nodeid.encode()).digest())
+        marker = of_one_test[0].get_closest_marker("sampled")
+        assert marker is not None
+        few, many = (*marker.args, len(of_one_test))[:2]
+        for item in of_one_test[few:many]:
+            item.add_marker(pytest.mark.full)
+        for item in of_one_test[many:]:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

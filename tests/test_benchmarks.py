@@ -21,7 +21,7 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     "conv": {"kind": "conv", "image": 16, "channels": 1, "filters": 3, "ways": 3, "shots": 1, "query": 2},
     "mlp": {"kind": "mlp", "hidden": 4, "shots": 4, "query": 3},
 }
-EXPECTED = {"long_inner_loop.py", "peer_metarun.py", "reference_loop.py"}
+EXPECTED = {"long_inner_loop.py", "peer_metarun.py", "reference_loop.py", "startup.py"}
 
 
 def test_every_script_has_a_test() -> None:
@@ -131,3 +131,13 @@ def test_the_long_inner_loop_measures(tmp_path: Path) -> None:
     (case,) = json.loads((tmp_path / "figures.json").read_text())["cases"]
     assert "failed" not in case and case["gradient_norm"] > 0, case
     assert f"{case['gradient_norm']:.6g}" in done.stdout
+
+
+def test_the_start_of_commands_is_measured(tmp_path: Path) -> None:
+    script = [sys.executable, str(BENCHMARKS / "startup.py"), "--rounds", "1", "--json", "figures.json"]
+    done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    taken = {name: seconds for name, (seconds,) in json.loads((tmp_path / "figures.json").read_text()).items()}
+    assert all(name in done.stdout and seconds > 0 for name, seconds in taken.items())
+    # in shares of each other, since a busy machine slows all of them
+    assert 5 * taken["metarun --help"] < taken["import torch"] and 2 * taken["a wrong key"] < taken["import torch"]

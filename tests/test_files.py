@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from metarun.datasets.base import default_data_root
-from metarun.files import cache_dir, cached_arrays, user_path, write_atomic, write_json
+from metarun.files import cache_dir, cached_arrays, user_path, write_atomic, write_json, write_text
 
 
 def test_writes_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,3 +78,22 @@ def test_a_cache_that_cannot_be_written_warns_and_goes_on(monkeypatch: pytest.Mo
     monkeypatch.setenv("METARUN_CACHE", str(tmp_path / "file"))
     with pytest.warns(UserWarning, match="cache|Not a directory|damaged"):
         assert cached_arrays("a", lambda: {"x": np.arange(3)})["x"].tolist() == [0, 1, 2]
+
+
+def test_a_text_may_hold_a_name_that_is_no_utf_8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    write_text(tmp_path / "f", f"dataset.path = {name}, \ud800\n")
+    assert (tmp_path / "f").read_bytes() == b"dataset.path = caf\\udce9, \\ud800\n"
+
+
+def test_a_folder_that_cannot_be_written_is_named_by_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A read-only file system refuses to remove the temporary file, too, which is not there."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", ".f.1.tmp")
+
+    monkeypatch.setattr("builtins.open", refused)
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(OSError, match="Read-only file system") as raised:
+        write_text(tmp_path / "f", "text")
+    assert raised.value.filename == str(tmp_path / "f")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from metarun import bench as speed
 from metarun import config
 from metarun.progress import EVERY, progress_bar
+from metarun.verify import speed
 
 
 class Clock:

@@ -1,1 +1,1 @@
-"""Meta-learning methods: one file each, one concrete ``Algorithm`` in it, named in ``conf/algo/``."""
+"""Meta-learning methods: one file each, with one concrete ``Algorithm``, named in ``conf/algo/``."""

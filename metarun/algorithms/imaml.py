@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from metarun import tree
 from metarun.algorithms.base import GradientBased
-from metarun.episode import Episode
+from metarun.core import tree
+from metarun.core.hypergrad import implicit
+from metarun.core.inner import SGD, Carry, Inner
+from metarun.core.meta import Meta
+from metarun.core.problem import Metrics, Problem
+from metarun.core.tree import Params
 from metarun.errors import require, require_count
-from metarun.hypergrad import Metrics, implicit
-from metarun.inner import SGD, Carry, Inner
-from metarun.losses import Objective
-from metarun.tree import Params
 
 
 class Descent(enum.Enum):
-    """How the inner loop heeds the proximal term.
+    """How the inner loop uses the proximal term.
 
-    joint: every step descends equation 3, at test too. afterwards: as in the published code, the steps descend the
-    support loss alone, and while training one more step follows on the proximal term alone.
+    Attributes:
+        joint: every step descends support loss plus proximal term (equation 3), at test too.
+        afterwards: every step descends the support loss alone; in training one more step follows on the proximal term
+            alone, as in the published code.
     """
 
     joint = "joint"
@@ -32,15 +34,24 @@ class Descent(enum.Enum):
 
 @dataclass(kw_only=True, slots=True)
 class IMAML(GradientBased):
-    """Descend L_support(phi) + proximal/2 |phi - theta|^2 (equation 3); pull back by (I + H/proximal)^-1 (equation 6).
+    """Implicit MAML: the meta-gradient depends on the solution of the inner problem, not on the path to it.
 
-    With batch norm and few images H has eigenvalues far below -proximal, so that system is indefinite. The
-    published code solves ((1 + cg_damping) I + H / (proximal + lam_damping)) g = query gradient instead; both
-    dampings at 0 give the paper's equation.
+    The inner loop descends L_support(phi) + proximal/2 |phi - theta|^2 (equation 3). The meta-gradient is
+    (I + H/proximal)^-1 times the query gradient (equation 6). With batch norm and few images H has eigenvalues far
+    below -proximal, so that the system is indefinite. The published code solves
+    ((1 + cg_damping) I + H / (proximal + lam_damping)) g = query gradient instead; with both dampings 0 this is the
+    paper's equation.
+
+    Attributes:
+        proximal: strength of the proximal term, lambda in the paper.
+        descent: how the inner loop uses the proximal term.
+        cg_steps: conjugate gradient iterations.
+        cg_damping: added to the identity.
+        lam_damping: added to ``proximal`` in the system.
     """
 
     of_training: ClassVar[tuple[str, ...]] = ("cg_steps", "cg_damping", "lam_damping")
-    proximal: float  # lambda in the paper
+    proximal: float
     descent: Descent
     cg_steps: int
     cg_damping: float
@@ -53,29 +64,29 @@ class IMAML(GradientBased):
         for name in ("cg_damping", "lam_damping"):
             require(getattr(self, name) >= 0, name, getattr(self, name), ">= 0")
 
-    def inner(self, objective: Objective, x: Tensor, y: Tensor, key: Tensor, *, training: bool) -> Inner:
-        sgd = SGD(lr=self.inner_lr)
+    def inner(self, problem: Problem, task: Any, *, training: bool) -> Inner:
+        sgd, seen = SGD(lr=self.inner_lr), self.seen(problem, training)
 
-        def step(meta: Params, carry: Carry, k: int) -> Carry:
-            grads = torch.func.grad(lambda p: objective.inner_loss(p, x, y, self.inner_loss))(carry.params)
+        def step(meta: Meta, carry: Carry, k: int) -> Carry:
+            grads = torch.func.grad(lambda p: seen.support_loss(p, task, k))(carry.params)
             if self.descent is Descent.joint:
-                pull = tree.subtract(carry.params, meta)
+                pull = tree.subtract(carry.params, meta.model)
                 return sgd.update(carry, tree.add_scaled(grads, self.proximal, pull))
             carry = sgd.update(carry, grads)
             if not training or k + 1 < self.inner_steps:
                 return carry
-            pull = tree.subtract(carry.params, meta)
+            pull = tree.subtract(carry.params, meta.model)
             return sgd.update(carry, tree.scale(self.proximal, pull))
 
-        return Inner(lambda meta: Carry(meta, {}), step)
+        return Inner(lambda meta: Carry(meta.model, {}), step)
 
-    def meta_grad(self, objective: Objective, meta: Params, task: Episode) -> tuple[Params, Metrics]:
+    def meta_grad(self, problem: Problem, meta: Meta, task: Any, progress: Tensor) -> tuple[Meta, Metrics]:
         def support_loss(params: Params) -> Tensor:
-            return objective.inner_loss(params, task.support_x, task.support_y, self.inner_loss)
+            return self.seen(problem, True).support_loss(params, task, self.inner_steps)
 
-        return implicit(
-            self.inner(objective, task.support_x, task.support_y, task.key, training=True),
-            lambda meta, carry: objective.query_loss(carry.params, task.query_x, task.query_y),
+        grads, metrics = implicit(
+            self.inner(problem, task, training=True),
+            lambda meta, carry: problem.query_loss(carry.params, task),
             meta,
             self.inner_steps,
             support_loss=support_loss,
@@ -83,3 +94,4 @@ class IMAML(GradientBased):
             damping=self.cg_damping,
             cg_steps=self.cg_steps,
         )
+        return Meta.of(grads), metrics

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from metarun import tree
-from metarun.algorithms.base import GradientDescent, model_params
-from metarun.episode import Episode
+from metarun.algorithms.base import GradientDescent
+from metarun.core import tree
+from metarun.core.hypergrad import Outer, recompute, store
+from metarun.core.inner import Carry, Inner
+from metarun.core.meta import Meta
+from metarun.core.problem import Metrics, Problem
+from metarun.core.tree import Params
 from metarun.errors import require
-from metarun.hypergrad import Metrics, Outer, recompute, store
-from metarun.inner import Carry, Inner
-from metarun.losses import Objective
-from metarun.tree import Params
 
 
 class Derivative(enum.Enum):
     """How the query loss is differentiated through the inner steps.
 
-    store and recompute: exactly, as in ``hypergrad.py``. first_order: the inner gradients count as constants.
+    Attributes:
+        store: exactly, with the graph of all steps in memory (hypergrad.py).
+        recompute: exactly, with one step's graph in memory (hypergrad.py).
+        first_order: inner gradients are constants (FOMAML).
     """
 
     store = "store"
@@ -31,35 +35,42 @@ class Derivative(enum.Enum):
 
 @dataclass(kw_only=True, slots=True)
 class MAML(GradientDescent):
-    """theta_k+1 = theta_k - inner_lr * grad L_support(theta_k); descend L_query(theta_S) in theta_0.
+    """MAML: theta_k+1 = theta_k - inner_lr * grad L_support(theta_k); the outer loop descends L_query(theta_S).
 
-    With no inner steps while training this is pretraining on all tasks' query examples at once, and fine-tuning at
+    Without inner steps in training this is pretraining on the query examples of all tasks at once and fine-tuning at
     test: the baseline of the paper's table 2.
+
+    Attributes:
+        hypergrad: how the query loss is differentiated.
+        segment: for ``recompute``, inner steps between two kept iterates of a longer loop.
     """
 
     fewest_inner_steps: ClassVar[int] = 0
     of_training: ClassVar[tuple[str, ...]] = ("hypergrad", "segment")
     hypergrad: Derivative
-    segment: int  # recompute: inner steps between the iterates that it keeps of a longer loop
+    segment: int
 
     def __post_init__(self) -> None:
         GradientDescent.__post_init__(self)
         require(self.segment >= 1, "segment", self.segment, ">= 1")
 
-    def slope(self, objective: Objective, params: Params, fixed: Params, x: Tensor, y: Tensor) -> Params:
-        if self.hypergrad is Derivative.first_order:  # of constants, so that no graph of the inner gradient is kept
+    def unread(self) -> dict[str, str]:
+        kept = {} if self.hypergrad is Derivative.recompute else {"segment": "algo.hypergrad=recompute"}
+        return GradientDescent.unread(self) | kept
+
+    def slope(self, loss: Callable[[Params], Tensor], params: Params, fixed: Params) -> Params:
+        if self.hypergrad is Derivative.first_order:  # detached, so that no graph of the inner gradient is kept
             params, fixed = tree.detach(params), tree.detach(fixed)
-        return GradientDescent.slope(self, objective, params, fixed, x, y)
+        return GradientDescent.slope(self, loss, params, fixed)
 
-    def meta_grad(self, objective: Objective, meta: Params, task: Episode) -> tuple[Params, Metrics]:
-        def outer(meta: Params, carry: Carry) -> tuple[Tensor, Metrics]:
-            return objective.query_loss({**model_params(meta), **carry.params}, task.query_x, task.query_y)
+    def meta_grad(self, problem: Problem, meta: Meta, task: Any, progress: Tensor) -> tuple[Meta, Metrics]:
+        def outer(meta: Meta, carry: Carry) -> tuple[Tensor, Metrics]:
+            return problem.query_loss({**meta.model, **carry.params}, task)
 
-        inner = self.inner(objective, task.support_x, task.support_y, task.key, training=True)
-        return self.differentiate(inner, outer, meta)
+        return self.differentiate(self.inner(problem, task, training=True), outer, meta)
 
-    def differentiate(self, inner: Inner, outer: Outer, meta: Params) -> tuple[Params, Metrics]:
-        """The derivative of the query loss ``outer`` through the inner loop, as ``hypergrad`` says."""
+    def differentiate(self, inner: Inner, outer: Outer, meta: Meta) -> tuple[Meta, Metrics]:
+        """Differentiate the query loss ``outer`` through the inner loop, as set by ``hypergrad``."""
         if self.hypergrad is Derivative.recompute:
             return recompute(inner, outer, meta, self.inner_steps, self.segment)
         return store(inner, outer, meta, self.inner_steps)

@@ -4,42 +4,50 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from metarun.algorithms.base import STEP_SIZES, Algorithm, model_params
+from metarun.algorithms.base import Algorithm
 from metarun.algorithms.maml import MAML, Derivative
-from metarun.episode import Episode
+from metarun.core.inner import Carry
+from metarun.core.meta import Meta
+from metarun.core.problem import Metrics, Problem
+from metarun.core.tree import Params
 from metarun.errors import require
-from metarun.hypergrad import Metrics
-from metarun.inner import Carry
-from metarun.losses import Objective
-from metarun.tree import Params
 
-EARLY, LEAST = "inner.early", 0.03  # weight of an earlier step's loss; share of its first value that it falls to
+LEAST = 0.03  # the weight of an earlier step's loss falls to this share of its first value
 
 
 @dataclass(kw_only=True, slots=True)
 class MAMLpp(MAML):
-    """MAML with its changes, each a setting of its own; the cosine schedule is ``outer_schedule``.
+    """MAML with the changes of MAML++, one setting for each; its cosine schedule is ``outer_schedule``.
 
-    Multi-step loss: sum_k v_k L_query(theta_k) over the inner steps k = 1..S, with v_k = 1/S at first; the weights move
-    to the last step while training goes on. Not here: batch norm weights for each step, and the ensemble at test.
+    Multi-step loss: sum_k v_k L_query(theta_k) over the inner steps k = 1..S, with v_k = 1/S at first; during training
+    the weight moves to the last step. Not implemented: batch norm weights for each step, and the ensemble at test.
+
+    Attributes:
+        learned_rates: whether to meta-learn a step size for each parameter tensor and inner step.
+        multi_step: first weight of the query loss after each earlier inner step, as a share (0..1) of 1/S.
+        multi_step_until: share of meta-training during which that weight falls; it is 0 afterwards.
+        first_order_until: share of meta-training that runs with inner gradients as constants.
     """
 
     fewest_inner_steps: ClassVar[int] = 1
     of_training: ClassVar[tuple[str, ...]] = ("multi_step", "multi_step_until", "first_order_until")
-    learned_rates: bool  # a meta-learned step size for each parameter tensor and inner step
-    multi_step: float  # weight of the query loss after each earlier inner step, as a share of 1/S
-    multi_step_until: float  # share of meta-training in which that weight falls, and after which it is 0
-    first_order_until: float  # share of meta-training that runs with inner gradients as constants
+    learned_rates: bool
+    multi_step: float
+    multi_step_until: float
+    first_order_until: float
 
     def __post_init__(self) -> None:
         MAML.__post_init__(self)
         for name in ("multi_step", "multi_step_until", "first_order_until"):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0..1")
+
+    def unread(self) -> dict[str, str]:
+        return MAML.unread(self) | ({} if self.multi_step > 0 else {"multi_step_until": "algo.multi_step > 0"})
 
     def at(self, progress: float) -> Algorithm:
         return dataclasses.replace(
@@ -48,40 +56,42 @@ class MAMLpp(MAML):
             multi_step=self.multi_step if progress < self.multi_step_until else 0.0,
         )
 
-    def annealed(self, progress: float) -> dict[str, float]:
-        left = 1 - progress / self.multi_step_until if self.multi_step_until > 0 else 1.0
-        return {EARLY: self.multi_step / self.inner_steps * max(LEAST, left)}
+    def early_weight(self, progress: Tensor) -> Tensor:
+        """Compute the weight of the query loss after each earlier inner step, a scalar."""
+        left = 1 - progress / self.multi_step_until if self.multi_step_until > 0 else torch.ones_like(progress)
+        return self.multi_step / self.inner_steps * left.clamp(min=LEAST)
 
-    def init(self, params: Params) -> Params:
+    def init(self, params: Params) -> Meta:
         MAML.init(self, params)
         if not self.learned_rates:
-            return params
+            return Meta.of(params)
         moving = {name: p for name, p in params.items() if self.moves(name)}
-        rates = {STEP_SIZES + name: p.new_full((self.inner_steps,), self.inner_lr) for name, p in moving.items()}
-        return params | rates
+        sizes = {name: p.new_full((self.inner_steps,), self.inner_lr) for name, p in moving.items()}
+        return Meta.of(params, step_sizes=sizes)
 
-    def step_size(self, meta: Params, name: str, k: int) -> Tensor | float:
-        """Inner steps that training did not have go on with the last one's step size."""
-        return meta[STEP_SIZES + name][min(k, self.inner_steps - 1)] if self.learned_rates else self.inner_lr
+    def step_size(self, meta: Meta, name: str, k: int) -> Tensor | float:
+        """Return the step size; steps beyond the number of training steps use the last one."""
+        return meta.step_sizes[name][min(k, self.inner_steps - 1)] if self.learned_rates else self.inner_lr
 
-    def meta_grad(self, objective: Objective, meta: Params, task: Episode) -> tuple[Params, Metrics]:
-        inner = self.inner(objective, task.support_x, task.support_y, task.key, training=True)
-        early = meta[EARLY]
+    def meta_grad(self, problem: Problem, meta: Meta, task: Any, progress: Tensor) -> tuple[Meta, Metrics]:
+        inner = self.inner(problem, task, training=True)
+        zero = next(iter(meta.model.values())).new_zeros(())
+        early = self.early_weight(progress).to(zero)
 
-        def query_loss(meta: Params, carry: Carry) -> tuple[Tensor, Metrics]:
-            return objective.query_loss({**model_params(meta), **carry.params}, task.query_x, task.query_y)
+        def query_loss(meta: Meta, carry: Carry) -> tuple[Tensor, Metrics]:
+            return problem.query_loss({**meta.model, **carry.params}, task)
 
-        def start(meta: Params) -> Carry:
-            return inner.start(meta)._replace(state={"loss": torch.zeros_like(task.query_x[0]).sum()})
+        def start(meta: Meta) -> Carry:
+            return inner.start(meta)._replace(state={"loss": zero})
 
-        def step(meta: Params, carry: Carry, k: int) -> Carry:
-            """An inner step that adds the query loss where it arrives, so that any derivative of the loop serves."""
+        def step(meta: Meta, carry: Carry, k: int) -> Carry:
+            """Take an inner step and add the query loss after it to the carry, so that every hypergradient works."""
             after, loss = inner.step(meta, carry, k), carry.state["loss"]
             if self.multi_step > 0 and k + 1 < self.inner_steps:
                 loss = loss + early * query_loss(meta, after)[0]
             return after._replace(state={"loss": loss})
 
-        def outer(meta: Params, carry: Carry) -> tuple[Tensor, Metrics]:
+        def outer(meta: Meta, carry: Carry) -> tuple[Tensor, Metrics]:
             last, metrics = query_loss(meta, carry)
             weight = 1 - (self.inner_steps - 1) * early if self.multi_step > 0 else 1.0
             return carry.state["loss"] + weight * last, metrics

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from metarun import draws, memory
 from metarun.algorithms.base import Algorithm
-from metarun.episode import Episode
+from metarun.core import memory_cell, rng
+from metarun.core.batch_norm import Norm
+from metarun.core.inner import Carry, Inner, minibatch
+from metarun.core.meta import Meta
+from metarun.core.objective import one_output_a_class
+from metarun.core.problem import Metrics, Problem
+from metarun.core.tree import Params
 from metarun.errors import UserError, require, require_count
-from metarun.hypergrad import Metrics
-from metarun.inner import Carry, Inner, minibatches
-from metarun.losses import Objective
-from metarun.tree import Params
 
-STATE = "state."  # what the network's state is called, before the names of memory.State
+STATE = "state."  # prefix of the network's buffers with the fields of memory_cell.State
 
 
 class Measure(enum.Enum):
-    """By what a task is judged after k steps.
+    """Examples on which a task is evaluated after k steps.
 
-    query: its query set, after k rounds of the support set, as every other method. instances: as published, the
-    support set in random order, and of it the k+1st example of each class, before its label is seen.
+    Attributes:
+        query: the query set, after k examples of each class were read, as for every other method.
+        instances: as published: the support set is read in random order, and the k+1st example of each class is
+            predicted before its label is read.
     """
 
     query = "query"
@@ -34,14 +38,21 @@ class Measure(enum.Enum):
 
 @dataclass(kw_only=True, slots=True)
 class MANN(Algorithm):
-    """Learns by reading: the network sees x_t with the label y_t-1 and predicts y_t; only its state adapts.
+    """Adapts by reading: the network gets x_t with the label y_t-1 and predicts y_t; only its state changes.
 
-    An inner step reads one more example of each class, in random order; after the last one the first again.
-    Meta-training descends the mean cross-entropy of all predictions in a sequence of ``inner_steps`` examples of each
-    class in random order, which are a training task's support set; its metrics are means over the sequence.
+    An inner step reads one more example of each class, in random order; after the last example the first follows again.
+    The support set of a training task is ``inner_steps`` examples of each class. Meta-training reads it as one sequence
+    in random order and descends the mean cross-entropy of all predictions; the metrics are means over the sequence.
+
+    Attributes:
+        slots: slots of the memory.
+        measure: examples on which a task is evaluated.
+
+    Source: section 3 of the paper; the cell is in memory_cell.py.
     """
 
-    slots: int  # of the memory
+    training_shot_keys: ClassVar[str] = "algo.inner_steps"
+    slots: int
     measure: Measure
 
     def __post_init__(self) -> None:
@@ -55,72 +66,68 @@ class MANN(Algorithm):
         by_instance = {"judged by": "k+1st instance of each class, k steps; no query set"}
         return by_instance if self.measure is Measure.instances else {}
 
-    def init(self, params: Params) -> Params:
+    def init(self, params: Params) -> Meta:
         if not {"input.weight", "recurrent.weight", "head.weight", "head.bias"} <= params.keys():
             raise UserError(
                 "algo=mann: needs a network that has a state, nothing of it frozen; choose model=mann or model=lstm"
             )
-        heads = len(memory.blank(params, self.slots).read)
+        heads = len(memory_cell.blank(params, self.slots).read)
         require(self.slots >= heads, "algo.slots", self.slots, f">= {heads}, the number of heads")
-        return params
+        return Meta.of(params)
 
-    def inner(self, objective: Objective, x: Tensor, y: Tensor, key: Tensor, *, training: bool) -> Inner:
-        labels, shot = one_hot(y, objective.way, x), len(x) // objective.way
+    def check_problem(self, problem: Problem) -> None:
+        one_output_a_class(problem, "algo=mann")
 
-        def start(meta: Params) -> Carry:
-            return _carry(memory.blank(meta, self.slots))
+    def inner(self, problem: Problem, task: Any, *, training: bool) -> Inner:
+        way, x = one_output_a_class(problem, "algo=mann").way, task.support_x
+        labels, shot = one_hot(task.support_y, way, x), len(x) // way
 
-        def step(meta: Params, carry: Carry, k: int) -> Carry:
-            state = memory.State(*carry.params.values())
-            chosen = shot * draws.permutation(draws.fold(key, k), objective.way) + k % shot
-            *_, state = memory.follow(meta, state, memory.project(meta, x[chosen]), labels[chosen])
+        def start(meta: Meta) -> Carry:
+            return _carry(memory_cell.blank(meta.model, self.slots))
+
+        def step(meta: Meta, carry: Carry, k: int) -> Carry:
+            state, params = memory_cell.State(*carry.params.values()), meta.model
+            chosen = shot * rng.permutation(rng.fold(task.key, k), way) + k % shot
+            *_, state = memory_cell.follow(params, state, memory_cell.project(params, x[chosen]), labels[chosen])
             return _carry(state)
 
         return Inner(start, step)
 
-    def meta_grad(self, objective: Objective, meta: Params, task: Episode) -> tuple[Params, Metrics]:
-        order = self._order(task)
+    def meta_grad(self, problem: Problem, meta: Meta, task: Any, progress: Tensor) -> tuple[Meta, Metrics]:
+        tasks, order, params = one_output_a_class(problem, "algo=mann"), self._order(task), meta.model
         x, y = task.support_x[order], task.support_y[order]
+        blank, labels = memory_cell.blank(params, self.slots), one_hot(y, tasks.way, x)
+        grads, metrics = memory_cell.gradient(params, blank, x, labels, lambda logits: tasks.judged(logits, y))
+        return Meta.of(grads), metrics
 
-        def loss(logits: Tensor) -> tuple[Tensor, Metrics]:
-            value = objective.loss(logits, y)
-            return value, {"loss": value.detach(), objective.metric_name: objective.metric(logits.detach(), y)}
-
-        return memory.gradient(meta, memory.blank(meta, self.slots), x, one_hot(y, objective.way, x), loss)
-
-    def trial(
-        self,
-        objective: Objective,
-        meta: Params,
-        task: Episode,
-        steps: range,
-        predict: Callable[[Params], list[Tensor]],
-    ) -> Iterator[tuple[list[Tensor], Tensor]]:
+    def measure_adaptation(
+        self, problem: Problem, meta: Meta, task: Any, steps: range, norms: list[Norm]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         if self.measure is Measure.query:
-            yield from Algorithm.trial(self, objective, meta, task, steps, predict)
+            yield from Algorithm.measure_adaptation(self, problem, meta, task, steps, norms)
             return
-        way = objective.way
-        order = self._order(task)
+        tasks, order, params = one_output_a_class(problem, "algo=mann"), self._order(task), meta.model
         x, y = task.support_x[order], task.support_y[order]
-        labels = one_hot(y, way, x)
-        states = memory.follow(meta, memory.blank(meta, self.slots), memory.project(meta, x), labels)
-        logits = memory.classify(meta, torch.stack([state.features for state in states]))
-        seen = (labels.cumsum(0) * labels).sum(1)  # the example is its class's first, second, ...
-        instance = seen.argsort(stable=True).reshape(-1, way)  # [examples of a class, N] places in the sequence
+        labels = one_hot(y, tasks.way, x)
+        blank = memory_cell.blank(params, self.slots)
+        states = memory_cell.follow(params, blank, memory_cell.project(params, x), labels)
+        logits = memory_cell.classify(params, torch.stack([state.features for state in states]))
+        seen = (labels.cumsum(0) * labels).sum(1)  # whether the example is the first, second, ... of its class
+        instance = seen.argsort(stable=True).reshape(-1, tasks.way)  # [examples of a class, N] sequence positions
         for k in steps:
-            places = instance[min(k, len(instance) - 1)]  # when all are read, the last stands
-            yield [logits[places]], y[places]
+            places = instance[min(k, len(instance) - 1)]  # after the last example its value is repeated
+            yield tasks.measured([logits[places]], y[places])
 
-    def _order(self, task: Episode) -> Tensor:
-        """[N*K] places in the support set, in random order."""
+    def _order(self, task: Any) -> Tensor:
+        """Indices of the support set in random order, [N*K]."""
         examples = len(task.support_y)
-        return minibatches(task.key, examples, examples, 1)[0]
+        return minibatch(task.key, examples, examples, 0)
 
 
 def one_hot(labels: Tensor, way: int, like: Tensor) -> Tensor:
-    """[B, N] of the type of ``like``, from labels [B]. torch's own looks at the values, which vmap forbids."""
+    """Encode labels [B] as [B, N], with the dtype of ``like``; ``F.one_hot`` reads the values, which vmap forbids."""
     return (labels[:, None] == torch.arange(way, device=labels.device)).to(like)
 
 
-def _carry(state: memory.State) -> Carry:
+def _carry(state: memory_cell.State) -> Carry:
     return Carry({STATE + name: value for name, value in state._asdict().items()}, {})

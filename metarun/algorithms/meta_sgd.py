@@ -8,25 +8,25 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metarun.algorithms.base import STEP_SIZES
 from metarun.algorithms.maml import MAML
-from metarun.tree import Params
+from metarun.core.meta import Meta
+from metarun.core.tree import Params
 
 
 @dataclass(kw_only=True, slots=True)
 class MetaSGD(MAML):
-    """MAML whose step size is a vector as long as the parameters, and is meta-learned with them.
+    """MAML with a meta-learned step size for every entry of the parameters.
 
-    theta_k+1 = theta_k - alpha * grad L_support(theta_k), entry by entry. alpha starts at ``inner_lr`` and may become
-    negative: it learns the direction, too.
+    theta_k+1 = theta_k - alpha * grad L_support(theta_k), entry by entry (equation 2). alpha starts at ``inner_lr`` and
+    may become negative, so the direction is learned as well.
     """
 
     fewest_inner_steps: ClassVar[int] = 1
 
-    def init(self, params: Params) -> Params:
+    def init(self, params: Params) -> Meta:
         MAML.init(self, params)
-        rates = {STEP_SIZES + name: torch.full_like(p, self.inner_lr) for name, p in params.items() if self.moves(name)}
-        return params | rates
+        sizes = {name: torch.full_like(p, self.inner_lr) for name, p in params.items() if self.moves(name)}
+        return Meta.of(params, step_sizes=sizes)
 
-    def step_size(self, meta: Params, name: str, k: int) -> Tensor | float:
-        return meta[STEP_SIZES + name]
+    def step_size(self, meta: Meta, name: str, k: int) -> Tensor | float:
+        return meta.step_sizes[name]

@@ -3,59 +3,68 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from metarun.algorithms.base import Algorithm, model_params
-from metarun.episode import Episode
+from metarun.algorithms.base import Algorithm
+from metarun.core.hypergrad import store
+from metarun.core.inner import Carry, Inner
+from metarun.core.meta import Meta
+from metarun.core.objective import one_output_a_class
+from metarun.core.problem import Metrics, Problem
+from metarun.core.tree import Params
 from metarun.errors import UserError
-from metarun.hypergrad import Metrics, store
-from metarun.inner import Carry, Inner
-from metarun.losses import Objective
-from metarun.tree import Params
 
 
 @dataclass(kw_only=True, slots=True)
 class ProtoNet(Algorithm):
-    """Logits -|f(x) - c_n|^2, c_n the mean embedding of class n's support examples; nothing is adapted by gradients.
+    """Classify by the nearest class mean in the embedding; nothing adapts by gradients.
 
-    With the network's head in the place of the distance: since |f(x)|^2 is the same for every class, the logits are
-    those of a linear head with weights 2 c_n and biases -|c_n|^2. So one inner step puts that head on the network, and
-    further ones leave it; before the first it is zero.
+    The logits are -|f(x) - c_n|^2, with c_n the mean embedding of class n's support examples. Since |f(x)|^2 is the
+    same for every class, a linear head with weights 2 c_n and biases -|c_n|^2 gives the same probabilities. The first
+    inner step puts this head on the network, further steps do nothing; before the first step the head is zero.
     """
 
-    def init(self, params: Params) -> Params:
+    fixed: ClassVar[tuple[str, ...]] = ("algo.inner_steps",)
+
+    def __post_init__(self) -> None:
+        Algorithm.__post_init__(self)
+        self.inner_steps = 1  # a data set's preset is for methods with gradient steps
+
+    def init(self, params: Params) -> Meta:
         if "head.weight" not in params or "head.bias" not in params:
             raise UserError(
                 "model: algo=protonet needs a network whose last layer is linear, called head and not frozen"
             )
-        return params
+        return Meta.of(params)
 
-    def inner(self, objective: Objective, x: Tensor, y: Tensor, key: Tensor, *, training: bool) -> Inner:
-        way = objective.outputs
-        if way < 2:
-            raise UserError("dataset: algo=protonet needs tasks with one output for each class")
+    def check_problem(self, problem: Problem) -> None:
+        one_output_a_class(problem, "algo=protonet")
 
-        def start(meta: Params) -> Carry:
-            width = meta["head.weight"].shape[1]
+    def inner(self, problem: Problem, task: Any, *, training: bool) -> Inner:
+        tasks, x, y = one_output_a_class(problem, "algo=protonet"), task.support_x, task.support_y
+        way = tasks.outputs
+
+        def start(meta: Meta) -> Carry:
+            width = meta.model["head.weight"].shape[1]
             return Carry({"head.weight": x.new_zeros(way, width), "head.bias": x.new_zeros(way)}, {})
 
-        def step(meta: Params, carry: Carry, k: int) -> Carry:
+        def step(meta: Meta, carry: Carry, k: int) -> Carry:
             if k > 0:
                 return carry
-            width = meta["head.weight"].shape[1]
+            width = meta.model["head.weight"].shape[1]
             bare = {"head.weight": torch.eye(width, dtype=x.dtype, device=x.device), "head.bias": x.new_zeros(width)}
-            embedded = objective.forward({**model_params(meta), **bare}, x)  # [N*K, width]
+            embedded = tasks.forward({**meta.model, **bare}, x)  # [N*K, width]
             members = (y == torch.arange(way, device=y.device)[:, None]).to(x.dtype)  # [N, N*K]
             centres = members @ embedded / members.sum(1, keepdim=True)
             return Carry({"head.weight": 2 * centres, "head.bias": -centres.square().sum(1)}, {})
 
         return Inner(start, step)
 
-    def meta_grad(self, objective: Objective, meta: Params, task: Episode) -> tuple[Params, Metrics]:
-        def outer(meta: Params, carry: Carry) -> tuple[Tensor, Metrics]:
-            return objective.query_loss({**model_params(meta), **carry.params}, task.query_x, task.query_y)
+    def meta_grad(self, problem: Problem, meta: Meta, task: Any, progress: Tensor) -> tuple[Meta, Metrics]:
+        def outer(meta: Meta, carry: Carry) -> tuple[Tensor, Metrics]:
+            return problem.query_loss({**meta.model, **carry.params}, task)
 
-        inner = self.inner(objective, task.support_x, task.support_y, task.key, training=True)
-        return store(inner, outer, meta, self.inner_steps)
+        return store(self.inner(problem, task, training=True), outer, meta, self.inner_steps)

@@ -1,22 +1,22 @@
-"""No meta-training at all: the network's first random parameters, fine-tuned on each task."""
+"""Baseline without meta-training: the network's random first parameters, fine-tuned on each task."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from metarun import tree
-from metarun.algorithms.base import model_params
+from torch import Tensor
+
 from metarun.algorithms.pretrain import Pretrain
-from metarun.episode import Episode, View
-from metarun.hypergrad import Metrics
-from metarun.losses import Objective
-from metarun.tree import Params
+from metarun.core import tree
+from metarun.core.episode import View
+from metarun.core.meta import Meta
+from metarun.core.problem import Metrics, Problem
 
 
 @dataclass(kw_only=True, slots=True)
 class Random(Pretrain):
-    """The baseline below all others. Its step size, too, is the one that does best on the validation tasks."""
+    """Fine-tuning from random parameters, with the step size that is best on the validation tasks."""
 
     view: ClassVar[View] = View.tasks
     fixed: ClassVar[tuple[str, ...]] = ("algo.inner_steps", "steps")
@@ -24,6 +24,6 @@ class Random(Pretrain):
     def meta_iterations(self, steps: int) -> int:
         return 1
 
-    def meta_grad(self, objective: Objective, meta: Params, task: Episode) -> tuple[Params, Metrics]:
-        _, metrics = objective.query_loss(model_params(meta), task.query_x, task.query_y)
+    def meta_grad(self, problem: Problem, meta: Meta, task: Any, progress: Tensor) -> tuple[Meta, Metrics]:
+        _, metrics = problem.query_loss(meta.model, task)
         return tree.zeros_like(meta), metrics

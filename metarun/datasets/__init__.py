@@ -1,1 +1,1 @@
-"""Task families: one file each, one concrete ``Dataset`` in it, named in ``conf/dataset/``."""
+"""Task families: one file each, with one concrete ``Dataset``, named in ``conf/dataset/``."""

@@ -1,4 +1,4 @@
-"""A data set is a recipe: fields say which data, ``load`` finds it. What comes out is a family of tasks."""
+"""Base classes of data sets (settings from which ``load`` makes tasks) and of task families."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ import abc
 import enum
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-from metarun import draws
-from metarun.episode import Episode, View
+from metarun.core import rng
+from metarun.core.episode import Episode, TaskFigure, View
+from metarun.core.metric import ACCURACY, Metric
+from metarun.core.problem import Problem
+from metarun.core.tree import Params
 from metarun.errors import UserError
 from metarun.files import cache_dir, user_path
-from metarun.losses import Objective
-from metarun.tree import Params
 
 Found = TypeVar("Found")
 
 
 class Split(enum.Enum):
-    """Disjoint sources of tasks. The value enters each task's key, so it never changes."""
+    """Disjoint sources of tasks. The value is part of each task's key, so it must never change."""
 
     train = 0
     val = 1
@@ -32,7 +33,12 @@ class Split(enum.Enum):
 
 
 def cut(order: Sequence[int], shares: Mapping[Split, float]) -> dict[Split, list[int]]:
-    """Consecutive parts of ``order``, rounded to whole numbers; the shares add up to 1."""
+    """Cut ``order`` into consecutive parts, one for each split.
+
+    Args:
+        order: numbers of classes or images.
+        shares: share of each split; the sum is 1, and sizes are rounded to whole numbers.
+    """
     splits, first = {}, 0.0
     for split, share in shares.items():
         splits[split] = list(order[round(first * len(order)) : round((first + share) * len(order))])
@@ -41,39 +47,52 @@ def cut(order: Sequence[int], shares: Mapping[Split, float]) -> dict[Split, list
 
 
 class Tasks(abc.ABC):
-    """A family of few-shot tasks on one device. Task i of a split is a function of (seed, split, i) alone."""
+    """A family of few-shot tasks on one device. Task i of a split is a function of (seed, split, i) alone.
 
-    input_shape: tuple[int, ...]  # of one example
-    stamp: dict[str, str]  # facts for the protocol stamp of every number measured on these tasks
+    Attributes:
+        input_shape: shape of one example.
+        stamp: facts for the protocol of every number measured on these tasks.
+        figure: kind of figure for test tasks.
+    """
+
+    input_shape: tuple[int, ...]
+    stamp: dict[str, str]
+    figure: TaskFigure = TaskFigure.none
 
     @abc.abstractmethod
     def has(self, split: Split) -> bool:
-        """Whether the split holds any data at all."""
+        """Whether the split has any data."""
 
     def class_names(self, split: Split) -> list[str] | None:
-        """The classes of a split, in order; None where splits do not differ by classes. Turns of a class are it."""
+        """List the classes of a split, in order, without rotated copies; None if splits do not differ by classes."""
         return None
 
     def drawn(self, split: Split, seed: int, indices: range, way: int) -> list[list[str]] | None:
-        """The names of labels 0, 1, ... in each of the tasks with these indices; None where classes have no names."""
+        """List the class names of labels 0, 1, ... in each task with these indices; None if classes have no names."""
         return None
 
     @abc.abstractmethod
     def check(self, split: Split, way: int, shot: int, query: int) -> None:
-        """Raise ``UserError``, with the numbers, where the split cannot supply such tasks."""
+        """Raise ``UserError``, with the numbers, if the split has too little data for such tasks."""
 
     @abc.abstractmethod
     def outputs(self, way: int) -> int:
-        """Width of a model's last layer."""
+        """Return the width of a model's last layer."""
 
     @abc.abstractmethod
-    def objective(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
-        """The loss and metric of these tasks, for a model."""
+    def problem(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Problem:
+        """Make the problem, losses and metric of these tasks, for a model.
+
+        Args:
+            forward: (params, x [B, *input_shape]) -> outputs [B, outputs].
+            way: classes in a task.
+        """
 
     def seen(self, view: View) -> Tasks:
-        """The same tasks, as a method is shown the meta-training split; the other splits stay tasks to be adapted to.
+        """Return the same tasks with the meta-training split in the form ``view``; other splits keep few-shot tasks.
 
-        Raises ``UserError`` where there is no such view.
+        Raises:
+            UserError: these tasks do not have this view.
         """
         if view is View.revealed:
             raise UserError("dataset: algo=oracle needs tasks that are known by a few numbers, as dataset=sinusoid has")
@@ -81,48 +100,85 @@ class Tasks(abc.ABC):
 
     @abc.abstractmethod
     def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:
-        """The tasks with these indices, T = len(indices)."""
+        """Draw tasks.
+
+        Args:
+            split: source of the tasks.
+            seed: seed of the family's random numbers.
+            indices: numbers of the tasks, T in all.
+            way: N.
+            shot: K.
+            query: Q.
+
+        Returns:
+            T tasks; task i depends on (seed, split, i) alone.
+        """
 
 
 @dataclass(kw_only=True, slots=True)
 class Dataset(abc.ABC):
-    """A data set's settings."""
+    """Settings of a data set.
 
-    has_way: ClassVar[bool] = True  # whether "way" means anything for its tasks
-    binary: ClassVar[bool] = False  # whether way is 2 and one output tells the classes apart
+    Attributes:
+        has_way: whether ``way`` applies to its tasks.
+        metric: metric of its tasks, known before the data are loaded.
+        binary: whether way is 2 and the network has one logit.
+        preset: values of other keys that suit this data set; conf/algo reads them by ``${preset:KEY,ELSE}``.
+    """
+
+    has_way: ClassVar[bool] = True
+    metric: ClassVar[Metric] = ACCURACY
+    binary: ClassVar[bool] = False
+    preset: dict[str, Any] = field(default_factory=dict)
 
     @property
     @abc.abstractmethod
     def input_shape(self) -> tuple[int, ...]:
-        """Of one example; known without the data."""
+        """Shape of one example, known before the data are loaded."""
 
     @property
     def ink(self) -> bool:
-        """Whether grey images say how much ink there is, so that 1 is to be seen as black; else 1 is white."""
+        """Whether grey values are amounts of ink, so that figures show 1 as black; else 1 is white."""
         return False
 
     @abc.abstractmethod
     def load(self, data_root: Path, device: torch.device) -> Tasks:
-        """Find or make the data. Raises ``UserError`` where that fails, saying what was tried and what would do."""
+        """Find or make the data.
+
+        Args:
+            data_root: folder where data sets are looked for and downloaded to.
+            device: device of the tasks.
+
+        Raises:
+            UserError: there are no usable data; the message lists what was tried and what to do.
+        """
 
 
 def default_data_root() -> Path:
-    """Where data sets are looked for and downloaded to: ``$METARUN_DATA``, else the cache folder."""
+    """Folder where data sets are looked for and downloaded to: ``$METARUN_DATA``, else ``data`` in the cache folder."""
     return user_path(os.environ.get("METARUN_DATA") or cache_dir() / "data")
 
 
 def first_that_works(
     dataset: str, sources: Mapping[str, Callable[[Path], Found]], data_root: Path, cache: Path, by_hand: str
 ) -> Found:
-    """What the first of the named sources finds in (or brings to) ``data_root``, where ``cache`` holds nothing yet.
+    """Try sources of a data set in order and return the result of the first that works.
 
-    Raises ``UserError`` that lists what was tried and says what to do ``by_hand``.
+    Args:
+        dataset: name of the data set, for the message.
+        sources: name -> function that reads the data from ``data_root``, or downloads them to it first.
+        data_root: argument of the sources.
+        cache: prepared cache, which does not exist; for the message.
+        by_hand: what a user can do, for the message.
+
+    Raises:
+        UserError: all sources fail; the message lists them.
     """
     tried = [f"prepared cache {cache}: not there"]
     for name, source in sources.items():
         try:
             return source(data_root)
-        except Exception as error:  # whatever is wrong with one source, the next may do
+        except Exception as error:  # a source may fail in any way; the next one may work
             tried.append(" ".join(f"{name}: {error or type(error).__name__}".split()))
     raise UserError(
         f"dataset={dataset}: no source works. Tried: {'; '.join(tried)}. By hand: {by_hand}. "
@@ -131,6 +187,6 @@ def first_that_works(
 
 
 def task_keys(seed: int, split: Split, indices: range, device: torch.device) -> Tensor:
-    """[T] int64, one random stream a task."""
-    of_split = draws.fold(draws.root(seed, device), split.value)
-    return draws.fold(of_split, torch.arange(indices.start, indices.stop, indices.step, device=device))
+    """Make the key of each task's random stream, [T] int64."""
+    of_split = rng.fold(rng.root(seed, device), split.value)
+    return rng.fold(of_split, torch.arange(indices.start, indices.stop, indices.step, device=device))

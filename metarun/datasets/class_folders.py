@@ -1,4 +1,4 @@
-"""Folders of classes as users have them: in one layer or more, in parts for train, val and test or not."""
+"""Find class folders in a user's folder: one or more layers deep, with or without folders for train, val and test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from metarun.datasets.base import Split
 from metarun.datasets.imagefile import image_files
 from metarun.errors import UserError
 
-# HEIC, which Pillow does not read, is here so that such files are named instead of passed over
+# Pillow does not read HEIC; it is listed so that such files are reported instead of ignored
 KINDS = "jpg jpeg jpe jfif png apng gif bmp dib tif tiff webp avif ppm pgm pbm pnm pfm jp2 j2k jpx tga pcx qoi sgi heic"
 SUFFIXES = tuple(f".{kind}" for kind in KINDS.split())
 PARTS = {Split.train: ("train", "training"), Split.val: ("val", "valid", "validation"), Split.test: ("test", "testing")}
@@ -18,13 +18,21 @@ Classes = dict[str, list[Path]]  # folder, from the root, -> its image files
 
 
 def digest(text: str) -> str:
-    """Of names too that are no valid text, which file systems allow."""
+    """SHA-256 of a text, which may contain file names that are not valid Unicode."""
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def find(root: Path, layers: int, in_parts: bool) -> Classes:
-    """Folders and the image files directly inside, sorted: those ``layers`` below the root, or below its folders for
-    train, val and test. Raises ``UserError`` where there are none."""
+    """Find class folders and the image files directly inside, sorted.
+
+    Args:
+        root: the user's folder.
+        layers: how deep class folders are below ``root``, or below its folders for train, val and test.
+        in_parts: whether ``root`` has folders for train, val and test.
+
+    Raises:
+        UserError: there is no folder, or no image in a class folder.
+    """
     if not root.is_dir():
         raise UserError(
             f"dataset=image_folder: there is no folder {root}; put a folder of images for each class there, or name "
@@ -43,13 +51,13 @@ def find(root: Path, layers: int, in_parts: bool) -> Classes:
 
 
 def parts(root: Path) -> dict[Split, Path]:
-    """The folders train, val and test (or so) that there are."""
+    """Find the folders for train, val and test, under any of their usual names."""
     named = {path.name.lower(): path for path in sorted(root.glob("[!.]*")) if path.is_dir()}
     return {split: named[name] for split, names in PARTS.items() for name in names if name in named}
 
 
 def _elsewhere(root: Path, layers: int) -> str:
-    """Where images lie that another setting would find."""
+    """Hint, for the message, at a setting that would find images."""
     for deeper in range(1, 5):
         folders = [path for path in root.glob("/".join(["[!.]*"] * deeper)) if path.is_dir()]
         if deeper != layers and any(image_files(path, SUFFIXES) for path in folders):
@@ -65,7 +73,7 @@ def _elsewhere(root: Path, layers: int) -> str:
 
 
 def fingerprint(root: Path, classes: Classes) -> str:
-    """By which to know the files again without reading them: names, sizes and times of change."""
+    """Cache key of the folder: names, sizes and modification times."""
     facts = list(classes)
     for path in (path for paths in classes.values() for path in paths):
         status = path.stat()

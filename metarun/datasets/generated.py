@@ -1,4 +1,4 @@
-"""Random numbers in the shape of a data set's tasks, for benchmarks: no download, and nothing to learn."""
+"""Random numbers with the shapes of a data set's tasks, for benchmarks: no download, and nothing to learn."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from metarun.core.episode import Episode
+from metarun.core.objective import Supervised, binary, classification, regression
+from metarun.core.tree import Params
 from metarun.datasets.base import Dataset, Split, Tasks
-from metarun.episode import Episode
-from metarun.losses import Objective, binary, classification, regression
-from metarun.tree import Params
 
 
 class Generated(Tasks):
-    """Tasks like those of ``dataset``: labelled classes of noise where it has ways, else noise onto noise."""
+    """Tasks with the shapes of ``dataset``: noise with class labels if it has a way, else noise with noise targets."""
 
     def __init__(self, dataset: Dataset, device: torch.device):
         self.has_way, self.binary, self.device = dataset.has_way, dataset.binary, device
@@ -30,7 +30,7 @@ class Generated(Tasks):
     def outputs(self, way: int) -> int:
         return way if self.has_way and not self.binary else 1
 
-    def objective(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
+    def problem(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Supervised:
         if self.binary:
             return binary(forward)
         return classification(forward, way) if self.has_way else regression(forward)

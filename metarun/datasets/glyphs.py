@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont, features
 
 from metarun.datasets.base import Dataset, Split, Tasks, cut
@@ -20,19 +19,19 @@ from metarun.files import cached_arrays
 SIDE = 28
 MARGIN = 1
 POINT_SIZE = 24
-LOOK_ALIKE = 0.2  # letters whose twelve renderings are closer than this cosine distance count as one
+LOOK_ALIKE = 0.2  # letters whose twelve images are closer than this cosine distance count as one
 SHARES = {Split.train: 0.60, Split.val: 0.15, Split.test: 0.25}
 
 
 @dataclass(kw_only=True, slots=True)
 class Glyphs(Dataset):
-    """A class is a letter (Latin, Greek, Cyrillic, Armenian, Georgian), its instances are the twelve faces.
+    """A class is a letter (Latin, Greek, Cyrillic, Armenian, Georgian); its images are the letter in twelve faces.
 
-    What it can tell: that a method learns to learn at all, that an installation works, and how settings compare,
-    in minutes on any machine and on the same pixels for everybody with the same FreeType (the checksum in the
-    protocol stamp says whether they are the same). What it cannot: twelve faces of one design family are far
-    more alike than twenty people's handwriting, accented letters share their base letter, and only 11 queries per
-    class are left after one shot. Accuracies are high, no paper reports them, and they say little about Omniglot.
+    Use it to see in minutes, on any machine, that a method learns to learn, that an installation works, and how
+    settings compare. Everybody with the same FreeType gets the same pixels (compare the checksum in the protocol).
+    Do not use it to predict accuracies on Omniglot: twelve faces of one design family are far more alike than the
+    handwriting of twenty people, accented letters share their base letter, and one shot leaves only 11 queries per
+    class. Accuracies are high, and no paper reports them.
 
     Of letters that look alike (A in Latin, Greek and Cyrillic) the one with the lowest code point is kept.
     """
@@ -46,12 +45,13 @@ class Glyphs(Dataset):
         return True
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
-        made_with = f"{matplotlib.__version__}-{features.version('freetype2')}-{LOOK_ALIKE}-{POINT_SIZE}"
+        drawn_by = metadata.version("matplotlib"), features.version("freetype2")
+        made_with = "-".join(map(str, (*drawn_by, LOOK_ALIKE, POINT_SIZE)))
         cached = cached_arrays(
             f"glyphs-{SIDE}-{hashlib.sha256(made_with.encode()).hexdigest()[:12]}", _distinct_letters
         )
         letters, images = cached["letters"], cached["images"]
-        # a letter's split hangs on the letter alone, so that another FreeType moves as few of them as possible
+        # a letter's split depends on the letter alone, so that another FreeType changes as few splits as possible
         order = sorted(range(len(letters)), key=lambda i: hashlib.sha256(chr(letters[i]).encode()).digest())
         splits = cut(order, SHARES)
         stamp = {
@@ -66,14 +66,21 @@ class Glyphs(Dataset):
 
 
 def _distinct_letters() -> dict[str, np.ndarray]:
-    """Code points and pictures of the letters to keep."""
+    """Code points and images of the letters to keep."""
     letters, images = render()
     kept = without_look_alikes(images)
     return {"letters": letters[kept], "images": images[kept]}
 
 
 def render() -> tuple[np.ndarray, np.ndarray]:
-    """All letters that the twelve faces share: code points [L] int64 and images [L, 12, 28, 28] uint8, ink 255."""
+    """Render all letters that the twelve faces share.
+
+    Returns:
+        (code points [letters] int64, images [letters, 12, 28, 28] uint8 with ink 255).
+    """
+    import matplotlib  # needed by this function alone, whose images are cached
+    from matplotlib.ft2font import FT2Font
+
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     faces = sorted(path for path in folder.glob("DejaVu*.ttf") if "Display" not in path.name)
     shared = set.intersection(*(set(FT2Font(str(face)).get_charmap()) for face in faces))
@@ -87,7 +94,7 @@ def render() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _centred(font: ImageFont.FreeTypeFont, letter: str) -> np.ndarray:
-    """One letter, its ink in the middle of the picture, shrunk where it is too large."""
+    """Draw one letter with its ink in the middle of the image, shrunk if it is too large."""
     sheet = Image.new("L", (4 * SIDE, 4 * SIDE))
     ImageDraw.Draw(sheet).text((SIDE, SIDE), letter, fill=255, font=font)
     ink = sheet.crop(sheet.getbbox())
@@ -102,7 +109,14 @@ def _centred(font: ImageFont.FreeTypeFont, letter: str) -> np.ndarray:
 
 
 def without_look_alikes(images: np.ndarray) -> np.ndarray:
-    """Positions [kept] of letters to keep: in order, each that looks like none kept before; images [L, 12, H, W]."""
+    """Choose, in order, each letter that does not look like one kept before.
+
+    Args:
+        images: [letters, 12, H, W].
+
+    Returns:
+        Positions of the letters to keep, [kept].
+    """
     flat = images.reshape(len(images), -1).astype(np.float64)  # sums of products of bytes: exact in any order
     products = flat @ flat.T
     lengths = np.sqrt(products.diagonal())

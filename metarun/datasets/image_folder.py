@@ -1,4 +1,4 @@
-"""Images of one's own: a folder for each class, images of any size in it."""
+"""A user's own images: one folder for each class, with images of any size."""
 
 from __future__ import annotations
 
@@ -24,11 +24,15 @@ from metarun.progress import progress_bar
 
 
 class Division(enum.Enum):
-    """What meta-test has not seen.
+    """How meta-training, validation and test differ.
 
-    shares: other classes, drawn by ``shares`` and ``split_seed``. folders: other classes, those in the folders train,
-    val and test. images: other images of the same classes, drawn likewise; images_in_folders: those in the folders. A
-    task then has all classes, and a class always the same label.
+    With splits of images a task has all classes, and a class always has the same label.
+
+    Attributes:
+        shares: classes, drawn by ``shares`` and ``split_seed``.
+        folders: classes, as in the folders train, val and test.
+        images: images of the same classes, drawn by ``shares`` and ``split_seed``.
+        images_in_folders: images of the same classes, as in the folders train, val and test.
     """
 
     shares = "shares"
@@ -38,34 +42,46 @@ class Division(enum.Enum):
 
     @property
     def in_parts(self) -> bool:
-        """Whether the user's folders say it."""
+        """Whether the splits are the user's folders train, val and test."""
         return self in (Division.folders, Division.images_in_folders)
 
     @property
     def of_images(self) -> bool:
-        """Whether the splits share their classes."""
+        """Whether all splits have the same classes and differ by images."""
         return self in (Division.images, Division.images_in_folders)
 
 
-Members = dict[Split, dict[str, list[int]]]  # class names of each split, and the rows of their images
+Members = dict[Split, dict[str, list[int]]]  # split -> class name -> rows of its images
 
 
 @dataclass(kw_only=True, slots=True)
 class ImageFolder(Dataset):
-    """Classes are folders ``layers`` below ``path``, in each of which the image files directly inside count.
+    """Classes are the folders ``layers`` below ``path``; their images are the image files directly inside.
 
     An image is read as a viewer shows it (``imagefile.shown``), cut to its centre square and resized (Lanczos). Other
-    files and hidden folders are passed over.
+    files and hidden folders are ignored.
+
+    Attributes:
+        path: folder, relative to data_root, or absolute.
+        size: pixels a side.
+        grey: whether images become grey.
+        split: how the splits differ.
+        layers: how deep class folders are, 1..4.
+        min_images: a class with fewer images is left out.
+        white: pixel value of white in images deeper than 8 bits; null: as in the file.
+        shares: shares of train, val and test.
+        split_seed: seed of splits by shares.
+        strict: whether unreadable images and empty classes are errors instead of warnings.
     """
 
     path: str
-    size: int  # pixels a side
+    size: int
     grey: bool
     split: Division
     layers: int
-    min_images: int  # a class with fewer is left out
-    white: float | None  # of images deeper than 8 bits
-    shares: list[float]  # train, val, test
+    min_images: int
+    white: float | None
+    shares: list[float]
     split_seed: int
     strict: bool
 
@@ -90,8 +106,8 @@ class ImageFolder(Dataset):
             lambda: prepared(classes, self.size, self.grey, self.white),
         )
         unreadable = json.loads(str(cached["unreadable"]))
-        rows: dict[str, list[int]] = {}  # of each folder: of its images
-        readable: dict[str, list[str]] = {}  # and their file names
+        rows: dict[str, list[int]] = {}  # folder -> rows of its images
+        readable: dict[str, list[str]] = {}  # folder -> their file names
         for folder, paths in classes.items():
             readable[folder] = [path.name for path in paths if path.name not in unreadable.get(folder, ())]
             first = sum(len(members) for members in rows.values())
@@ -106,7 +122,7 @@ class ImageFolder(Dataset):
     def _members(
         self, root: Path, rows: dict[str, list[int]], files: dict[str, list[str]]
     ) -> tuple[Members, list[str]]:
-        """The classes of each split, and the names of those that are too small."""
+        """The classes of each split, and the names of the classes with too few images."""
         top = {path.name: split for split, path in parts(root).items()} if self.split.in_parts else {}
         by_part: Members = {split: {} for split in Split}
         for folder, members in rows.items():
@@ -138,7 +154,7 @@ class ImageFolder(Dataset):
         return by_part, small
 
     def _require_fitting(self, held: Members) -> None:
-        """Raise ``UserError`` where the folders' classes are shared though they should not be, or the reverse."""
+        """Raise ``UserError`` if the folders share classes but must not, or do not but must."""
         names = {split: set(classes) for split, classes in held.items() if classes}
         for split, other in ((Split.train, Split.val), (Split.train, Split.test), (Split.val, Split.test)):
             if split not in names or other not in names:
@@ -158,7 +174,7 @@ class ImageFolder(Dataset):
     def _pool(
         self, images: np.ndarray, sha256: str, held: Members, small: list[str], device: torch.device
     ) -> ClassPool:
-        """The tasks: classes of the splits one after another."""
+        """Make the tasks; the classes of the splits stand one after another."""
         classes = [(name, members) for split in Split for name, members in held[split].items()]
         numbers = iter(range(len(classes)))
         splits = {split: [next(numbers) for _ in held[split]] for split in Split}
@@ -199,7 +215,7 @@ class ImageFolder(Dataset):
         )
 
     def _tell(self, root: Path, unreadable: dict[str, dict[str, str]], empty: list[str], small: list[str]) -> None:
-        """Warn of what is left out, or with ``strict`` raise ``UserError`` for what nobody asked to leave out."""
+        """Warn of left-out files and classes. With ``strict`` raise ``UserError``, except for small classes."""
         left_out = {"unreadable image files": _files(unreadable), "classes without a readable image": empty}
         said = "; ".join(f"{len(names)} {what}: {_first(names)}" for what, names in left_out.items() if names)
         if said and self.strict:
@@ -223,14 +239,24 @@ def _first(names: list[str], most: int = 3) -> str:
 
 
 def prepared(classes: Classes, size: int, grey: bool, white: float | None) -> dict[str, np.ndarray]:
-    """images uint8 [images, 3 or 1, size, size], class by class; unreadable: class -> {file name: reason}, as JSON;
-    sha256."""
+    """Read and resize all images.
+
+    Args:
+        classes: folder -> image files.
+        size: pixels a side.
+        grey: whether images become grey.
+        white: see ``imagefile.shown``.
+
+    Returns:
+        images: uint8 [images, 3 or 1, size, size], class by class; unreadable: JSON of class -> {file name: reason};
+        sha256: checksum of the images.
+    """
     files = [(name, path) for name, paths in classes.items() for path in paths]
     images = np.empty((len(files), 1 if grey else 3, size, size), np.uint8)
     unreadable: dict[str, dict[str, str]] = {}
     done = 0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, of oddities in files that it reads all the same
+        warnings.simplefilter("ignore")  # Pillow warns of irregular files that it can read
         for name, path in progress_bar(files, desc="preparing image_folder", unit="image", leave=True):
             try:
                 square = read(path, lambda image: centre_square(image, size, white))
@@ -246,7 +272,16 @@ def prepared(classes: Classes, size: int, grey: bool, white: float | None) -> di
 
 
 def centre_square(image: Image.Image, size: int, white: float | None = None) -> Image.Image:
-    """As shown, cut to its centre square and resized. Raises ``ValueError`` where nothing says how it is shown."""
+    """Convert an image as a viewer shows it, cut it to its centre square and resize it.
+
+    Args:
+        image: any image that Pillow opens.
+        size: pixels a side.
+        white: see ``imagefile.shown``.
+
+    Raises:
+        ValueError: see ``imagefile.shown``.
+    """
     image = shown(image, white)
     side = min(image.size)
     left, top = ((whole - side) // 2 for whole in image.size)

@@ -1,4 +1,4 @@
-"""Image files of class folders: which files of a folder they are, and how one is read."""
+"""Image files: find them in a folder, and read them as a viewer shows them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from metarun.errors import UserError
 
 PHOTOMETRIC, BITS = 262, 258  # TIFF tags
-SCALED = ("PNG", "PPM", "JPEG2000")  # Pillow's integers of these files are of 16 bits, as what the file calls white
+SCALED = ("PNG", "PPM", "JPEG2000")  # Pillow's 32-bit integers from these formats are 16-bit values; 65535 is white
 
 
 class Unreadable(UserError):
-    """An image file that cannot be read; ``reason`` is without its name."""
+    """An image file cannot be read.
+
+    Args:
+        path: the file.
+        reason: why, without the file's name.
+    """
 
     def __init__(self, path: Path, reason: str):
         super().__init__(f"{path}: unreadable image ({reason})")
@@ -24,13 +29,21 @@ class Unreadable(UserError):
 
 
 def image_files(folder: Path, suffixes: Iterable[str]) -> list[Path]:
-    """The files directly in a folder whose names end so (in any case) and do not begin with a dot, sorted."""
+    """List the files directly in a folder with one of the suffixes (in any case), sorted, without hidden files."""
     found = (path for path in folder.glob("[!.]*") if path.suffix.lower() in suffixes)
     return sorted(path for path in found if path.is_file())
 
 
 def read(path: Path, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """The image as ``convert`` makes it. Raises ``Unreadable``, naming the file, where it cannot be read."""
+    """Open an image file and convert it.
+
+    Args:
+        path: the file.
+        convert: function of the open image.
+
+    Raises:
+        Unreadable: the file cannot be read or converted; names the file.
+    """
     try:
         with Image.open(path) as image:
             return convert(image)
@@ -41,12 +54,16 @@ def read(path: Path, convert: Callable[[Image.Image], Image.Image]) -> Image.Ima
 
 
 def shown(image: Image.Image, white: float | None = None, upright: bool = True) -> Image.Image:
-    """RGB, as a viewer shows it: turned as its EXIF data say unless not ``upright``, and on white where it is
-    transparent; of an animation the first frame.
+    """Convert an image to RGB as a viewer shows it: transparent parts on white, the first frame of an animation.
 
-    Pixels deeper than 8 bits are divided by ``white``, which is by default what the file says: the largest number of
-    its bits. Raises ``ValueError`` where none says it (real numbers, integers of 32 bits), and for 16-bit files of
-    which at most 12 bits are in use, which a viewer shows as black.
+    Args:
+        image: the open image.
+        white: pixel value of white in images deeper than 8 bits; None: the largest number of the file's bits.
+        upright: whether to rotate the image by its EXIF data.
+
+    Raises:
+        ValueError: ``white`` is None and unknown, for real numbers and 32-bit integers; or a 16-bit file uses at most
+            12 bits, so that a viewer shows it as black; or pixels are negative or not finite.
     """
     kept: dict[str, Any] = {"format": image.format, "tags": dict(getattr(image, "tag_v2", {}))}
     key = _transparent(image)
@@ -66,7 +83,7 @@ def shown(image: Image.Image, white: float | None = None, upright: bool = True) 
 
 
 def _transparent(image: Image.Image) -> Any:
-    """The colour that is transparent, as Pillow's pixels have it: its own is in the file's depth."""
+    """The transparent colour on the scale of Pillow's pixels; Pillow returns it on the scale of the file."""
     key = image.info.get("transparency")
     tile = getattr(image, "tile", None)
     scale = {"L;2": 85, "L;4": 17}.get(str(tile[0][3]) if tile else "", 1)
@@ -78,7 +95,7 @@ def _transparent(image: Image.Image) -> Any:
 def _eight_bits(
     pixels: np.ndarray, mode: str, transparent: Any, white: float | None, format: str | None, tags: dict[int, Any]
 ) -> Image.Image:
-    """Grey levels of deeper ones."""
+    """Convert deeper grey values to 8 bits."""
     least, most = float(pixels.min()), float(pixels.max())
     if not np.isfinite([least, most]).all():
         raise ValueError("it has pixels that are not finite")
@@ -96,7 +113,7 @@ def _eight_bits(
             )
         white = 2**bits - 1
     grey = np.rint(np.clip(pixels / white, 0, 1) * 255).astype(np.uint8)
-    if tags.get(PHOTOMETRIC) == 0:  # white is zero, which Pillow undoes for 8 bits alone
+    if tags.get(PHOTOMETRIC) == 0:  # white is zero, which Pillow reverses only for 8 bits
         grey = 255 - grey
     if isinstance(transparent, int):
         grey[pixels == transparent] = 255

@@ -21,17 +21,17 @@ from PIL import Image
 from metarun.datasets.base import Dataset, Split, Tasks
 from metarun.datasets.imagefile import image_files, read, shown
 from metarun.datasets.sampler import ClassPool, Rotations
+from metarun.datasets.unpickle import arrays
 from metarun.errors import UserError, require_count
 from metarun.files import cached_arrays
+from metarun.out_of_memory import require_room
 from metarun.progress import progress_bar
-from metarun.room import require_room
-from metarun.unpickle import arrays
 
 FOLDERS = ("miniimagenet", "mini-imagenet", "miniImagenet")  # under data_root
 COMPLETE, IMAGES = "ravi 64/16/20", 600
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
-NAMED, NUMBERED = "mini-imagenet-cache-*.pkl", "miniImageNet_category_split_*.pickle"  # pickles, and their classes
+NAMED, NUMBERED = "mini-imagenet-cache-*.pkl", "miniImageNet_category_split_*.pickle"  # two kinds of pickles
 # MD5 sums that PaddleFSL (paddlefsl/vision/datasets/mini_imagenet.py) checks; it takes the files from the
 # mini-imagenet.tar.gz whose MD5 torchmeta (torchmeta/datasets/miniimagenet.py) states as well.
 PUBLISHED_MD5 = {
@@ -45,10 +45,10 @@ Arrays = dict[str, list[np.ndarray]]  # the same, uint8 [H, W, 3] each
 
 
 class Filter(enum.Enum):
-    """How an image becomes a square; images that already have the size stay as they are.
+    """Filter that resizes an image to a square; images that already have the size are not changed.
 
-    lanczos: MAML's code. The code published with Reptile asks for Pillow's default filter, which is bicubic from
-    Pillow 7 on and was nearest before.
+    MAML's code uses lanczos. The code published with Reptile uses Pillow's default filter, which is bicubic from Pillow
+    7 on and was nearest before.
     """
 
     lanczos = "lanczos"
@@ -56,12 +56,15 @@ class Filter(enum.Enum):
     nearest = "nearest"
 
     def apply(self, image: Image.Image, size: int) -> Image.Image:
+        """Resize an image to ``size`` pixels a side."""
         return image.resize((size, size), Image.Resampling[self.name.upper()])
 
 
 @dataclass(kw_only=True, slots=True)
 class MiniImageNet(Dataset):
-    size: int  # pixels a side
+    """Colour images of ``size`` pixels a side, made by the filter ``resize``."""
+
+    size: int
     resize: Filter
 
     def __post_init__(self) -> None:
@@ -92,35 +95,35 @@ class MiniImageNet(Dataset):
 
 
 def published_split() -> dict[Split, list[str]]:
-    """WordNet ids of each split's classes."""
+    """Return the WordNet ids of each split's classes."""
     listed = json.loads(resources.files("metarun.datasets").joinpath("splits/miniimagenet.json").read_text())
     return {split: listed[split.name] for split in Split}
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One copy of the data."""
+    """One copy of the data: its layout, and for each split its image files or its pickle."""
 
     layout: str
     files: Mapping[Split, Files | Path]  # a Path is a pickle
 
     def fingerprint(self) -> str:
-        """By which to know this copy again without reading it all: names and sizes of its files."""
+        """Cache key of this copy: names and sizes of its files, and some bytes of pickles."""
         facts = [self.layout]
         for split, held in self.files.items():
             if isinstance(held, Path):
                 size = held.stat().st_size
                 with open(held, "rb") as file:
-                    file.seek(size // 2)  # pickles of other pixels have the same size, so some pixels count too
+                    file.seek(size // 2)  # pickles with different pixels have the same size, so some pixels are read
                     facts.append(f"{split.name} {size} {hashlib.sha256(file.read(1 << 16)).hexdigest()}")
             else:
                 named = ((name, path) for name, paths in held.items() for path in paths)
                 facts += [f"{split.name} {name} {path.name} {path.stat().st_size}" for name, path in named]
-        return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+        return hashlib.sha256("\n".join(facts).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def find(data_root: Path) -> Source:
-    """The first layout that is there. Raises ``UserError`` where none is, or where a part of one is missing."""
+    """Find the first layout that exists. Raises ``UserError`` if there is none, or if a part of one is missing."""
     for folder in (data_root / name for name in FOLDERS):
         for layout in (_by_csv, _folders_by_split, _folders, _pickles):
             if folder.is_dir() and (source := layout(folder)):
@@ -138,8 +141,12 @@ def find(data_root: Path) -> Source:
 
 
 def prepared(source: Source, size: int, resize: Filter) -> dict[str, np.ndarray]:
-    """images uint8 [classes, instances, 3, size, size], train then val then test; counts [3]; stamp and names, as
-    JSON."""
+    """Read and resize all images.
+
+    Returns:
+        images: uint8 [classes, images of a class, 3, size, size], train then val then test; counts: [3] classes of each
+        split; stamp and names: JSON.
+    """
     classes = {split: _unpickled(held) if isinstance(held, Path) else held for split, held in source.files.items()}
     every = [named for split in Split for named in classes[split].items()]
     instances = _instances(every)
@@ -172,12 +179,12 @@ def prepared(source: Source, size: int, resize: Filter) -> dict[str, np.ndarray]
 
 
 def _in_colour(image: Image.Image) -> Image.Image:
-    """As shown, but not turned by EXIF data, which the published codes do not look at."""
+    """Convert as ``shown`` does, but without rotation by EXIF data, which the published codes ignore."""
     return shown(image, upright=False)
 
 
 def _instances(every: list[tuple[str, Any]]) -> int:
-    """Images of each class. Raises ``UserError`` where classes differ, are empty or are in two splits."""
+    """Number of images in each class. Raises ``UserError`` if it differs or is 0, or a class is in two splits."""
     times = Counter(name for name, _ in every)
     sizes = Counter(len(members) for _, members in every)
     usual = max(sizes, key=sizes.__getitem__, default=0)
@@ -199,7 +206,7 @@ def _md5(path: Path) -> str:
 
 
 def _by_csv(folder: Path) -> Source | None:
-    """Images that CSVs of filename and label name: all in ``images`` (Ravi and Larochelle), or in class folders."""
+    """Images listed in CSVs of filename and label: all in ``images`` (Ravi and Larochelle), or in class folders."""
     classes: dict[Split, Files] = {}
     missing = []
     for split, path in _one_for_each_split(folder, "*.csv").items():
@@ -217,7 +224,7 @@ def _by_csv(folder: Path) -> Source | None:
                 else:
                     missing.append(f"{path}: line {reader.line_num} names {filename}, which is not in {places[0]}")
         classes[split] = {label: sorted(files) for label, files in sorted(named.items())}
-    if not any(classes.values()):  # CSVs beside another layout, as MAML's script leaves them
+    if not any(classes.values()):  # CSVs beside another layout, as after MAML's script
         return None
     if missing:
         raise UserError(missing[0])
@@ -225,7 +232,7 @@ def _by_csv(folder: Path) -> Source | None:
 
 
 def _folders_by_split(folder: Path) -> Source | None:
-    """SPLIT/CLASS/IMAGE, as MAML's and Reptile's scripts make them."""
+    """Images in SPLIT/CLASS/IMAGE, as made by the scripts of MAML and Reptile."""
     parts = _one_for_each_split(folder, "*")
     classes = {
         split: {path.name: image_files(path, SUFFIXES) for path in sorted(part.glob("[!.]*")) if path.is_dir()}
@@ -235,7 +242,7 @@ def _folders_by_split(folder: Path) -> Source | None:
 
 
 def _folders(folder: Path) -> Source | None:
-    """CLASS/IMAGE of the published list of classes."""
+    """Images in CLASS/IMAGE, with classes from the published list."""
     for base in (folder, folder / "images"):
         classes = {
             split: {name: image_files(base / name, SUFFIXES) for name in names if (base / name).is_dir()}
@@ -256,7 +263,7 @@ def _pickles(folder: Path) -> Source | None:
 
 
 def _one_for_each_split(folder: Path, pattern: str, train: str = "train") -> dict[Split, Path]:
-    """The path of each split, or nothing. Raises ``UserError`` where only some are there."""
+    """The path of each split, or an empty dict. Raises ``UserError`` if only some exist."""
     names = {Split.train: train, Split.val: "val", Split.test: "test"}
     paths = {split: folder / pattern.replace("*", name) for split, name in names.items()}
     missing = [path.name for path in paths.values() if not path.exists()]

@@ -10,23 +10,25 @@ import numpy as np
 import torch
 from PIL import Image
 
+from metarun.compat.torchvision import impatient, nothing_left, torchvision
 from metarun.datasets.base import Dataset, Split, Tasks, first_that_works
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import require_count
 from metarun.files import cache_dir, cached_arrays
-from metarun.vision import impatient, torchvision
 
 TRAINING, TEST, SIDE = 60_000, 10_000, 28  # images of the two files, pixels a side
 HELD_OUT = 5_000  # last images of the training file, for validation
 
 
 class NamedSplit(enum.Enum):
-    """What meta-test has not seen.
+    """How meta-training, validation and test differ.
 
-    digits: other digits. Meta-training has 0-4 and meta-test 5-9, each with the images of both files; there are no
-    validation digits. images: other images of the same ten digits, from the training file without its last 5,000,
-    those, and the test file; a task has all ten, and the label is the digit (way is 10), so that a network that does
-    not adapt can know them all.
+    Attributes:
+        digits: the digits. Meta-training has 0-4 and meta-test 5-9, each with the images of both files; there are no
+            validation digits.
+        images: the images of the same ten digits: the training file without its last 5,000 images, those 5,000, and the
+            test file. A task has all ten digits (way is 10) and the label is the digit, so that a network can classify
+            them without adapting.
     """
 
     digits = "digits"
@@ -35,8 +37,10 @@ class NamedSplit(enum.Enum):
 
 @dataclass(kw_only=True, slots=True)
 class MNIST(Dataset):
+    """Grey images of ``size`` pixels a side, in the splits that ``split`` names."""
+
     split: NamedSplit
-    size: int  # pixels a side
+    size: int
 
     def __post_init__(self) -> None:
         require_count("size", self.size, most=10**4)
@@ -78,9 +82,13 @@ class MNIST(Dataset):
 
 
 def prepared(data_root: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [70000, size, size], ink 255, and their digits int64 [70000]; the training file's come first.
+    """Load all images from the cache, or from the first source that works.
 
-    From the cache or from the first source that works. Raises ``UserError`` that lists what was tried.
+    Returns:
+        (images uint8 [70000, size, size] with ink 255, digits int64 [70000]); the training file comes first.
+
+    Raises:
+        UserError: no source works; the message lists what was tried.
     """
     name = f"mnist-{size}"
 
@@ -106,13 +114,13 @@ def _from_files(data_root: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _from_download(data_root: Path) -> tuple[np.ndarray, np.ndarray]:
-    """torchvision fetches the four files and verifies their MD5 sums."""
-    with impatient():
+    """Download by torchvision, which verifies the MD5 sums of the four files."""
+    with impatient(), nothing_left(data_root / "MNIST" / "raw"):
         return _read(data_root, download=True)
 
 
 def _read(data_root: Path, download: bool) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [70000, 28, 28] and int64 [70000]."""
+    """Images uint8 [70000, 28, 28] and digits int64 [70000]."""
     parts = [torchvision().datasets.MNIST(str(data_root), train=train, download=download) for train in (True, False)]
     for part, count in zip(parts, (TRAINING, TEST), strict=True):
         if part.data.shape != (count, SIDE, SIDE) or part.targets.shape != (count,):

@@ -12,23 +12,28 @@ import numpy as np
 import torch
 from PIL import Image
 
+from metarun.compat.torchvision import impatient, nothing_left, torchvision
 from metarun.datasets.base import Dataset, Split, Tasks, first_that_works
 from metarun.datasets.imagefile import shown
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import require
 from metarun.files import cache_dir, cached_arrays
 from metarun.progress import progress_bar
-from metarun.vision import impatient, torchvision
 
 CHARACTERS, DRAWINGS, SIDE = 1623, 20, 105
 
 
 class NamedSplit(enum.Enum):
-    """Which characters are for meta-training, validation and test; the lists are in ``splits/omniglot_*.json``.
+    """Characters of meta-training, validation and test; the lists are in ``splits/omniglot_*.json``.
 
-    Published lists: vinyals 1028/172/423 (whole alphabets, but for four characters of one), lake 964/0/659 (the
-    original background and evaluation alphabets). MAML and Reptile published sizes alone: maml 1100/100/423 and
-    reptile 1200/0/423 draw their characters at random from all alphabets, and share those of test.
+    MAML and Reptile published only the sizes of their splits. Those lists are drawn at random from all alphabets here,
+    and have the same test characters.
+
+    Attributes:
+        maml: 1100/100/423, random.
+        reptile: 1200/0/423, random.
+        vinyals: 1028/172/423, the published list: whole alphabets, except for four characters of one.
+        lake: 964/0/659, the published list: the original background and evaluation alphabets.
     """
 
     maml = "maml"
@@ -37,34 +42,46 @@ class NamedSplit(enum.Enum):
     lake = "lake"
 
     def characters(self) -> dict[Split, list[int]]:
-        """Character numbers 0..1622 of each split."""
+        """Return the character numbers, 0..1622, of each split."""
         text = resources.files("metarun.datasets").joinpath(f"splits/omniglot_{self.value}.json").read_text()
         listed = json.loads(text)
         return {split: listed[split.name] for split in Split}
 
 
 class Resize(enum.Enum):
-    """105x105 to a smaller square.
+    """How 105x105 pixels become a smaller square.
 
-    nearest: one source pixel each, so images stay black and white; what the code published with MAML and Reptile
-    does (it asks for Lanczos, but Pillow resizes 1-bit images by nearest neighbour). antialias: Lanczos on grey
-    levels, as most ports do.
+    Attributes:
+        nearest: each pixel is one source pixel, so images stay black and white. The code published with MAML and
+            Reptile does this: it calls for Lanczos, but Pillow resizes 1-bit images by nearest neighbour.
+        antialias: Lanczos on grey values, as in most ports.
     """
 
     nearest = "nearest"
     antialias = "antialias"
 
     def apply(self, image: Image.Image, size: int) -> Image.Image:
+        """Resize an image to ``size`` pixels a side."""
         nearest = self is Resize.nearest
         return image.resize((size, size), Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS)
 
 
 @dataclass(kw_only=True, slots=True)
 class Omniglot(Dataset):
+    """Handwritten characters; a class is a character, with 20 images.
+
+    Attributes:
+        split: characters of meta-training, validation and test.
+        size: pixels a side.
+        resize: how images become smaller.
+        invert: true: ink is 1 on 0 (MAML); false: ink is 0 on 1, as in the files (Reptile).
+        rotations: quarter turns as augmentation.
+    """
+
     split: NamedSplit
-    size: int  # pixels a side
+    size: int
     resize: Resize
-    invert: bool  # true: ink is 1 on 0 (MAML); false: ink is 0 on 1, as the files are (Reptile)
+    invert: bool
     rotations: Rotations
 
     def __post_init__(self) -> None:
@@ -84,7 +101,7 @@ class Omniglot(Dataset):
             images = 255 - images
         splits = self.split.characters()
         sizes = "/".join(str(len(chosen)) for chosen in splits.values())
-        if self.split is NamedSplit.vinyals:  # which was a random list of these sizes before, stamped without this
+        if self.split is NamedSplit.vinyals:  # in older runs it was a random list of the same sizes, without this text
             sizes += ", the published list"
         stamp = {
             "split": f"{self.split.name} {sizes}",
@@ -96,9 +113,13 @@ class Omniglot(Dataset):
 
 
 def prepared(data_root: Path, size: int, resize: Resize) -> np.ndarray:
-    """uint8 [1623, 20, size, size], paper 255 and ink 0, from the cache or from the first source that works.
+    """Load all images from the cache, or from the first source that works, which has uint8 [1623, 20, 105, 105].
 
-    Sources give uint8 [1623, 20, 105, 105]. Raises ``UserError`` that lists what was tried.
+    Returns:
+        uint8 [1623, 20, size, size], paper 255 and ink 0.
+
+    Raises:
+        UserError: no source works; the message lists what was tried.
     """
     name = f"omniglot-{size}-{resize.name}"
 
@@ -135,7 +156,7 @@ def _from_npz(data_root: Path) -> np.ndarray:
 
 
 def _from_folders(data_root: Path) -> np.ndarray:
-    """Reads ``images_{background,evaluation}/ALPHABET/CHARACTER/0001_01.png``: character and drawing, from 1."""
+    """Read ``images_{background,evaluation}/ALPHABET/CHARACTER/0001_01.png``: character and drawing, from 1."""
     files = sorted((data_root / "omniglot-py").glob("images_*/*/*/*.png"))
     if not files:
         raise FileNotFoundError("not there")
@@ -153,8 +174,8 @@ def _from_folders(data_root: Path) -> np.ndarray:
 
 
 def _from_download(data_root: Path) -> np.ndarray:
-    """torchvision fetches both archives and verifies their MD5 sums."""
-    with impatient():
+    """Download by torchvision, which verifies the MD5 sums of both archives."""
+    with impatient(), nothing_left(data_root / "omniglot-py"):
         data_root.mkdir(parents=True, exist_ok=True)
         for background in (True, False):
             torchvision().datasets.Omniglot(str(data_root), background=background, download=True)

@@ -1,4 +1,4 @@
-"""Class pools: images in memory on the device, sampled into episodes there by indexing."""
+"""Class pools: images in device memory, from which episodes are drawn by indexing."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarun import draws
+from metarun.core import rng
+from metarun.core.episode import Episode, TaskFigure, View
+from metarun.core.objective import Supervised, classification
+from metarun.core.tree import Params
 from metarun.datasets.base import Split, Tasks, task_keys
-from metarun.episode import Episode, View
-from metarun.errors import UserError, require
-from metarun.losses import Objective, classification
-from metarun.tree import Params
+from metarun.errors import TooFewExamples, UserError, require
 
 
 class Rotations(enum.Enum):
     """Quarter turns as augmentation.
 
-    per_task: each class of each task, at train and test, is turned by 0, 90, 180 or 270 degrees (MAML).
-    as_classes: every turn of a meta-training class is a class of its own; validation and test unturned (Reptile).
-    as_classes_everywhere: the same in every split, so that a class and its turns may meet in a test task
-    (prototypical networks).
+    Attributes:
+        none: no turns.
+        per_task: each class of each task, in training and test, is turned by 0, 90, 180 or 270 degrees (MAML).
+        as_classes: each turn of a meta-training class is a separate class; no turns in validation and test (Reptile).
+        as_classes_everywhere: each turn is a separate class in every split, so that a test task may contain a class
+            and its turns (prototypical networks).
     """
 
     none = "none"
@@ -33,27 +35,43 @@ class Rotations(enum.Enum):
     as_classes_everywhere = "as_classes_everywhere"
 
     def multiplies(self, split: Split) -> bool:
-        """Whether turns of the split's classes are classes of their own."""
+        """Whether turns of the split's classes are separate classes."""
         return self is Rotations.as_classes_everywhere or (self is Rotations.as_classes and split is Split.train)
 
 
 class Pool(NamedTuple):
-    """The classes of one split, one after another."""
+    """The classes of one split, one after another.
 
-    images: Tensor  # uint8 [images, C, H, W]
-    first: Tensor  # int64 [classes]: where each class begins
-    counts: Tensor  # int64 [classes]: images of each
-    most: int  # images of the largest class
+    Attributes:
+        images: uint8 [images, C, H, W].
+        first: int64 [classes], row of each class's first image.
+        counts: int64 [classes], images of each class.
+        most: images of the largest class.
+        names: names of the classes.
+    """
+
+    images: Tensor
+    first: Tensor
+    counts: Tensor
+    most: int
     names: list[str]
 
 
 class ClassPool(Tasks):
-    """Classes of images, split into meta-train, validation and test.
+    """Few-shot tasks on classes of images, split into meta-training, validation and test.
 
-    images: uint8 [images, C, H, W], the classes one after another. counts: images of each class. splits: class numbers
-    of each split, disjoint. names: what messages call each class; its number where they are not given. fixed_labels:
-    every task has all classes of its split, and the n-th of them is always label n; else a task draws its classes, in
-    random order. few_classes, few_images: what messages of too few add; {} there is the number of images needed.
+    Args:
+        images: uint8 [images, C, H, W], the classes one after another.
+        counts: images of each class.
+        splits: class numbers of each split, disjoint.
+        rotations: quarter turns as augmentation.
+        device: device of images and tasks.
+        stamp: facts for the protocol.
+        names: names of the classes; None: their numbers.
+        fixed_labels: True: every task has all classes of its split, and the n-th always has label n; False: a task
+            draws its classes, in random order.
+        few_classes: text added to the message about too few classes.
+        few_images: the same for too few images; ``{}`` in it becomes the number of images needed.
     """
 
     def __init__(
@@ -76,6 +94,7 @@ class ClassPool(Tasks):
         self.fixed_labels = fixed_labels
         self.rotations, self.device, self.stamp = rotations, device, stamp
         self.input_shape = tuple(images.shape[1:])
+        self.figure = TaskFigure.images if self.input_shape[0] in (1, 3) else TaskFigure.none
         last = np.cumsum(counts)
         of_class = [np.arange(end - count, end) for end, count in zip(last, counts, strict=True)]
         self.pools: dict[Split, Pool] = {}
@@ -90,7 +109,7 @@ class ClassPool(Tasks):
                 names=[names[c] if names else str(c) for c in chosen],
             )
         pixels = torch.arange(self.input_shape[1] * self.input_shape[2], device=device).reshape(self.input_shape[1:])
-        # [4, H*W]: where each pixel of an image turned r times comes from; turning needs square images
+        # [4, H*W]: source of each pixel of an image turned r times; turns need square images
         self.turns = torch.stack([torch.rot90(pixels, r).flatten() for r in range(4)]) if self._turned else None
 
     @property
@@ -98,7 +117,7 @@ class ClassPool(Tasks):
         return self.rotations is not Rotations.none
 
     def classes(self, split: Split) -> int:
-        """How many a task of this split can draw from."""
+        """Return the number of classes that a task of this split can draw from."""
         return len(self.pools[split].counts) * (4 if self.rotations.multiplies(split) else 1)
 
     def has(self, split: Split) -> bool:
@@ -115,11 +134,11 @@ class ClassPool(Tasks):
         return [[told[c][t] for c, t in zip(*task, strict=True)] for task in tasks]
 
     def _classes(self, split: Split, key: Tensor, way: int) -> tuple[Tensor, Tensor]:
-        """The classes of each task and the quarter turns that tell them from others, both [T, N]."""
+        """The classes of each task, and the quarter turns that make them separate classes; both [T, N]."""
         if self.fixed_labels:
             chosen = torch.arange(way, device=self.device).expand(len(key), -1)
         else:
-            chosen = draws.permutation(draws.fold(key, 0), self.classes(split))[:, :way]
+            chosen = rng.permutation(rng.fold(key, 0), self.classes(split))[:, :way]
         known = len(self.pools[split].counts)
         return chosen % known, chosen // known
 
@@ -132,19 +151,30 @@ class ClassPool(Tasks):
         pool = self.pools[split]
         least, name = min(zip(pool.counts.tolist(), pool.names, strict=True))
         if shot + query > least:
-            raise UserError(
+            raise TooFewExamples(
                 f"{shot} support + {query} query images per class ({split.name}) are {shot + query}, "
-                f"but class {name} has only {least}; lower shot or query{self.few_images.format(shot + query)}"
+                f"but class {name} has only {least}",
+                self.few_images.format(shot + query),
             )
 
     def outputs(self, way: int) -> int:
         return way
 
-    def objective(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
+    def problem(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Supervised:
         return classification(forward, way, self.fixed_labels)
 
     def look_up(self, split: Split, classes: Tensor, instance: Tensor, turn: Tensor) -> Tensor:
-        """Images [..., C, H, W], float 0..1, by class number, instance and quarter turns, which broadcast to [...]."""
+        """Look images up.
+
+        Args:
+            split: the split.
+            classes: class numbers within the split.
+            instance: number of the image within its class.
+            turn: quarter turns, 0..3. The three broadcast to [...].
+
+        Returns:
+            [..., C, H, W] float32 in 0..1.
+        """
         pool = self.pools[split]
         x = pool.images[pool.first[classes] + instance]
         if self.turns is not None:
@@ -157,15 +187,17 @@ class ClassPool(Tasks):
         return Pooled(self) if view is View.pooled else Tasks.seen(self, view)
 
     def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:
-        """Classes without replacement, in random order (so labels are random too) unless labels are fixed; then
-        instances likewise."""
+        """Draw classes, then images of each class, both without replacement and in random order.
+
+        The order of the classes decides the labels, so labels are random too, unless they are fixed.
+        """
         pool = self.pools[split]
         key = task_keys(seed, split, indices, self.device)  # [T]
         classes, turn = self._classes(split, key, way)
-        of_class = draws.fold(draws.fold(key, 1)[:, None], torch.arange(way, device=self.device))  # [T, N]
-        instance = draws.subset(of_class, pool.counts[classes], pool.most, shot + query)  # [T, N, K+Q]
+        of_class = rng.fold(rng.fold(key, 1)[:, None], torch.arange(way, device=self.device))  # [T, N]
+        instance = rng.subset(of_class, pool.counts[classes], pool.most, shot + query)  # [T, N, K+Q]
         if self.rotations is Rotations.per_task:
-            turn = draws.integers(draws.fold(key, 2), way, below=4)  # [T, N]
+            turn = rng.integers(rng.fold(key, 2), way, below=4)  # [T, N]
         x = self.look_up(split, classes[..., None], instance, turn[..., None])  # [T, N, K+Q, C, H, W]
         label = torch.arange(way, device=self.device)
         return Episode(
@@ -173,18 +205,18 @@ class ClassPool(Tasks):
             support_y=label.repeat_interleave(shot).expand(len(indices), -1),
             query_x=x[:, :, shot:].flatten(1, 2),
             query_y=label.repeat_interleave(query).expand(len(indices), -1),
-            key=draws.fold(key, 3),
+            key=rng.fold(key, 3),
         )
 
 
 class Pooled(Tasks):
-    """A class pool whose meta-training split is ordinary supervised data: all classes at once, each with its number.
+    """A class pool whose meta-training split is ordinary supervised data: all classes at once, labelled by number.
 
-    The place of a task takes a mini-batch of as many images, of any classes, drawn with replacement.
+    In place of a task there is a mini-batch of the same number of images, from any classes, drawn with replacement.
     """
 
     def __init__(self, pool: ClassPool):
-        self.pool, self.input_shape, self.stamp = pool, pool.input_shape, pool.stamp
+        self.pool, self.input_shape, self.stamp, self.figure = pool, pool.input_shape, pool.stamp, pool.figure
 
     def has(self, split: Split) -> bool:
         return self.pool.has(split)
@@ -204,19 +236,19 @@ class Pooled(Tasks):
             raise UserError("dataset: no class is for training, and the network of algo=pretrain tells those apart")
         return self.pool.classes(Split.train)
 
-    def objective(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
-        return self.pool.objective(forward, way)
+    def problem(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Supervised:
+        return self.pool.problem(forward, way)
 
     def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:
         if split is not Split.train:
             return self.pool.sample(split, seed, indices, way, shot, query)
         key = task_keys(seed, split, indices, self.pool.device)  # [T]
         images, known = way * (shot + query), self.pool.pools[split].counts
-        label = draws.integers(draws.fold(key, 0), images, below=self.pool.classes(split))  # [T, N*(K+Q)]
+        label = rng.integers(rng.fold(key, 0), images, below=self.pool.classes(split))  # [T, N*(K+Q)]
         classes, turn = label % len(known), label // len(known)
         if self.pool.rotations is Rotations.per_task:
-            turn = draws.integers(draws.fold(key, 2), images, below=4)
-        instance = (draws.uniform(draws.fold(key, 1), images) * known[classes]).long()
+            turn = rng.integers(rng.fold(key, 2), images, below=4)
+        instance = (rng.uniform(rng.fold(key, 1), images) * known[classes]).long()
         x = self.pool.look_up(split, classes, instance, turn)
         part = way * shot
-        return Episode(x[:, :part], label[:, :part], x[:, part:], label[:, part:], draws.fold(key, 3))
+        return Episode(x[:, :part], label[:, :part], x[:, part:], label[:, part:], rng.fold(key, 3))

@@ -10,25 +10,32 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metarun import draws
+from metarun.core import rng
+from metarun.core.episode import Episode, TaskFigure, View
+from metarun.core.metric import SQUARED_ERROR, Metric
+from metarun.core.objective import Supervised, regression
+from metarun.core.tree import Params
 from metarun.datasets.base import Dataset, Split, Tasks, task_keys
-from metarun.episode import Episode, View
 from metarun.errors import require
-from metarun.losses import Objective, regression
-from metarun.tree import Params
 
 
 @dataclass(kw_only=True, slots=True)
 class Sinusoid(Dataset):
     """y = a sin(x - p), x uniform in -x_max..x_max; a task is an amplitude a and a phase p, uniform in their ranges.
 
-    ``shot`` is K points; ``way`` does not apply. The metric is the mean squared error. Every split draws from the
-    same family (there are no classes to hold out), with tasks of its own.
+    ``shot`` is K points; ``way`` does not apply. The metric is the mean squared error. Every split has its own tasks
+    from the same family, since there are no classes to split.
+
+    Attributes:
+        amplitude: [low, high].
+        phase: [low, high], radians.
+        x_max: bound of x.
     """
 
     has_way: ClassVar[bool] = False
-    amplitude: list[float]  # [low, high]
-    phase: list[float]  # [low, high], radians
+    metric: ClassVar[Metric] = SQUARED_ERROR
+    amplitude: list[float]
+    phase: list[float]
     x_max: float
 
     def __post_init__(self) -> None:
@@ -46,7 +53,9 @@ class Sinusoid(Dataset):
 
 
 class Waves(Tasks):
-    """The family on a device."""
+    """Tasks of a ``Sinusoid`` family on a device."""
+
+    figure = TaskFigure.curve
 
     def __init__(self, family: Sinusoid, device: torch.device):
         self.family, self.device = family, device
@@ -61,18 +70,18 @@ class Waves(Tasks):
         return True
 
     def check(self, split: Split, way: int, shot: int, query: int) -> None:
-        """Nothing to run out of."""
+        """Every such task exists."""
 
     def outputs(self, way: int) -> int:
         return 1
 
-    def objective(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Objective:
+    def problem(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Supervised:
         return regression(forward)
 
     def waves(self, split: Split, seed: int, indices: range) -> tuple[Tensor, Tensor]:
-        """Amplitude and phase of tasks, each [T, 1, 1]."""
+        """Draw amplitude and phase of each task, both [T, 1, 1]."""
         key = task_keys(seed, split, indices, self.device)
-        unit = draws.uniform(draws.fold(key, 0), 2)[:, :, None, None]  # [T, 2, 1, 1]
+        unit = rng.uniform(rng.fold(key, 0), 2)[:, :, None, None]  # [T, 2, 1, 1]
         ranges = (self.family.amplitude, self.family.phase)
         amplitude, phase = (low + (high - low) * unit[:, i] for i, (low, high) in enumerate(ranges))
         return amplitude, phase
@@ -83,9 +92,9 @@ class Waves(Tasks):
     def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:
         key = task_keys(seed, split, indices, self.device)
         amplitude, phase = self.waves(split, seed, indices)
-        x = self.family.x_max * (2 * draws.uniform(draws.fold(key, 1), shot + query)[..., None] - 1)
+        x = self.family.x_max * (2 * rng.uniform(rng.fold(key, 1), shot + query)[..., None] - 1)
         y = amplitude * torch.sin(x - phase)
-        return Episode(x[:, :shot], y[:, :shot], x[:, shot:], y[:, shot:], draws.fold(key, 3))
+        return Episode(x[:, :shot], y[:, :shot], x[:, shot:], y[:, shot:], rng.fold(key, 3))
 
 
 class Revealed(Waves):

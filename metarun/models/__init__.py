@@ -1,1 +1,1 @@
-"""Networks: one file each, one concrete ``Model`` in it, named in ``conf/model/``."""
+"""Networks: one file each, with one concrete ``Model``, named in ``conf/model/``."""

@@ -1,4 +1,4 @@
-"""A model is a recipe: fields say which network, ``build`` makes it. And networks as pure functions."""
+"""Base class of models (settings from which ``build`` makes a network), and networks as pure functions."""
 
 from __future__ import annotations
 
@@ -10,31 +10,43 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from metarun.core.purity import require_pure, seeded
+from metarun.core.stateless import stateless
+from metarun.core.tree import Params
 from metarun.errors import UserError
-from metarun.purity import require_pure, seeded
-from metarun.tree import Params
 
 
 @dataclass(kw_only=True, slots=True)
 class Model(abc.ABC):
-    """A network's settings. Input shape and outputs are facts of the data, so they arrive in ``build``."""
+    """Settings of a network. Input shape and outputs depend on the data, so they are arguments of ``build``."""
 
     @abc.abstractmethod
     def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
-        """A network from [B, *input_shape] to [B, outputs], initialised from torch's global generator.
+        """Build a network, initialised from torch's global generator.
 
-        Raises ``UserError`` where the input shape does not fit the network.
+        Args:
+            input_shape: shape of one example, such as (C, H, W).
+            outputs: width of the last layer.
+
+        Returns:
+            A network from [B, *input_shape] to [B, outputs].
+
+        Raises:
+            UserError: the network cannot take this input shape.
         """
 
 
 class Init(enum.Enum):
-    """How weights start; biases are 0 except with ``torch``, which leaves PyTorch's own initialisation.
+    """Initialisation of weights; biases are 0 except with ``torch``.
 
-    xavier: Glorot uniform. xavier_wide: the same times 1.73, as the code published with iMAML. normal: N(0, 1).
-    small: N(0, 0.01) cut off at two deviations.
+    Attributes:
+        torch: PyTorch's own, also for biases.
+        xavier: Glorot uniform.
+        xavier_wide: Glorot uniform times 1.73, as in the code published with iMAML.
+        normal: N(0, 1).
+        small: normal with standard deviation 0.01, cut off at two deviations.
     """
 
     torch = "torch"
@@ -44,6 +56,7 @@ class Init(enum.Enum):
     small = "small"
 
     def apply(self, layer: nn.Linear | nn.Conv2d) -> None:
+        """Initialise a layer in place."""
         if self is Init.torch:
             return
         if self is Init.xavier:
@@ -59,9 +72,21 @@ class Init(enum.Enum):
 
 
 def initialise(model: Model, input_shape: tuple[int, ...], outputs: int, seed: int) -> nn.Module:
-    """Build a network whose first parameters depend on ``seed`` alone; the global generators stay as they were.
+    """Build a network whose first parameters depend on ``seed`` alone; global generators are not changed.
 
-    Raises ``UserError`` for a network that is no pure function (purity.py). A second one, built alike, is tried out.
+    A second network, built in the same way, is run to check that it is pure (purity.py).
+
+    Args:
+        model: settings of the network.
+        input_shape: shape of one example.
+        outputs: width of the last layer.
+        seed: seed of the first parameters.
+
+    Returns:
+        The network, in training mode.
+
+    Raises:
+        UserError: the network is not a pure function, or cannot take this input shape.
     """
     module, tried = (_build(model, input_shape, outputs, seed) for _ in range(2))
     for name, part in module.named_modules():
@@ -75,7 +100,7 @@ def initialise(model: Model, input_shape: tuple[int, ...], outputs: int, seed: i
 
 
 def count_parameters(model: Model, input_shape: tuple[int, ...], outputs: int) -> int:
-    """How many numbers the network is going to learn, found without memory for them; 0 where it cannot be so built."""
+    """Count the network's parameters without allocating them; 0 if it cannot be built on torch's meta device."""
     with contextlib.suppress(Exception), seeded(0), torch.device("meta"):
         return sum(p.numel() for p in model.build(input_shape, outputs).parameters())
     return 0
@@ -87,13 +112,15 @@ def _build(model: Model, input_shape: tuple[int, ...], outputs: int, seed: int) 
 
 
 def functional(module: nn.Module) -> Callable[[Params, Tensor], Tensor]:
-    """The network as forward(params, x); its buffers are constants.
+    """Turn a network into a function (params, x [B, ...]) -> outputs [B, outputs]; its buffers are constants.
 
-    Attention is computed the plain way, since torch's fused kernels have no second derivative.
+    Attention uses torch's plain implementation, since its fused kernels have no second derivative.
     """
+
+    run = stateless(module)
 
     def forward(params: Params, x: Tensor) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH):
-            return functional_call(module, params, (x,))
+            return run(params, x)
 
     return forward

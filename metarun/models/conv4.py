@@ -1,6 +1,6 @@
 """Conv4: four blocks of 3x3 convolution, batch norm and ReLU, then a linear head.
 
-The network of Vinyals et al. 2016 that nearly every few-shot paper uses, each with its own details; those are fields.
+The network of Vinyals et al. 2016. Nearly every few-shot paper uses it, with different details; the details are fields.
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from metarun.core.ops import norm_relu_pool
 from metarun.errors import UserError, require, require_count
 from metarun.models.base import Init, Model
-from metarun.ops import norm_relu_pool
 
 
 class Downsample(enum.Enum):
-    """Each block halves height and width: by a convolution of stride 2, or by 2x2 max-pooling after the ReLU.
+    """How each block halves height and width.
 
-    An odd last row or column is dropped by ``max_pool`` and kept by ``max_pool_same`` (TensorFlow's SAME).
+    Attributes:
+        stride: convolution of stride 2.
+        max_pool: 2x2 max-pooling after the ReLU; an odd last row or column is dropped.
+        max_pool_same: the same; an odd last row or column is kept (TensorFlow's SAME).
     """
 
     stride = "stride"
@@ -29,7 +32,7 @@ class Downsample(enum.Enum):
 
 
 class Features(enum.Enum):
-    """What the head sees of the last block [B, filters, h, w]: its mean over h and w, or all of it."""
+    """Input of the head, from the last block's output [B, filters, h, w]: its mean over h and w, or all of it."""
 
     mean = "mean"
     flatten = "flatten"
@@ -37,10 +40,22 @@ class Features(enum.Enum):
 
 @dataclass(kw_only=True, slots=True)
 class Conv4(Model):
+    """Four convolution blocks and a linear head.
+
+    Attributes:
+        filters: channels of each block.
+        downsample: how each block halves height and width.
+        features: input of the head.
+        norm_gamma: whether batch norm has a learned scale besides its shift.
+        norm_eps: added to the variance in batch norm.
+        init: initialisation of the convolutions.
+        head_init: initialisation of the head.
+    """
+
     filters: int
     downsample: Downsample
     features: Features
-    norm_gamma: bool  # whether batch norm has a learned scale besides its shift
+    norm_gamma: bool
     norm_eps: float
     init: Init
     head_init: Init
@@ -84,7 +99,7 @@ class Conv4(Model):
 
 
 class Block(nn.Sequential):
-    """Convolution, then batch norm, ReLU and pooling as the one operation that ``ops.py`` makes of them."""
+    """Convolution, then batch norm, ReLU and pooling as one operation (ops.py)."""
 
     def forward(self, x: Tensor) -> Tensor:
         conv, norm, _, pool = self

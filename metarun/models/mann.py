@@ -1,4 +1,4 @@
-"""An LSTM with or without an external memory, which predicts an example from the examples before it."""
+"""An LSTM with or without an external memory, which predicts the label of an example from the examples before it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,26 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from metarun import memory
+from metarun.core import memory_cell
+from metarun.core.tree import Params
 from metarun.errors import require_count
 from metarun.models.base import Init, Model
-from metarun.tree import Params
 
 
 @dataclass(kw_only=True, slots=True)
 class MemoryAugmented(Model):
-    """The network of Santoro et al. 2016 (memory.py). What it saw before is its state, which ``algo=mann`` keeps."""
+    """The network of Santoro et al. 2016 (memory_cell.py). Its state holds earlier examples; ``algo=mann`` keeps it.
 
-    units: int  # of the LSTM
-    heads: int  # that read the memory, and as many that write; 0: no memory
-    width: int  # numbers in a slot of the memory
+    Attributes:
+        units: units of the LSTM.
+        heads: heads that read the memory, and as many that write; 0: no memory.
+        width: numbers in a memory slot.
+        init: initialisation of all layers.
+    """
+
+    units: int
+    heads: int
+    width: int
     init: Init
 
     def __post_init__(self) -> None:
@@ -31,9 +38,9 @@ class MemoryAugmented(Model):
 
 
 class Network(nn.Module):
-    """[B, ...] -> [B, outputs]: each example as the next one after the state, which lies in buffers ``state.*``.
+    """[B, ...] -> [B, outputs]: each of the B examples as the next one after the state in the buffers ``state.*``.
 
-    The buffers hold the state before a first example; whoever calls it puts another in their place.
+    The buffers contain the state before the first example; a caller replaces them by another state.
     """
 
     def __init__(self, cell: MemoryAugmented, inputs: int, outputs: int):
@@ -42,16 +49,16 @@ class Network(nn.Module):
         self.input = nn.Linear(inputs, 4 * cell.units)
         self.recurrent = nn.Linear(outputs + features, 4 * cell.units, bias=False)
         if cell.heads:
-            self.access = nn.Linear(cell.units, cell.heads * (2 * cell.width + 1))  # key, what to write, where to
+            self.access = nn.Linear(cell.units, cell.heads * (2 * cell.width + 1))  # read key, vector to write, gate
         self.head = nn.Linear(features, outputs)
         for layer in self.children():
             assert isinstance(layer, nn.Linear)
             cell.init.apply(layer)
         self.state = nn.Module()
-        for name, value in memory.blank(dict(self.named_parameters()), slots=max(1, cell.heads))._asdict().items():
+        for name, value in memory_cell.blank(dict(self.named_parameters()), slots=max(1, cell.heads))._asdict().items():
             self.state.register_buffer(name, value.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         params: Params = {name: value for name, value in self.named_parameters()}
-        state = memory.State(**dict(self.state.named_buffers()))
-        return memory.classify(params, memory.step(params, state, memory.project(params, x)).features)
+        state = memory_cell.State(**dict(self.state.named_buffers()))
+        return memory_cell.classify(params, memory_cell.step(params, state, memory_cell.project(params, x)).features)

@@ -15,18 +15,30 @@ from metarun.models.base import Init, Model
 
 
 class Activation(enum.Enum):
+    """Activation after each hidden layer."""
+
     relu = "relu"
     tanh = "tanh"
 
     def layer(self) -> nn.Module:
+        """Make the layer."""
         return nn.ReLU() if self is Activation.relu else nn.Tanh()
 
 
 @dataclass(kw_only=True, slots=True)
 class MLP(Model):
-    hidden: list[int]  # width of each hidden layer
+    """A multi-layer perceptron.
+
+    Attributes:
+        hidden: width of each hidden layer.
+        activation: activation after each hidden layer.
+        norm: whether there is batch norm between each hidden layer and its activation.
+        init: initialisation of all layers.
+    """
+
+    hidden: list[int]
     activation: Activation
-    norm: bool  # batch norm between each hidden layer and its activation
+    norm: bool
     init: Init
 
     def __post_init__(self) -> None:

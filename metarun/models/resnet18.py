@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from metarun.compat.torchvision import torchvision
 from metarun.errors import UserError
 from metarun.models.base import Model
-from metarun.vision import torchvision
 
-SMALLEST = 17  # pixels a side: the least that five halvings, each rounded up, bring to 1 no earlier than the fifth
+SMALLEST = 17  # pixels a side; with fewer, five halvings, each rounded up, reach 1 before the fifth
 
 
 @dataclass(kw_only=True, slots=True)
 class ResNet18(Model):
-    """11.2 million parameters from random initialisation, torchvision's own; batch norm on batch statistics."""
+    """ResNet-18 with torchvision's random initialisation: 11.2 million parameters; batch norm on batch statistics."""
 
     def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
         if len(input_shape) != 3:
@@ -31,7 +31,7 @@ class ResNet18(Model):
             )
         norm = functools.partial(nn.BatchNorm2d, track_running_stats=False)
         body = torchvision().models.resnet18(norm_layer=norm, num_classes=outputs)
-        if channels != body.conv1.in_channels:  # grey images, say
+        if channels != body.conv1.in_channels:  # for example grey images
             body.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
             nn.init.kaiming_normal_(body.conv1.weight, mode="fan_out", nonlinearity="relu")
         body.avgpool = Mean()
@@ -40,7 +40,7 @@ class ResNet18(Model):
 
 
 class Mean(nn.Module):
-    """[B, C, H, W] -> [B, C]: torchvision's adaptive pooling to one position, which vmap knows no rule for."""
+    """[B, C, H, W] -> [B, C], in place of torchvision's adaptive pooling, for which vmap has no rule."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((-2, -1))

@@ -9,33 +9,38 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarun import check, config, draws, tree
+from metarun import config
 from metarun.algorithms.mann import MANN, Measure
-from metarun.check import Problem
+from metarun.core import rng, tree
+from metarun.core.batch_norm import Norm
+from metarun.core.episode import Episode
+from metarun.core.inner import minibatch
+from metarun.core.meta import Meta
+from metarun.core.objective import accuracy, classification
+from metarun.core.outer import OuterOptimizer
+from metarun.core.tree import Params
 from metarun.datasets.base import Split
-from metarun.episode import Episode
+from metarun.engine.meta_gradient import MetaGradient
+from metarun.engine.over_tasks import Compile, Engine, Vectorize
 from metarun.errors import ConfigError, UserError
-from metarun.evaluate import evaluate, predictions
-from metarun.experiment import Bench
-from metarun.inner import minibatches
-from metarun.losses import classification
-from metarun.mann_reference import sequence_logits, sequence_loss
 from metarun.models.base import Init, functional, initialise
 from metarun.models.mann import MemoryAugmented
-from metarun.normalize import Norm
-from metarun.outer import MetaOptimizer, OuterOptimizer, Schedule
-from metarun.tree import Params
-from metarun.vectorize import Compile, Engine, MetaGradient, Vectorize
+from metarun.runs.evaluate import evaluate, predictions
+from metarun.runs.setup import Setup, build
+from metarun.verify import problems
+from metarun.verify.mann_definition import sequence_logits, sequence_loss
+from metarun.verify.problems import Case
 
 SMALL = ["algo=mann", "model.units=6", "model.heads=2", "model.width=3", "algo.slots=5"]
-WAY, SHOT = 3, 2  # of the problem
+WAY, SHOT = 3, 2  # of the case
+BEGIN = torch.tensor(0.0, dtype=torch.float64)  # of training, which MANN's meta-gradient does not look at
 
 
-def problem() -> Problem:
-    return next(p for p in check.problems(torch.device("cpu")) if p.name == "mann")
+def case() -> Case:
+    return next(c for c in problems.cases(torch.device("cpu")) if c.name == "mann")
 
 
-def tasks(of: Problem) -> list[Episode]:
+def tasks(of: Case) -> list[Episode]:
     return [Episode(*row) for row in zip(*of.episodes, strict=True)]
 
 
@@ -45,17 +50,17 @@ def method(**settings: Any) -> MANN:
     return dataclasses.replace(algorithm, **{"slots": 5, **settings})
 
 
-def bench(*words: str) -> Bench:
-    return config.compose([*SMALL, *words])[0].build()
+def bench(*words: str) -> Setup:
+    return build(config.compose([*SMALL, *words])[0])
 
 
-def adapted(algorithm: MANN, of: Problem, task: Episode, steps: int) -> list[Params]:
-    return list(algorithm.adapt(of.objective, of.meta, task.support_x, task.support_y, task.key, steps))
+def adapted(algorithm: MANN, of: Case, task: Episode, steps: int) -> list[Params]:
+    return list(algorithm.adapt(of.problem, of.meta, task, steps))
 
 
 def test_a_step_reads_one_example_of_each_class() -> None:
     """After k steps the state knows rounds 1 to k, each a k-th example of every class, and has not seen the others."""
-    of, algorithm = problem(), method()
+    of, algorithm = case(), method()
     for task in tasks(of):
         path = adapted(algorithm, of, task, SHOT)
         for example in range(WAY * SHOT):
@@ -68,18 +73,18 @@ def test_a_step_reads_one_example_of_each_class() -> None:
 
 def test_only_the_state_adapts_and_predicts_the_query_set() -> None:
     """By the equations: the query images come next, each alone, after the support set in the order of the rounds."""
-    of, algorithm = problem(), method()
+    of, algorithm = case(), method()
     task = tasks(of)[1]
     *_, last = adapted(algorithm, of, task, SHOT)
-    assert all(torch.equal(last[name], value) for name, value in of.meta.items())
-    got = of.objective.forward(last, task.query_x)
+    assert all(torch.equal(last[name], value) for name, value in of.meta.model.items())
+    got = of.problem.forward(last, task.query_x)
     rounds = [torch.tensor([0, 2, 4]), torch.tensor([1, 3, 5])]
     orders = [torch.cat([a[list(p)], b[list(q)]]) for a, b in [rounds] for p in _orders() for q in _orders()]
     candidates = []
     for order in orders:
         x, y = task.support_x[order], task.support_y[order]
         rows = [
-            sequence_logits(of.meta, 5, torch.cat([x, query[None]]), torch.cat([y, y[:1]]))[-1]
+            sequence_logits(of.meta.model, 5, torch.cat([x, query[None]]), torch.cat([y, y[:1]]))[-1]
             for query in task.query_x
         ]
         candidates.append(torch.stack(rows))
@@ -91,31 +96,39 @@ def _orders() -> list[tuple[int, ...]]:
 
 
 def test_more_steps_than_rounds_read_again() -> None:
-    of, algorithm = problem(), method()
+    of, algorithm = case(), method()
     task = tasks(of)[0]
     path = adapted(algorithm, of, task, 2 * SHOT + 1)
     assert len(path) == 2 * SHOT + 2
     assert all(not torch.equal(a["state.cell"], b["state.cell"]) for a, b in zip(path[1:], path, strict=False))
 
 
-def instances(algorithm: MANN, of: Problem, task: Episode, steps: range) -> list[tuple[Tensor, Tensor]]:
-    def none(params: Params) -> list[Tensor]:
-        raise AssertionError("no query set is predicted")
+def instances(algorithm: MANN, of: Case, task: Episode, steps: range) -> list[tuple[Tensor, Tensor]]:
+    """(outputs, targets) by which a task is judged after each of these numbers of steps; the query set is not there."""
+    judged: list[tuple[Tensor, Tensor]] = []
 
-    trial = algorithm.trial(of.objective, of.meta, task, steps, none)
-    return [(outputs, targets) for (outputs,), targets in trial]
+    def judge(outputs: Tensor, y: Tensor) -> Tensor:
+        judged.append((outputs, y))
+        return accuracy(outputs, y)
+
+    watched = dataclasses.replace(of.problem, judge=judge)
+    alone = task._replace(query_x=task.query_x[:0], query_y=task.query_y[:0])
+    measured = list(algorithm.measure_adaptation(watched, of.meta, alone, steps, [Norm.transductive]))
+    for (metric, loss), (outputs, y) in zip(measured, judged, strict=True):
+        assert torch.equal(metric[0], accuracy(outputs, y)) and torch.equal(loss[0], of.problem.loss(outputs, y))
+    return judged
 
 
 def test_instances_are_the_predictions_along_one_random_order() -> None:
     """Counted through the sequence by hand, whose order is the one of meta-training for the task's key."""
-    of, algorithm = problem(), method(measure=Measure.instances)
+    of, algorithm = case(), method(measure=Measure.instances)
     for task in tasks(of):
         got = instances(algorithm, of, task, range(SHOT))
-        (order,) = minibatches(task.key, WAY * SHOT, WAY * SHOT, 1)
+        order = minibatch(task.key, WAY * SHOT, WAY * SHOT, 0)
         x, y = task.support_x[order], task.support_y[order]
         seen = [0] * WAY
         want: list[list[tuple[int, Tensor]]] = [[] for _ in range(SHOT)]
-        for number, logits in zip(y.tolist(), sequence_logits(of.meta, 5, x, y), strict=True):
+        for number, logits in zip(y.tolist(), sequence_logits(of.meta.model, 5, x, y), strict=True):
             want[seen[number]].append((number, logits))
             seen[number] += 1
         for (outputs, targets), rows in zip(got, want, strict=True):
@@ -124,23 +137,23 @@ def test_instances_are_the_predictions_along_one_random_order() -> None:
 
 
 def test_instances_stay_with_the_last_when_all_are_read() -> None:
-    of, algorithm = problem(), method(measure=Measure.instances)
+    of, algorithm = case(), method(measure=Measure.instances)
     got = instances(algorithm, of, tasks(of)[0], range(2 * SHOT + 1))
     assert len(got) == 2 * SHOT + 1 and all(sorted(targets.tolist()) == [0, 1, 2] for _, targets in got)
     assert all(torch.equal(outputs, got[SHOT - 1][0]) for outputs, _ in got[SHOT:])
 
 
 def test_no_label_is_seen_before_it_is_predicted() -> None:
-    of, algorithm = problem(), method(measure=Measure.instances)
+    of, algorithm = case(), method(measure=Measure.instances)
     task = tasks(of)[2]
-    (order,) = minibatches(task.key, WAY * SHOT, WAY * SHOT, 1)
+    order = minibatch(task.key, WAY * SHOT, WAY * SHOT, 0)
 
     def logits(y: Tensor) -> Tensor:
         x = task.support_x[order]
-        return torch.stack(sequence_logits(of.meta, 5, x, y[order]))
+        return torch.stack(sequence_logits(of.meta.model, 5, x, y[order]))
 
     def trained(y: Tensor) -> Tensor:
-        return algorithm.meta_grad(of.objective, of.meta, task._replace(support_y=y))[1]["loss"]
+        return algorithm.meta_grad(of.problem, of.meta, task._replace(support_y=y), BEGIN)[1]["loss"]
 
     for t, example in enumerate(order.tolist()):
         y = task.support_y.clone()
@@ -153,28 +166,26 @@ def test_no_label_is_seen_before_it_is_predicted() -> None:
 
 
 def test_the_meta_gradient_equals_finite_differences() -> None:
-    of, algorithm = problem(), method()
+    of, algorithm = case(), method()
 
-    def mean_loss(meta: Params) -> Tensor:
-        return torch.stack([sequence_loss(algorithm, meta, task) for task in tasks(of)]).mean()
+    def mean_loss(meta: Meta) -> Tensor:
+        return torch.stack([sequence_loss(algorithm, meta.model, task) for task in tasks(of)]).mean()
 
-    got, metrics = MetaGradient(Engine(Vectorize.vmap), algorithm, of.objective)(of.meta, of.episodes)
+    got, metrics = MetaGradient(Engine(Vectorize.vmap), algorithm, of.problem)(of.meta, of.episodes)
     assert metrics["loss"].mean().item() == pytest.approx(mean_loss(of.meta).item())
     generator = torch.Generator().manual_seed(5)
     drawn = tree.combine(lambda p: torch.randn(p.shape, generator=generator, dtype=p.dtype), got)
     for direction in (got, drawn):
         unit = tree.scale(1 / tree.norm(direction), direction)
-        slope = check.finite_difference(mean_loss, of.meta, unit, step=1e-6)
+        slope = problems.finite_difference(mean_loss, of.meta, unit, step=1e-6)
         assert tree.dot(got, unit).item() == pytest.approx(slope, rel=1e-6)
 
 
 def test_tasks_have_orders_of_their_own() -> None:
-    of, algorithm = problem(), method()
+    of, algorithm = case(), method()
     first = tasks(of)[0]
-    losses = {
-        round(algorithm.meta_grad(of.objective, of.meta, first._replace(key=torch.tensor(key)))[1]["loss"].item(), 9)
-        for key in range(5)
-    }
+    others = (first._replace(key=torch.tensor(key)) for key in range(5))
+    losses = {round(algorithm.meta_grad(of.problem, of.meta, o, BEGIN)[1]["loss"].item(), 9) for o in others}
     assert len(losses) == 5
 
 
@@ -214,7 +225,7 @@ def test_evaluation_is_the_same_however_tasks_are_run(measure: str) -> None:
 )
 def test_what_does_not_fit_is_refused(words: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        config.compose(["algo=mann", *words])[0].build()
+        build(config.compose(["algo=mann", *words])[0])
 
 
 def test_settings_out_of_range_are_refused() -> None:
@@ -234,8 +245,8 @@ def test_a_method_chooses_its_network_and_the_command_line_another() -> None:
 
 def lookup(first: int, count: int = 16) -> Episode:
     """Two classes that are one pixel each, with labels 0 and 1 in either way: to be read off one example."""
-    keys = draws.fold(draws.root(0), torch.arange(first, first + count))
-    label = draws.integers(keys, 1, below=2)  # of the first pixel
+    keys = rng.fold(rng.root(0), torch.arange(first, first + count))
+    label = rng.integers(keys, 1, below=2)  # of the first pixel
     x = torch.eye(2)[torch.stack([label, 1 - label], 1).flatten(1)].repeat_interleave(4, 1)
     y = torch.tensor([0, 1]).repeat_interleave(4).expand(count, -1)
     return Episode(x, y, x, y, keys)
@@ -246,20 +257,18 @@ def test_it_learns_to_look_things_up() -> None:
     torch.manual_seed(0)
     cell = MemoryAugmented(units=16, heads=2, width=4, init=Init.xavier)
     module = initialise(cell, (2,), 2, seed=0)
-    algorithm, objective = method(measure=Measure.instances), classification(functional(module), 2)
-    meta = {name: p.detach().clone() for name, p in module.named_parameters()}
-    optimizer = MetaOptimizer(meta, OuterOptimizer.adam, 0.01, 1e-8, Schedule.none, None, None)
-    meta_gradient = MetaGradient(Engine(Vectorize.vmap, None, Compile.auto), algorithm, objective, calls=150)
+    algorithm = method(measure=Measure.instances, outer_optimizer=OuterOptimizer.adam, outer_lr=0.01)
+    problem = classification(functional(module), 2)
+    meta = algorithm.init({name: p.detach().clone() for name, p in module.named_parameters()})
+    outer = algorithm.outer_step(meta)
+    meta_gradient = MetaGradient(Engine(Vectorize.vmap, None, Compile.auto), algorithm, problem, calls=150)
     for step in range(150):
         grads, metrics = meta_gradient(meta, lookup(16 * step))
-        optimizer.step(grads, progress=0.0)
-    problem = Problem("lookup", objective, meta, lookup(10_000, 100))
+        outer.step(grads, progress=0.0)
+    of = Case("lookup", problem, meta, lookup(10_000, 100))
     right = [
-        [
-            (outputs.argmax(1) == targets).float().mean()
-            for outputs, targets in instances(algorithm, problem, t, range(4))
-        ]
-        for t in tasks(problem)
+        [(outputs.argmax(1) == targets).float().mean() for outputs, targets in instances(algorithm, of, t, range(4))]
+        for t in tasks(of)
     ]
     at = torch.tensor(right).mean(0)
     print(at, metrics["loss"].mean())

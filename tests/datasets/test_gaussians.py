@@ -6,17 +6,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarun import check, config, tree
+from metarun import config
 from metarun.algorithms.maml import MAML
-from metarun.check import Problem
+from metarun.core import tree
+from metarun.core.batch_norm import Norm
+from metarun.core.episode import Episode
+from metarun.core.objective import supervised
 from metarun.datasets.base import Split
 from metarun.datasets.gaussians import Blobs, Gaussians
-from metarun.episode import Episode
 from metarun.errors import ConfigError, UserError
-from metarun.evaluate import evaluate
-from metarun.normalize import Norm
-from metarun.signals import StopSignals
-from metarun.train import train
+from metarun.runs.evaluate import evaluate
+from metarun.runs.setup import build
+from metarun.runs.signals import StopSignals
+from metarun.runs.train import train
+from metarun.verify import check, problems
+from metarun.verify.problems import Case
 
 
 def blobs(spread: float = 2.0, deviation: float = 1.0) -> Blobs:
@@ -66,41 +70,41 @@ def test_the_best_accuracy_is_that_of_who_knows_the_means(spread: float, deviati
 
 
 def test_adapting_goes_from_a_toss_to_near_the_best_and_not_beyond(tmp_path: Path) -> None:
-    bench = config.compose(["dataset=gaussians", "steps=100", "eval.every=0"])[0].build()
+    bench = build(config.compose(["dataset=gaussians", "steps=100", "eval.every=0"])[0])
     state = train(bench, tmp_path, StopSignals())
     (score,) = evaluate(bench, state.meta, Split.test, 300, Norm.transductive)
     assert isinstance(bench.tasks, Blobs)
     best = bench.tasks.family.best_accuracy()
-    rows = score.by_steps()
-    assert abs(rows[0]["mean"] - 0.5) < 0.08
-    assert best - 0.08 < rows[-1]["mean"] < best + rows[-1]["ci95"]
+    first, *_, last = score.estimates
+    assert abs(first.mean - 0.5) < 0.08
+    assert best - 0.08 < last.mean < best + last.ci95
 
 
 def test_its_meta_gradient_equals_finite_differences() -> None:
     """Of the binary loss through five inner steps."""
-    bench = config.compose(["dataset=gaussians"])[0].build()
+    bench = build(config.compose(["dataset=gaussians"])[0])
     episodes = bench.tasks.sample(Split.train, 0, range(4), 2, 5, 15)
     episodes = Episode(*(v.double() if v.is_floating_point() else v for v in episodes))
     meta = tree.combine(lambda p: p.double(), bench.first_meta())
-    problem = Problem("logistic", bench.objective, meta, episodes)
+    case = Case("logistic", supervised(bench.problem, ""), meta, episodes)
     algorithm = bench.experiment.algo
     assert isinstance(algorithm, MAML) and algorithm.inner_steps == 5
     got, _ = bench.meta_gradient()(meta, episodes)
-    assert check.relative_error(got, check.reference(algorithm, problem)) < 1e-12
+    assert problems.relative_error(got, check.reference(algorithm, case)) < 1e-12
     first_order = dataclasses.replace(algorithm, hypergrad=type(algorithm.hypergrad).first_order)
-    assert check.relative_error(check.reference(first_order, problem), got) > 1e-2
-    fn = check.query_loss_after_adapting(algorithm, problem)
-    for name, parameter in meta.items():
+    assert problems.relative_error(check.reference(first_order, case), got) > 1e-2
+    fn = check.query_loss_after_adapting(algorithm, case)
+    for name, parameter in meta.model.items():
         for i in range(parameter.numel()):
             unit = tree.zeros_like(meta)
-            unit[name].view(-1)[i] = 1
-            slope = check.finite_difference(fn, meta, unit, step=1e-6)
-            assert got[name].view(-1)[i].item() == pytest.approx(slope, rel=1e-6, abs=1e-9), (name, i)
+            unit.model[name].view(-1)[i] = 1
+            slope = problems.finite_difference(fn, meta, unit, step=1e-6)
+            assert got.model[name].view(-1)[i].item() == pytest.approx(slope, rel=1e-6, abs=1e-9), (name, i)
 
 
 def test_what_cannot_be_is_refused() -> None:
     for name in ("spread", "deviation"):
         with pytest.raises(ConfigError, match=f"{name}=0.0: must be > 0"):
-            Gaussians(**{"spread": 1.0, "deviation": 1.0, name: 0.0})
+            Gaussians(**{"spread": 1.0, "deviation": 1.0, name: 0.0})  # type: ignore[arg-type]
     with pytest.raises(UserError, match="way=3: must be 2"):
         config.compose(["dataset=gaussians", "way=3"])

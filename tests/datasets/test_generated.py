@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from metarun import config
+from metarun.core.objective import supervised
 from metarun.datasets.base import Split
 from metarun.datasets.generated import Generated
+from metarun.runs.setup import build
 
 CPU = torch.device("cpu")
 
@@ -20,18 +22,18 @@ def test_shapes_outputs_and_labels_are_those_of_the_data_set(name: str) -> None:
     assert episode.support_x.shape == (3, 2 * classes, *x.dataset.input_shape)
     assert episode.query_x.shape == (3, 4 * classes, *x.dataset.input_shape)
     outputs = torch.randn(4 * classes, tasks.outputs(x.way))
-    objective = tasks.objective(lambda params, x: x, x.way)
-    for value in (objective.loss(outputs, episode.query_y[0]), objective.metric(outputs, episode.query_y[0])):
+    problem = supervised(tasks.problem(lambda params, x: x, x.way), "")
+    for value in (problem.loss(outputs, episode.query_y[0]), problem.judge(outputs, episode.query_y[0])):
         assert value.shape == () and value.isfinite()
     if x.dataset.has_way:
         assert episode.query_y[0].unique().tolist() == list(range(x.way))
 
 
 @pytest.mark.parametrize("name", ["glyphs", "sinusoid", "gaussians"])  # those that need no data
-def test_outputs_and_objective_are_the_data_sets_own(name: str) -> None:
+def test_outputs_and_problem_are_the_data_sets_own(name: str) -> None:
     x = config.compose([f"dataset={name}"])[0]
-    bench, generated = x.build(), Generated(x.dataset, CPU)
-    ours, theirs = generated.objective(bench.objective.forward, x.way), bench.objective
+    bench, generated = build(x), Generated(x.dataset, CPU)
+    ours, theirs = generated.problem(supervised(bench.problem, "").forward, x.way), bench.problem
     assert ours == theirs and generated.outputs(x.way) == bench.tasks.outputs(x.way)
     real = bench.tasks.sample(Split.train, 0, range(2), x.way, 1, 2)
     made = generated.sample(Split.train, 0, range(2), x.way, 1, 2)

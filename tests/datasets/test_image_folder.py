@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from metarun import cli, config
+from metarun import config
+from metarun.cli import main as cli
 from metarun.datasets import image_folder
 from metarun.datasets.base import Split
 from metarun.datasets.class_folders import find
@@ -20,37 +21,12 @@ from metarun.datasets.image_folder import Division, ImageFolder, centre_square
 from metarun.datasets.sampler import ClassPool
 from metarun.errors import ConfigError, UserError
 from metarun.files import write_json
-from metarun.run_folder import Record
-from tests.conftest import Command
+from metarun.runs.folder import Record
+from metarun.runs.setup import build
+from tests.support.commands import Command
+from tests.support.own_images import COUNTS, QUICK, SIZE, own_images
 
 CPU = torch.device("cpu")
-SIZE = 16
-COUNTS = {"ant": 4, "bee": 7, "cat": 5, "dog": 4, "eel": 6, "fox": 4, "gnu": 5, "hen": 4, "ibis": 4, "jay": 9}
-MODES = ("RGB", "L", "P", "RGBA", "1", "CMYK", "I;16", "LA")
-SUFFIXES = {"RGB": "jpg", "CMYK": "JPEG", "1": "bmp"}
-
-
-def own_images(root: Path, counts: dict[str, int] = COUNTS) -> Path:
-    """Images of many sizes and modes, and what else lies about in folders; returns root."""
-    generator = np.random.default_rng(0)
-    for name, count in counts.items():
-        (root / name).mkdir(parents=True, exist_ok=True)
-        for i in range(count):
-            sides = generator.integers(SIZE // 2, 3 * SIZE, 2)
-            image = Image.fromarray(generator.integers(0, 256, (*sides, 3), np.uint8))
-            mode = MODES[i % len(MODES)]
-            if mode == "I;16":
-                image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) << 8)
-            else:
-                image = image.convert(mode)
-            image.save(root / name / f"{i}.{SUFFIXES.get(mode, 'png')}")
-        (root / name / "notes.txt").write_text("no image")
-        (root / name / ".DS_Store").write_bytes(b"\0")
-        (root / name / "._0.png").write_bytes(b"what macOS leaves")
-    (root / ".thumbnails").mkdir(exist_ok=True)
-    (root / ".thumbnails" / "0.png").write_bytes(b"hidden")
-    (root / "readme.md").write_text("no class")
-    return root
 
 
 def broken(root: Path) -> list[str]:
@@ -312,10 +288,6 @@ def test_pictures_that_are_all_alike_are_refused(tmp_path: Path) -> None:
     assert "its 3 images are all alike" in refusal(tmp_path)
 
 
-QUICK = ["way=2", "shot=1", "query=2", "steps=2", "meta_batch=2", "eval.every=2", "eval.val_tasks=2", "eval.tasks=2"]
-QUICK += ["model.filters=4", "dataset.size=16", "dataset.shares=[0.5,0.2,0.3]", "device.compile=false"]
-
-
 def test_the_command_trains_on_ones_own_images(metarun: Command, tmp_path: Path) -> None:
     broken(own_images(tmp_path / "mine"))
     words = ["train", "dataset=image_folder", f"dataset.path={tmp_path / 'mine'}", *QUICK, "run_dir=run"]
@@ -366,9 +338,9 @@ def test_validation_classes_count_where_something_is_validated(tmp_path: Path) -
     assert set(val) == {"fox", "eel"}
     given = ["dataset=image_folder", f"data_root={tmp_path}", *QUICK, "dataset.min_images=2"]
     with pytest.warns(UserWarning, match="left out"):
-        config.compose([*given, "eval.every=0", "dataset.shares=[0.6,0.1,0.3]"])[0].build()  # one class for validation
+        build(config.compose([*given, "eval.every=0", "dataset.shares=[0.6,0.1,0.3]"])[0])  # one class for validation
         with pytest.raises(UserError, match="way=2: the val split has only 1 classes"):
-            config.compose([*given, "dataset.shares=[0.6,0.1,0.3]"])[0].build()
+            build(config.compose([*given, "dataset.shares=[0.6,0.1,0.3]"])[0])
 
 
 def test_older_run_folders_know_none_of_the_younger_settings(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from metarun import config, draws
+from metarun import config
+from metarun.core import rng
+from metarun.core.episode import Episode, TaskFigure, View
 from metarun.datasets.base import Split, task_keys
 from metarun.datasets.sampler import ClassPool, Rotations
-from metarun.episode import Episode
 from metarun.errors import UserError
 
 
@@ -34,6 +35,13 @@ def test_shapes_and_labels() -> None:
     assert episode.support_y[3].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     assert episode.query_y[0].tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3 + [4] * 3
     assert len(set(episode.key.tolist())) == 7
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_images_of_one_or_three_channels_can_be_seen(channels: int) -> None:
+    tasks = pool(channels=channels)
+    figure = TaskFigure.images if channels in (1, 3) else TaskFigure.none
+    assert tasks.figure is tasks.seen(View.pooled).figure is figure
 
 
 @pytest.mark.parametrize("rotations", Rotations)
@@ -128,12 +136,12 @@ def equal_classes(pool: ClassPool, split: Split, seed: int, indices: range, way:
         pool.rotations is Rotations.as_classes and split is Split.train
     )
     key = task_keys(seed, split, indices, pool.device)
-    chosen = draws.permutation(draws.fold(key, 0), classes * (4 if turned_too else 1))[:, :way]
-    of_class = draws.fold(draws.fold(key, 1)[:, None], torch.arange(way))
-    instance = draws.permutation(of_class, images.shape[1])[:, :, : shot + query]
+    chosen = rng.permutation(rng.fold(key, 0), classes * (4 if turned_too else 1))[:, :way]
+    of_class = rng.fold(rng.fold(key, 1)[:, None], torch.arange(way))
+    instance = rng.permutation(of_class, images.shape[1])[:, :, : shot + query]
     turn = chosen // classes
     if pool.rotations is Rotations.per_task:
-        turn = draws.integers(draws.fold(key, 2), way, below=4)
+        turn = rng.integers(rng.fold(key, 2), way, below=4)
     x = images[(chosen % classes)[..., None], instance]
     for t in range(len(indices)):
         for n in range(way):
@@ -145,7 +153,7 @@ def equal_classes(pool: ClassPool, split: Split, seed: int, indices: range, way:
         label.repeat_interleave(shot).expand(len(indices), -1),
         x[:, :, shot:].flatten(1, 2),
         label.repeat_interleave(query).expand(len(indices), -1),
-        draws.fold(key, 3),
+        rng.fold(key, 3),
     )
 
 

@@ -6,16 +6,19 @@ import functools
 import pytest
 import torch
 
-from metarun import check, config
+from metarun import config
 from metarun.algorithms.maml import MAML, Derivative
-from metarun.check import Problem
-from metarun.episode import Episode
+from metarun.core.episode import Episode
+from metarun.core.meta import Meta
+from metarun.core.objective import classification
+from metarun.engine.meta_gradient import MetaGradient
 from metarun.errors import UserError
-from metarun.losses import classification
 from metarun.models.base import functional, initialise
 from metarun.models.resnet18 import ResNet18
-from metarun.tree import Params
-from metarun.vectorize import MetaGradient
+from metarun.verify import check, problems
+from metarun.verify.problems import Case
+
+pytestmark = pytest.mark.full
 
 SIDE = 40  # the last block then sees 2x2 positions; one position, of two images, would magnify rounding
 ENGINES = check.engines(torch.device("cpu"))
@@ -29,29 +32,29 @@ def maml(derivative: Derivative) -> MAML:
 
 
 @functools.cache
-def problem() -> Problem:
+def case() -> Case:
     """Two tasks of two classes, one image of each for support and one for query, in float64."""
     module = initialise(ResNet18(), (3, SIDE, SIDE), 2, seed=0).double()
-    meta = {name: p.detach() for name, p in module.named_parameters()}
+    meta = Meta.of({name: p.detach() for name, p in module.named_parameters()})
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, 4, 3, SIDE, SIDE, generator=generator, dtype=torch.float64)
     y = torch.arange(2).expand(2, -1)
-    return Problem("resnet18", classification(functional(module), 2), meta, Episode(x[:, :2], y, x[:, 2:], y, y[0]))
+    return Case("resnet18", classification(functional(module), 2), meta, Episode(x[:, :2], y, x[:, 2:], y, y[0]))
 
 
 @functools.cache
-def reference() -> Params:
+def reference() -> Meta:
     """A plain ``torch.autograd`` loop with double backward."""
-    return check.reference(maml(Derivative.store), problem())
+    return check.reference(maml(Derivative.store), case())
 
 
 @pytest.mark.parametrize("derivative", [Derivative.store, Derivative.recompute])
 @pytest.mark.parametrize("path", PATHS)
 def test_its_meta_gradient_is_the_plain_loops(path: str, derivative: Derivative) -> None:
     """torchvision's blocks write in place, which must stay right under nested transforms and custom functions."""
-    meta_gradient = MetaGradient(ENGINES[path][0], maml(derivative), problem().objective)
-    got, metrics = meta_gradient(problem().meta, problem().episodes)
-    assert check.relative_error(got, reference()) < 1e-10
+    meta_gradient = MetaGradient(ENGINES[path][0], maml(derivative), case().problem)
+    got, metrics = meta_gradient(case().meta, case().episodes)
+    assert problems.relative_error(got, reference()) < 1e-10
     assert metrics["loss"].shape == (2,)
 
 

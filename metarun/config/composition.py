@@ -1,0 +1,255 @@
+"""Configuration: schemas for Hydra, and checks that answer every mistake in one line, before anything runs."""
+
+from __future__ import annotations
+
+import re
+import typing
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from metarun.compat.hydra import Override, Types, jobs_of_sweep
+from metarun.compat.omegaconf import node_of
+from metarun.config.overrides import (
+    INSTEAD,
+    as_typed,
+    check_choice,
+    is_hydras,
+    only_training_reads,
+    plain,
+    read,
+    refuse_empty_sweep,
+    refuse_sweep,
+    refuse_unread,
+    samples,
+    searches,
+    set_checked,
+)
+from metarun.config.registry import GROUPS, PARTS, choices, part, part_classes
+from metarun.config.session import compose_words, opened, without_hydra
+from metarun.engine.device import Device
+from metarun.errors import ConfigError, UserError, first_line, require
+from metarun.runs.experiment import Experiment
+from metarun.runs.folder import Record, departures
+from metarun.runs.recipe import Recipe
+
+
+def _opened(config_dir: str | None = None) -> AbstractContextManager[None]:
+    """Within, compositions have the types of the package's dataclasses."""
+    OmegaConf.register_new_resolver("budget", _share_of, replace=True)
+    OmegaConf.register_new_resolver("preset", _preset, replace=True)
+    return opened(types(), config_dir)
+
+
+def types() -> Types:
+    """``/schema/train`` is the root, ``/schema/<group>/<module>`` each part's dataclass."""
+    parts = {f"{group}/{name}": node for group in PARTS for name, node in part_classes(group).items()}
+    return {"train": Experiment, "device": Device, "recipe": Recipe, **parts}
+
+
+def _share_of(steps: int, *, _root_: DictConfig) -> int:
+    """``${budget:60000}`` in a recipe: the share ``recipe.budget`` of the published training length."""
+    return max(1, round(steps * _root_.recipe.budget))
+
+
+def _preset(key: str, usual: Any, *, _root_: DictConfig) -> Any:
+    """``${preset:inner_lr,0.4}`` in a method: what suits the chosen data set, where it says, else the usual value."""
+    return _root_.dataset.preset.get(key, usual)
+
+
+def check(arguments: list[str], multirun: bool = False, config_dir: str | None = None, ranks: int = 1) -> None:
+    """Check command-line overrides, with ``multirun`` for every job of the sweep before any runs.
+
+    Raises ``UserError`` with one line that names key, value and what is allowed.
+    """
+    with _opened(config_dir):
+        overrides = read(arguments)
+        search = multirun and searches(overrides)
+        if not multirun:
+            refuse_sweep(overrides, "which needs -m")
+            jobs = [arguments]
+        elif search:
+            jobs = samples(overrides)
+            _suits_a_search(jobs[0])
+        else:
+            for override in overrides:
+                if override.is_interval_sweep():
+                    raise UserError(
+                        f"{override.input_line}: an interval is for a sweeper that searches, such as optuna"
+                    )
+            refuse_empty_sweep(overrides)
+            jobs = jobs_of_sweep(overrides)
+        checked = [_check_job(job, without_hydra=True)[1].values for job in jobs]
+        known = [not search and not any(map(_hydra_keys, read(job))) for job in jobs]  # where each will run
+    for values in checked:
+        require(values["meta_batch"] >= ranks, "meta_batch", values["meta_batch"], f">= {ranks}, the number of ranks")
+    run_dirs = [values["run_dir"] for values, is_known in zip(checked, known, strict=True) if is_known]
+    for run_dir in run_dirs:
+        apart = run_dir is None or run_dirs.count(run_dir) == 1
+        require(apart, "run_dir", run_dir, "left out in a sweep, or different for each job, e.g. run_dir=x/${seed}")
+
+
+def _suits_a_search(job: list[str]) -> None:
+    """Refuse a sweeper that chooses by results what to try next where it has none, or would look for the worst."""
+    composed = compose_words(job)
+    experiment, _ = parse(*_split(composed))
+    require(experiment.eval.every > 0, "eval.every", 0, "> 0 with this sweeper, which chooses by the validation figure")
+    direction = OmegaConf.select(composed, "hydra.sweeper.direction")
+    metric = experiment.dataset.metric
+    wanted = "maximize" if metric.larger_is_better else "minimize"
+    if direction is not None:
+        named = getattr(direction, "name", direction)
+        allowed = f"{wanted}, since jobs return the {metric.words} on validation"
+        require(named == wanted, "hydra.sweeper.direction", named, allowed)
+
+
+def _check_job(arguments: list[str], without_hydra: bool = False) -> tuple[Experiment, Record]:
+    """Check one job. ``without_hydra``: leave ``${hydra:...}``, which only a job can resolve, to the job."""
+    overrides = read(arguments)
+    if without_hydra:
+        arguments = [str(o.input_line) for o in overrides if not _hydra_keys(o)]
+    groups = [o for o in overrides if o.key_or_group in (*GROUPS, "recipe")]
+    for override in groups:
+        check_choice(override)
+    base, _ = _split(compose_words([str(o.input_line) for o in groups]))
+    for override in overrides:
+        if override not in groups and not is_hydras(override):
+            set_checked(base, override)
+    composed = compose_words(arguments)
+    experiment, record = parse(*_split(composed))
+    for override in overrides:
+        for key in _hydra_keys(override):
+            if not _is_there(composed.hydra, key):
+                raise UserError(f"{override.input_line}: Hydra has no key {key}")
+        if override not in groups:
+            refuse_unread(override, base, experiment, record)
+    return experiment, record
+
+
+def _hydra_keys(override: Override) -> list[str]:
+    """The keys of Hydra's that a value refers to."""
+    return re.findall(r"\$\{hydra:([^}]*)\}", str(override.value()))
+
+
+def _is_there(node: typing.Any, key: str) -> bool:
+    """Whether a dotted key exists, with a value or without."""
+    for name in key.split("."):
+        if not isinstance(node, DictConfig) or name not in node.keys():  # noqa: SIM118 (in asks for values that are there)
+            return False
+        node = node_of(node, name)
+    return True
+
+
+def parse(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Record]:
+    """A composed configuration as live objects, and as the plain record that a run folder keeps.
+
+    ``chosen``: the option of each group. Raises ``UserError`` for missing values and values out of range.
+    """
+    try:
+        OmegaConf.merge(cfg, OmegaConf.to_container(cfg, resolve=True))  # of the right types, interpolated values too
+        for group in (*GROUPS, "eval", *(["recipe"] if cfg.recipe else [])):
+            try:
+                OmegaConf.to_object(cfg[group])  # alone first, so that an error can name its group
+            except ConfigError as error:
+                raise error.under(group) from None
+        experiment = typing.cast(Experiment, OmegaConf.to_object(cfg))
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key or str(error).splitlines()[0]}: has no value, and needs one") from None
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from None
+    values = plain(OmegaConf.structured(experiment))  # where a method put another value in the place of a default
+    kinds = {group: type(getattr(experiment, group)).__module__.rpartition(".")[2] for group in GROUPS}
+    return experiment, Record(names=chosen, kinds=kinds, values=values)
+
+
+def compose(overrides: list[str]) -> tuple[Experiment, Record]:
+    """The experiment that ``metarun train`` would run with these overrides; for scripts and tests.
+
+    Raises ``UserError``.
+    """
+    with _opened():
+        overrides = as_typed(overrides)
+        refuse_sweep(read(overrides), "which only metarun train -m runs")
+        return _beside_its_recipe(*_check_job(overrides))
+
+
+def recipe(name: str, budget: float = 1.0, seed: int = 0) -> tuple[Experiment, Record]:
+    """A recipe as it stands: what ``compose`` gives, in a quarter of the time, since nothing is to be checked."""
+    with _opened():
+        return _recipe(name, budget, seed)
+
+
+def _recipe(name: str, budget: float, seed: int) -> tuple[Experiment, Record]:
+    return parse(*_split(compose_words([f"recipe={name}", f"recipe.budget={budget}", f"seed={seed}"])))
+
+
+def from_hydra(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Record]:
+    """What ``parse`` makes of the configuration that ``hydra.main`` hands to a job."""
+    return _beside_its_recipe(*parse(_typed(cfg), {group: str(chosen[group]) for group in GROUPS}))
+
+
+def _beside_its_recipe(experiment: Experiment, record: Record) -> tuple[Experiment, Record]:
+    """The same, with the record saying which settings are not the recipe's."""
+    recipe = experiment.recipe
+    if recipe is None or recipe.name not in choices("recipe"):
+        return experiment, record
+    _, published = _recipe(recipe.name, recipe.budget, experiment.seed)
+    changed = departures(record.identity(), published.identity())
+    return experiment, replace(record, changed=[f"{key}={value}" for key, (value, _) in changed.items()])
+
+
+def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
+    """The experiment of an earlier run, from its record, with overrides of single keys and of ``device``.
+
+    Raises ``UserError``.
+    """
+    cfg = OmegaConf.structured(Experiment)
+    chosen = dict(record.names)
+    for group in GROUPS:
+        if group in record.kinds:
+            cfg[group] = OmegaConf.structured(Device if group == "device" else part(group, record.kinds[group]))
+        else:  # the group is younger than the run
+            with _opened():
+                default, options = _split(compose_words([]))
+            cfg[group], chosen[group] = default[group], options[group]
+    try:
+        cfg = typing.cast(DictConfig, OmegaConf.merge(cfg, record.values))
+    except OmegaConfBaseException as error:
+        text = f"this run's configuration does not fit this version of metarun: {error.full_key}: {first_line(error)}"
+        raise UserError(text) from None
+    set_here = []
+    with _opened():
+        overrides = read(arguments)
+        refuse_sweep(overrides, "and an evaluation is one; start it once for each")
+        for override in overrides:
+            if override.key_or_group == "device":
+                check_choice(override)
+                chosen["device"] = str(override.value())
+                cfg.device = compose_words([f"device={override.value()}"]).device
+            elif override.key_or_group in PARTS:
+                raise UserError(f"{override.input_line}: a trained run keeps its {override.key_or_group}")
+            elif only_training_reads(override.key_or_group, typing.cast(typing.Any, OmegaConf.get_type(cfg.algo))):
+                key = override.key_or_group
+                instead = f"; {INSTEAD[key]} is for the test" if key in INSTEAD else ""
+                raise UserError(f"{override.input_line}: only training reads {key}, and that is over{instead}")
+            else:
+                set_checked(cfg, override)
+                set_here.append(override)
+        experiment, record = parse(cfg, chosen)
+        for override in set_here:
+            refuse_unread(override, cfg, experiment, record)
+        return _beside_its_recipe(experiment, record)
+
+
+def _split(cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:
+    """The experiment's part of a composition, and the option chosen in each group."""
+    chosen = {group: str(cfg.hydra.runtime.choices[group]) for group in GROUPS}
+    return _typed(without_hydra(cfg)), chosen
+
+
+def _typed(cfg: DictConfig) -> DictConfig:
+    """Hydra's root is untyped; give it the experiment's type."""
+    return typing.cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Experiment), cfg))

@@ -1,0 +1,216 @@
+"""Overrides, the ``key=value`` words of a command line: read, and held against a composed configuration."""
+
+from __future__ import annotations
+
+import math
+import re
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from hydra.errors import OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from metarun.compat import hydra
+from metarun.compat.hydra import IntervalSweep, Override
+from metarun.compat.omegaconf import has_keys, node_of
+from metarun.config.registry import GROUPS
+from metarun.errors import ConfigError, UserError, did_you_mean, did_you_mean_key, in_words, meant
+
+if typing.TYPE_CHECKING:  # importing them brings torch
+    from metarun.algorithms.base import Algorithm
+    from metarun.runs.experiment import Experiment
+    from metarun.runs.folder import Record
+
+PATHS = ("run_dir", "data_root", "dataset.path")  # keys whose values are words of the file system, not of Hydra
+
+
+def as_typed(words: list[str], multirun: bool = False) -> list[str]:
+    """The words with paths quoted for Hydra, which has its own meaning for spaces, =, ~, brackets and other signs.
+
+    Left alone are paths that are quoted already and, with ``multirun``, those that are a sweep. Raises ``UserError``
+    for an empty path, which an unset variable of the shell leaves.
+    """
+    return [_quoted(word, multirun) for word in words]
+
+
+def _quoted(word: str, multirun: bool) -> str:
+    key, _, path = word.partition("=")
+    if key not in PATHS or "=" not in word or path == "null":
+        return word
+    if not path.strip():
+        raise UserError(f"{word}: has no value (an unset variable of the shell?); leave it out, or name a path")
+    quoted = len(path) > 1 and path[0] == path[-1] and path[0] in "'\""
+    if quoted or (multirun and ("," in path or path.startswith(("choice(", "glob(")))):
+        return word
+    doubled = re.sub(r"(\\+)(?='|$)", r"\1\1", path)  # a backslash means itself, but before a quote
+    return f"{key}='" + doubled.replace("'", "\\'") + "'"
+
+
+def read(arguments: list[str]) -> list[Override]:
+    """The words as Hydra reads them. Raises ``UserError`` for one that it cannot read."""
+    overrides = []
+    for argument in arguments:
+        try:
+            overrides += hydra.parse(argument)
+        except OverrideParseException:
+            raise UserError(f"{argument}: cannot be read; write key=value, and quote special characters") from None
+    return overrides
+
+
+def searches(overrides: list[Override]) -> bool:
+    """Whether a sweep's jobs are chosen while it runs, as optuna does."""
+    return any(o.key_or_group == "hydra/sweeper" and o.value() not in (None, "basic") for o in overrides)
+
+
+def samples(overrides: list[Override]) -> list[list[str]]:
+    """Jobs that a search may try: each key's first value, and every other value of each key beside them."""
+    values: list[list[str]] = []
+    for override in overrides:
+        value = override.value()
+        if isinstance(value, IntervalSweep):
+            values.append([f"{override.key_or_group}={end}" for end in (value.start, value.end)])
+        elif override.is_sweep_override():
+            values.append([f"{override.key_or_group}={each}" for each in override.sweep_string_iterator()])
+        else:
+            values.append([str(override.input_line)])
+    first = [of_key[0] for of_key in values]
+    return [first, *([*first[:i], other, *first[i + 1 :]] for i, of_key in enumerate(values) for other in of_key[1:])]
+
+
+def refuse_sweep(overrides: list[Override], hint: str) -> None:
+    for override in overrides:
+        if override.is_sweep_override():
+            raise UserError(f"{override.input_line}: several values are a sweep, {hint}")
+
+
+def refuse_empty_sweep(overrides: list[Override]) -> None:
+    for override in overrides:
+        if override.is_discrete_sweep() and not list(override.sweep_iterator()):
+            raise UserError(f"{override.input_line}: is a sweep over no value")
+
+
+def check_choice(override: Override) -> None:
+    group, value = override.key_or_group, override.value()
+    if group == "recipe":
+        folders = {folder: hydra.options(f"recipe/{folder}") for folder in hydra.subgroups(group)}
+        options = [f"{folder}/{name}" for folder in folders for name in folders[folder]]
+    else:
+        options = hydra.options(group)
+    if override.is_add() or override.is_delete() or override.package is not None or value not in options:
+        raise ConfigError(group, value, f"one of {', '.join(options)}{did_you_mean(str(value), options)}")
+
+
+def is_hydras(override: Override) -> bool:
+    """Whether the key is one of Hydra's own."""
+    return override.key_or_group.startswith("hydra")
+
+
+def check_name(cfg: DictConfig, override: Override) -> None:
+    """Raise ``UserError`` where a composed configuration has no such key, or not for setting."""
+    key = override.key_or_group
+    if key.startswith("recipe.") and key != "recipe.budget":
+        raise UserError(f"{override.input_line}: comes with the recipe; of its keys only recipe.budget can be set")
+    known = list(leaves(cfg))
+    if override.is_delete() or override.package is not None:
+        raise UserError(f"{override.input_line}: keys can be set, not removed or moved")
+    if key.startswith("recipe.") and key not in known:
+        raise UserError(f"{override.input_line}: is of a recipe; choose one, such as recipe=sinusoid/maml_5s")
+    if key not in known:
+        inside = [name for name in known if name.startswith(f"{key}.")]
+        if inside:
+            raise UserError(f"{override.input_line}: {key} is a group of keys: {', '.join(inside)}")
+        parent = key.rpartition(".")[0]
+        siblings = [name for name in known if parent and name.rpartition(".")[0] == parent]
+        near = did_you_mean_key(key, siblings) or did_you_mean_key(key, [*reversed(known), *GROUPS])
+        hint = near or f"; keys: {', '.join(siblings or known)}"
+        raise UserError(f"{override.input_line}: no such key{hint}")
+
+
+def set_checked(cfg: DictConfig, override: Override) -> None:
+    """Set one key of a composed configuration. Raises ``UserError`` where key or value is not allowed."""
+    check_name(cfg, override)
+    key, value = override.key_or_group, override.value()
+    if key in PATHS and isinstance(value, str) and not value.strip():
+        raise UserError(f"{override.input_line}: is empty; leave it out, or name a path")
+    if isinstance(value, str) and "${" in value:
+        return  # composing resolves it, and checks it then
+    kind = declared_type(cfg, key)
+    try:
+        fits = not (kind is bool and not isinstance(value, bool))
+        fits = fits and not (isinstance(value, float) and not math.isfinite(value))
+        if fits:
+            OmegaConf.update(cfg, key, value)
+    except OmegaConfBaseException:
+        fits = False
+    if not fits:
+        raise ConfigError(key, value, f"{in_words(kind)}{meant(kind, value)}")
+
+
+def refuse_unread(override: Override, cfg: DictConfig, experiment: Experiment, record: Record) -> None:
+    """Refuse a value that a method or a data set puts another one in the place of, or that nothing reads.
+
+    ``cfg``: a configuration in which it is set. ``experiment``, ``record``: what runs.
+    """
+    key, value = override.key_or_group, override.value()
+    if reader := experiment.unread().get(key):
+        raise UserError(f"{override.input_line}: nothing reads it, only {reader} would; leave it out")
+    if is_hydras(override) or (isinstance(value, str) and "${" in value):
+        return
+    typed, runs = (pluck(values, key) for values in (plain(cfg), record.values))
+    if typed != runs:
+        chosen = " ".join(f"{group}={record.names[group]}" for group in ("algo", "dataset"))
+        raise UserError(f"{override.input_line}: with {chosen} it is {runs} and nothing else; leave it out")
+
+
+def leaves(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Dotted keys of all values."""
+    for name in map(str, cfg):
+        node = node_of(cfg, name)
+        if has_keys(node):
+            yield from leaves(node, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def declared_type(cfg: DictConfig, key: str) -> Any:
+    """The type that the dataclass states for a key."""
+    parent, _, name = key.rpartition(".")
+    owner = OmegaConf.get_type(OmegaConf.select(cfg, parent) if parent else cfg)
+    return typing.get_type_hints(owner)[name]
+
+
+# keys of the root that a test does not read, and what does for a test what some keys do for training
+TRAINING = (
+    *("steps", "meta_batch", "seed", "shot", "query", "checkpoint_every", "log_every", "resume", "run_dir"),
+    *("eval.every", "eval.select"),
+)
+INSTEAD = {
+    "shot": "eval.shot",
+    "query": "eval.query",
+    "seed": "eval.seed",
+    "eval.select": "checkpoint=best|last",
+    "algo.inner_steps": "algo.eval_inner_steps",
+    "algo.inner_batch": "algo.eval_inner_batch",
+}
+
+
+def only_training_reads(key: str, algorithm: type[Algorithm]) -> bool:
+    """Whether a test of a trained run would be the same for any value of this key."""
+    group, _, name = key.partition(".")
+    if key == "eval.val_tasks":
+        return not algorithm.tunes()
+    return key in TRAINING or group == "recipe" or (group == "algo" and name in algorithm.training_only())
+
+
+def plain(cfg: Any) -> dict[str, Any]:
+    """A configuration as dicts, lists, numbers and text; enums by name."""
+    return typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
+
+
+def pluck(values: dict[str, Any], key: str) -> Any:
+    """The value of a dotted key."""
+    for name in key.split("."):
+        values = values[name]
+    return values

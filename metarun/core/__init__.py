@@ -1,0 +1,1 @@
+"""One task as pure functions of tensors: losses, inner loops, hypergradients, random numbers."""

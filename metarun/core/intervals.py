@@ -1,0 +1,84 @@
+"""Means over tasks with a confidence interval, and means over seeds with their spread."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metarun.core.metric import Metric
+
+
+def mean_and_interval(values: Tensor) -> tuple[float, float]:
+    """Compute the mean over tasks and the half-width of its 95 % interval, 1.96 s / sqrt(T).
+
+    Args:
+        values: [T], one value for each task.
+
+    Returns:
+        (mean, half-width); the half-width is nan for a single task, whose spread is unknown.
+    """
+    values = values.to(torch.float64)
+    half = 1.96 * values.std(correction=1) / len(values) ** 0.5 if len(values) > 1 else torch.tensor(float("nan"))
+    return values.mean().item(), half.item()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Estimate of a metric's mean over tasks.
+
+    Attributes:
+        mean: mean over tasks; a task that diverged counts with the metric's worst value.
+        ci95: half-width of the 95 % interval over tasks; nan if it is unknown.
+        tasks: number of tasks; None if it is unknown.
+        diverged: number of tasks that diverged.
+    """
+
+    mean: float
+    ci95: float
+    tasks: int | None
+    diverged: int
+
+    @property
+    def known(self) -> bool:
+        """Whether the mean is finite and not all tasks diverged."""
+        return math.isfinite(self.mean) and (self.tasks is None or self.diverged < self.tasks)
+
+    def text(self, metric: Metric) -> str:
+        """Format as ``98.70 ± 0.40 %``, with the number of tasks that diverged, if any."""
+        of = f" of {self.tasks}" if self.tasks else ""
+        some = f" ({self.diverged}{of} tasks diverged)" if self.diverged else ""
+        return metric.amount(self.mean, self.ci95) + some
+
+    @staticmethod
+    def of(values: Tensor, diverged: Tensor, worst: float) -> Estimate:
+        """Estimate the mean of a metric.
+
+        Args:
+            values: [T], the metric of each task.
+            diverged: [T] bool, tasks whose value is replaced by ``worst``.
+            worst: the metric's worst value.
+        """
+        mean, half = mean_and_interval(torch.where(diverged, worst, values.to(torch.float64)))
+        return Estimate(mean, half, len(values), int(diverged.sum()))
+
+
+def over_seeds(runs: list[Estimate]) -> tuple[Estimate, float]:
+    """Combine the runs of several seeds.
+
+    Args:
+        runs: the estimate of each seed's run.
+
+    Returns:
+        (estimate, standard deviation of the means). The estimate has the mean of the means, the root mean square of the
+        half-widths, and all tasks of all runs. The deviation is nan for fewer than two runs.
+    """
+    n = len(runs)
+    if n == 0:
+        return Estimate(math.nan, math.nan, 0, 0), math.nan
+    mean = sum(run.mean for run in runs) / n
+    spread = math.sqrt(sum((run.mean - mean) ** 2 for run in runs) / (n - 1)) if n > 1 else math.nan
+    half = math.sqrt(sum(run.ci95**2 for run in runs) / n)
+    return Estimate(mean, half, sum(run.tasks or 0 for run in runs), sum(run.diverged for run in runs)), spread

@@ -1,0 +1,1 @@
+"""Many tasks at once: batching, traces, native kernels and ranks."""

@@ -1,0 +1,122 @@
+"""Ours beside the published numbers: a row for each of them, with a verdict."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metarun.core.batch_norm import Norm
+from metarun.core.intervals import Estimate, over_seeds
+from metarun.core.metric import Metric
+from metarun.reproduce.cells import published, results
+from metarun.reproduce.verdict import Verdict
+from metarun.results.result import Result
+from metarun.runs.experiment import Experiment
+from metarun.runs.recipe import Reference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One published number beside ours; nan where there is nothing."""
+
+    cell: str
+    norm: Norm | None  # None where there is no batch norm
+    steps: int
+    tasks: int
+    query: int
+    split: str
+    selection: str
+    budget: float
+    seeds: int
+    metric: Metric
+    ours: Estimate  # mean over seeds, the interval over tasks of one run, and the tasks of all runs
+    sd_seeds: float
+    published: float
+    published_ci: float
+    published_ci_of: str
+    verdict: Verdict
+    source: str
+    confirmed: bool
+
+    @property
+    def difference(self) -> float:
+        """Ours less the published one."""
+        return self.ours.mean - self.published
+
+    @property
+    def norm_in_words(self) -> str:
+        """Nothing where it is not known, since nothing was run."""
+        return self.norm.name if self.norm else "none" if self.seeds else ""
+
+    def cells(self) -> dict[str, Any]:
+        """Column -> what stands in it, numbers unrounded."""
+        return {
+            "cell": self.cell,
+            "norm": self.norm_in_words,
+            "steps": self.steps,
+            "tasks": self.tasks,
+            "query": self.query,
+            "split": self.split,
+            "selection": self.selection,
+            "budget": self.budget,
+            "seeds": self.seeds,
+            "metric": self.metric.name,
+            "mean": self.ours.mean,
+            "ci95": self.ours.ci95,
+            "sd_seeds": self.sd_seeds,
+            "diverged": self.ours.diverged,
+            "published": self.published,
+            "published_ci": self.published_ci,
+            "published_ci_of": self.published_ci_of,
+            "difference": self.difference,
+            "verdict": self.verdict.value,
+            "source": self.source,
+            "confirmed": self.confirmed,
+        }
+
+
+def rows(out: Path, cell: str) -> list[Row]:
+    """A row for each published number of a cell: the runs with the largest budget, merged over their seeds."""
+    experiment, _ = published(cell)
+    assert experiment.recipe is not None
+    done = [(result, result.recipe.budget) for result in results(out, cell) if result.recipe]
+    budget = max((of for _, of in done), default=math.nan)
+    runs = [result for result, of in done if of == budget]
+    references: list[Reference | None] = [*experiment.recipe.reference] or [None]
+    return [_row(cell, experiment, runs, budget, reference) for reference in references]
+
+
+def _row(cell: str, x: Experiment, runs: list[Result], budget: float, reference: Reference | None) -> Row:
+    steps = reference.steps if reference else x.algo.eval_inner_steps
+    asked = reference.norm if reference else None
+    scores = [next(score for score in run.scores if asked in (None, score.norm)) for run in runs]
+    ours, spread = over_seeds([next(r.estimate for r in score.by_steps if r.steps == steps) for score in scores])
+    metric = runs[0].metric if runs else x.dataset.metric
+    if not runs:
+        verdict = Verdict.not_run
+    elif reference is None:
+        verdict = Verdict.no_number
+    else:
+        verdict = Verdict.of(reference, ours.mean, ours.ci95, budget, metric.larger_is_better)
+    return Row(
+        cell=cell,
+        norm=scores[0].norm if scores else asked,
+        steps=steps,
+        tasks=x.eval.tasks,
+        query=x.eval.query,
+        split=runs[0].protocol["split"] if runs else "",
+        selection=runs[0].selected.rule if runs else "",
+        budget=budget,
+        seeds=len(runs),
+        metric=metric,
+        ours=ours,
+        sd_seeds=spread,
+        published=reference.value if reference else math.nan,
+        published_ci=(reference and reference.interval) or math.nan,
+        published_ci_of=reference.interval_of if reference else "",
+        verdict=verdict,
+        source=reference.source if reference else "",
+        confirmed=bool(reference and reference.confirmed),
+    )

@@ -1,0 +1,110 @@
+"""The page of published tables beside ours, as Markdown and CSV, with its picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+
+from metarun.files import write_text
+from metarun.progress import progress_bar
+from metarun.reproduce.cells import RESULTS, cells, finished, published
+from metarun.reproduce.rows import Row, rows
+from metarun.reproduce.verdict import Verdict
+
+NAME = "RESULTS"
+
+
+def write(out: Path, asked: list[str]) -> str:
+    """RESULTS.md, .csv and .png in ``out``, of the cells asked for and of all that have results; returns the table of
+    those asked for as Markdown."""
+    from metarun.reproduce.plot import reproduction  # late: matplotlib, for which train and --list have no use
+    from metarun.results.axes import save
+
+    covered = [cell for cell in cells("all") if cell in asked or finished(out, cell)]
+    table: list[Row] = []
+    for cell in progress_bar(covered, desc="table", unit="cell"):
+        table += rows(out, cell)
+    out.mkdir(parents=True, exist_ok=True)
+    notes = [f"### {cell}\n\n{note.read_text().strip()}\n" for cell in covered if (note := _note(out, cell)).exists()]
+    whole = [
+        "# Published tables, rerun\n",
+        "Written by `metarun reproduce`; not edited by hand. One line for each published number.\n",
+        f"![Ours and published, with intervals]({NAME}.png)\n",
+        markdown(table),
+        *(["## What was looked into\n", *notes] if notes else []),
+        _sources(covered),
+    ]
+    write_text(out / f"{NAME}.md", "\n".join(whole))
+    write_text(out / f"{NAME}.csv", comma_separated(table))
+    save(reproduction([row for row in table if row.seeds]), out / f"{NAME}.png")
+    return markdown([row for row in table if row.cell in asked])
+
+
+def _note(out: Path, cell: str) -> Path:
+    """What was tried where a cell missed its number, written by hand beside the results."""
+    return out / RESULTS / f"{cell}.md"
+
+
+TITLES = "cell | norm | steps | tasks | query | split | selection | budget | seeds | ours | published | difference"
+LEGEND = f"""\
+± of ours is the 95 % interval over test tasks, 1.96 s / sqrt(n), of one run; what the published ± is, stands below.
+Steps: inner steps at test. Query: query examples per class at test. Budget: share of the published training length.
+
+Verdicts. {" ".join((Verdict.__doc__ or "").split())}
+"""
+
+
+def markdown(table: list[Row]) -> str:
+    """The rows as a Markdown table, numbers as they are read, with the rules behind the verdicts."""
+    lines = [f"| {TITLES} | verdict |", "|---" * (TITLES.count("|") + 2) + "|"]
+    for row in table:
+        published = "" if math.isnan(row.published) else _published(row)
+        spread = "" if math.isnan(row.sd_seeds) else f" (sd {row.metric.amount(row.sd_seeds)})"
+        texts = (
+            row.cell,
+            row.norm_in_words,
+            row.steps,
+            row.tasks,
+            row.query,
+            row.split,
+            row.selection,
+            "" if math.isnan(row.budget) else f"{row.budget:g}",
+            f"{row.seeds}{spread}" if row.seeds else "",
+            row.ours.text(row.metric) if row.seeds else "",
+            published,
+            "" if math.isnan(row.difference) else row.metric.difference(row.difference),
+            row.verdict.value,
+        )
+        lines.append("| " + " | ".join(map(str, texts)) + " |")
+    return "\n".join([*lines, "", LEGEND])
+
+
+def _published(row: Row) -> str:
+    interval = None if math.isnan(row.published_ci) else row.published_ci
+    return row.metric.amount(row.published, interval) + ("" if row.confirmed else " (second hand)")
+
+
+def _sources(chosen: list[str]) -> str:
+    """Where each published number comes from, what its ± means, and the band that also counts."""
+    lines = ["## Published numbers\n"]
+    for cell in chosen:
+        recipe = published(cell)[0].recipe
+        for r in recipe.reference if recipe else []:
+            norm = f"{r.norm.name}, " if r.norm else ""
+            said = f"± {r.interval:g} is {r.interval_of}" if r.interval else "no interval published"
+            hand = "" if r.confirmed else ", quoted by others, original not read"
+            tasks = f"{r.tasks} test tasks" if r.tasks else "number of test tasks not known"
+            band = f"; {r.band[0]:g} to {r.band[1]:g} also counts as reproduced: {r.band_reason}" if r.band else ""
+            lines.append(f"- {cell}, {norm}{r.steps} steps: {r.value:g}, {said}; {r.source}{hand}; {tasks}{band}.")
+    return "\n".join([*lines, ""])
+
+
+def comma_separated(table: list[Row]) -> str:
+    """The rows as CSV, numbers unrounded."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(table[0].cells()) if table else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row.cells() for row in table)
+    return buffer.getvalue()

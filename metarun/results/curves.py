@@ -1,0 +1,163 @@
+"""Curves of one run, or of many beside each other, as matplotlib figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from metarun.core.intervals import Estimate
+from metarun.core.metric import Metric
+from metarun.results.axes import Limits, Scale, label, line, log_axis, logit_axis, plain_axis, style, whole_numbers
+from metarun.results.result import Result
+from metarun.results.tables import Line
+from metarun.results.task_figures import BAD, INK, SOFT
+
+
+def curves(result: Result, lines: list[dict[str, Any]]) -> Figure:
+    """Training and validation metric and training loss against meta-iterations; bars: 95 % interval over tasks.
+
+    lines: the run's journal.
+    """
+    metric = result.metric
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    training = [of for of in lines if of["split"] == "train"]
+    validation = [of for of in lines if of["split"] == "val"]
+    shown = [[metric.scale * of[metric.name] for of in part] for part in (training, validation)]
+    found = [Estimate(of[metric.name], of["ci95"], of["tasks"], of.get("diverged", 0)) for of in validation]
+    limits = _axis_of_a_run(left, metric, shown, found)
+    steps = [of["step"] for of in training]
+    dot = "." if len(steps) < 2 else None
+    left.plot(steps, np.clip(shown[0], *limits), color=SOFT, lw=1, marker=dot, label="meta-train")
+    if validation:
+        at = [of["step"] for of in validation]
+        look = {"color": INK, "marker": "." if len(at) < 40 else None}
+        named = f"validation, {found[0].tasks} tasks"
+        line(left, metric, at, found, limits, metric.scale, label=named, **look)
+        if any(of.diverged for of in found):
+            left.plot([], [], "x", color=BAD, label="some tasks diverged")
+    left.axvline(result.selected.step, color="0.6", lw=0.8, ls=":", label="tested")
+    left.set(xlabel="meta-iteration", ylabel=label(metric) + (Scale.log.note if Scale.of(metric) is Scale.log else ""))
+    bottom, top = left.get_ylim()
+    left.set_ylim(max(bottom, limits[0]), min(top, limits[1]))
+    losses = [of["loss"] for of in training]
+    right.plot(steps, np.clip(losses, *log_axis(right, [losses])), color=SOFT, lw=1, marker=dot)
+    right.set(xlabel="meta-iteration", ylabel="meta-training loss (log scale)")
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(whole_numbers())
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    figure.suptitle(_title(result), fontsize=10)
+    return figure
+
+
+def _axis_of_a_run(axes: Axes, metric: Metric, shown: list[list[float]], validation: list[Estimate]) -> Limits:
+    """Between which values, as they are read, a run's curves are kept; they may end closer together."""
+    if Scale.of(metric) is Scale.log:
+        return log_axis(axes, shown)
+    if Scale.of(metric) is Scale.logit:  # on a plain scale, since a curve of one run spans most of it
+        return metric.scale * metric.bounds[0], metric.scale * metric.bounds[1]
+    ends = [metric.scale * (of.mean + sign * np.nan_to_num(of.ci95)) for of in validation for sign in (-1, 1)]
+    return plain_axis(axes, [*shown[0], *ends], metric)
+
+
+def _against_steps(axes: Axes, metric: Metric, lines: list[Line], styles: list[dict[str, Any]]) -> None:
+    """Lines of a test metric against inner steps, with their 95 % intervals.
+
+    Shares are on a logit scale and errors on a log scale: on a plain one the row before adapting presses all the others
+    into a line.
+    """
+    scale, estimates = Scale.of(metric), [of for drawn in lines for of in drawn.estimates]
+    factor = 1.0 if scale is Scale.logit else metric.scale  # a logit is of shares
+    means, halves = (factor * np.array([getattr(of, name) for of in estimates]) for name in ("mean", "ci95"))
+    diverged = np.array([of.diverged for of in estimates])
+    bars = np.nan_to_num(halves, posinf=0)
+    ends = np.concatenate([means - bars, means + bars])
+    if scale is Scale.log:
+        limits = log_axis(axes, [[factor * of.mean for of in drawn.estimates] for drawn in lines], ends)
+    else:
+        sound = np.isfinite(ends) & (np.tile(diverged, 2) == 0)
+        sound = sound if sound.any() else np.isfinite(ends)
+        if scale is Scale.logit:
+            limits = logit_axis(axes, ends[sound] if sound.any() else np.array([0.5]), metric.scale)
+        else:
+            limits = plain_axis(axes, ends[sound], metric)
+    for drawn, look in zip(lines, styles, strict=True):
+        line(axes, metric, drawn.steps, drawn.estimates, limits, factor, label=drawn.label, **look)
+    axes.set(xlabel="inner steps at test", ylabel=f"meta-test {label(metric)}{scale.note}")
+    axes.xaxis.set_major_locator(whole_numbers())
+    if diverged.any():
+        axes.plot([], [], "x", color=BAD, label="some tasks diverged")
+
+
+def steps(result: Result) -> Figure:
+    """Test metric against inner steps, one line for each norm; bars: 95 % interval over tasks."""
+    figure = Figure(figsize=(4.8, 3.8), layout="constrained")
+    axes = figure.subplots()
+    lines = [Line.of(score, result.metric) for score in result.scores]
+    markers = {} if len(lines[0].steps) < 20 else {"marker": None}
+    _against_steps(axes, result.metric, lines, [{**style(i), **markers} for i in range(len(lines))])
+    title = f"norm, {result.scores[-1].estimate.tasks} tasks"
+    figure.legend(loc="outside lower center", ncols=2, title=title, fontsize=8, title_fontsize=8)
+    figure.suptitle(_title(result), fontsize=9)
+    return figure
+
+
+def comparison(lines: list[Line]) -> Figure:
+    """Methods on the same tasks, a panel for each kind of task: test metric against inner steps.
+
+    Bars: 95 % interval over tasks.
+    """
+    panels = list(dict.fromkeys(of.panel for of in lines))
+    figure = Figure(figsize=(6.4, 3.8 * len(panels)), layout="constrained")
+    for panel, axes in zip(panels, figure.subplots(len(panels), 1, squeeze=False)[:, 0], strict=True):
+        shown = [of for of in lines if of.panel == panel]
+        metric = shown[0].metric
+        shown.sort(key=lambda of: of.goodness, reverse=True)
+        _against_steps(axes, metric, shown, [style(i) for i in range(len(shown))])
+        longest = max(of.steps[-1] for of in shown)
+        if longest > 15:
+            axes.set_xscale("symlog", linthresh=5)
+            axes.set_xlim(-0.5, 1.2 * longest)
+            axes.set_xticks([s for s in (0, 1, 2, 3, 5, 10, 20, 50, 100, 200, 500) if s <= longest])
+            axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_title(panel, fontsize=8)
+        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def step_sizes(rates: dict[str, np.ndarray]) -> Figure:
+    """Meta-learned step sizes by parameter tensor: one for each inner step as a line, else quantiles over its entries.
+
+    rates: parameter name -> step sizes, [S] or shaped like the parameter.
+    """
+    names = list(rates)
+    in_steps = all(values.ndim == 1 and len(values) == len(rates[names[0]]) for values in rates.values())
+    height = max(3.8, 0.18 * len(names) + 0.6) if in_steps else 0.24 * len(names) + 1.2
+    figure = Figure(figsize=(7, height), layout="constrained")
+    axes = figure.subplots()
+    if in_steps:
+        for i, name in enumerate(names):
+            axes.plot(range(1, len(rates[name]) + 1), rates[name], lw=1.2, label=name, **{**style(i), "ms": 5})
+        axes.set(xlabel="inner step", ylabel="step size")
+        axes.xaxis.set_major_locator(whole_numbers())
+        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3.5)
+    else:
+        for row, name in enumerate(names):
+            low, lower, middle, upper, high = np.quantile(rates[name], [0.025, 0.25, 0.5, 0.75, 0.975])
+            axes.plot([low, high], [row, row], color=INK, lw=1)
+            axes.plot([lower, upper], [row, row], color=INK, lw=4, solid_capstyle="butt")
+            axes.plot(middle, row, ".", color=SOFT)
+        axes.set(xlabel="step size: median, middle half, middle 95 % of entries", yticks=range(len(names)))
+        axes.set_yticklabels(names, fontsize=7)
+        axes.invert_yaxis()
+    low, high = axes.get_ylim() if in_steps else axes.get_xlim()
+    if low < 0 < high:  # step sizes that are close together stay apart where 0 is far
+        (axes.axhline if in_steps else axes.axvline)(0, color="0.7", lw=0.8)
+    return figure
+
+
+def _title(result: Result) -> str:
+    return f"{result.names['algo']} on {result.names['dataset']}, {result.protocol['task']}, seed {result.seed}"

@@ -1,0 +1,230 @@
+"""One table of any number of results, and the lines of a plot of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import textwrap
+from dataclasses import dataclass, replace
+from typing import Any
+
+from metarun.core.batch_norm import Norm
+from metarun.core.intervals import Estimate, over_seeds
+from metarun.core.metric import Metric
+from metarun.results.labels import labels, telling, title, written
+from metarun.results.result import Result, Score, norm_in_words
+
+COLUMNS = (
+    "algo",
+    "dataset",
+    "task",
+    "split",
+    "norm",
+    "steps",
+    "tasks",
+    "seeds",
+    "metric",
+    "mean",
+    "ci95_tasks",
+    "sd_seeds",
+    "diverged",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table: a configuration under one kind of batch norm statistics, over its seeds."""
+
+    algo: str
+    dataset: str
+    task: str
+    split: str
+    norm: Norm | None
+    steps: int  # inner steps at test
+    tasks: int  # of one run
+    seeds: int
+    metric: Metric
+    estimate: Estimate  # mean over seeds, the interval over tasks of one run, and the tasks of all runs
+    sd_seeds: float  # standard deviation of the runs' means between seeds; nan for one seed
+    settings: dict[str, str]  # those that tell the rows apart, under their titles
+
+    def cells(self) -> dict[str, Any]:
+        """Column -> what stands in it, numbers unrounded."""
+        of = self.estimate
+        cells = {**vars(self), "norm": norm_in_words(self.norm), "metric": self.metric.name}
+        cells |= {"mean": of.mean, "ci95_tasks": of.ci95, "diverged": of.diverged}
+        return {**{column: cells[column] for column in COLUMNS}, **self.settings}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of a plot: a metric against inner steps.
+
+    panel: what lines must share to be compared, the tasks and, where there is batch norm, its statistics.
+    """
+
+    panel: str
+    label: str
+    metric: Metric
+    steps: list[int]
+    estimates: list[Estimate]
+
+    @property
+    def goodness(self) -> float:
+        """After the last step; larger is better."""
+        return self.metric.goodness(self.estimates[-1].mean)
+
+    @staticmethod
+    def of(score: Score, metric: Metric) -> Line:
+        """A score of one run, named by its norm."""
+        rows = score.by_steps
+        steps, estimates = [row.steps for row in rows], [row.estimate for row in rows]
+        return Line(panel="", label=norm_in_words(score.norm), metric=metric, steps=steps, estimates=estimates)
+
+
+Run = tuple[Result, Score]
+
+
+def _runs(results: list[Result]) -> list[list[Run]]:
+    """The runs of each (configuration, norm) with their scores, one for each seed."""
+    merged: dict[str, dict[int, Run]] = {}
+    for result in _apart(_apart(results, "pool_sha256"), "data_sha256"):
+        rest = _settings(result)
+        for score in result.scores:
+            tested = [result.protocol["split"], norm_in_words(score.norm), score.estimate.tasks, _unfinished(result)]
+            identity = json.dumps([rest, *tested], sort_keys=True)
+            merged.setdefault(identity, {})[result.seed] = result, score
+    return [list(by_seed.values()) for by_seed in merged.values()]
+
+
+def _apart(results: list[Result], fact: str) -> list[Result]:
+    """The same; where one configuration met data of different sums, its results say which behind the split's name."""
+    met: dict[str, set[str]] = {}
+    keys = [json.dumps({**result.config, "seed": None}, sort_keys=True) for result in results]
+    for key, result in zip(keys, results, strict=True):
+        met.setdefault(key, set()).update(filter(None, [result.protocol.get(fact)]))
+
+    def told(result: Result) -> Result:
+        protocol = result.protocol
+        split = f"{protocol['split']}, {fact} {protocol.get(fact)}"
+        return replace(result, protocol={**protocol, "split": split})
+
+    return [told(result) if len(met[key]) > 1 else result for key, result in zip(keys, results, strict=True)]
+
+
+def _unfinished(result: Result) -> str:
+    """Words for parameters of a run that was tested before its training was done, else none."""
+    words = f" (unfinished: {result.trained} of {result.selected.of} meta-iterations)"
+    return words if result.unfinished else ""
+
+
+def _settings(result: Result) -> dict[str, Any]:
+    """The configuration less what runs are merged over."""
+    return {key: value for key, value in result.config.items() if key != "seed"}
+
+
+def rows(results: list[Result]) -> list[Row]:
+    """One row for each (configuration, norm), the best first; runs that differ only in seed are merged."""
+    table, configs = [], []
+    for runs in _runs(results):
+        result, score = runs[0]
+        estimate, spread = over_seeds([of.estimate for _, of in runs])
+        table.append(
+            Row(
+                algo=result.names["algo"] + _unfinished(result),
+                dataset=result.names["dataset"],
+                task=result.protocol["task"],
+                split=result.protocol["split"],
+                norm=score.norm,
+                steps=result.protocol["test_steps"],
+                tasks=score.estimate.tasks or 0,
+                seeds=len(runs),
+                metric=result.metric,
+                estimate=estimate,
+                sd_seeds=spread,
+                settings={},
+            )
+        )
+        configs.append(_settings(result))
+    keys = telling(configs, [row.cells() for row in table])
+    titles = {key: f"setting {key}" if title(key) in COLUMNS else title(key) for key in keys}
+    for i, config in enumerate(configs):
+        told = {titles[key]: written(config[key]) if key in config else "" for key in keys}
+        table[i] = replace(table[i], settings=told)
+
+    def order(row: Row) -> tuple[Any, ...]:
+        bare = row.norm is None
+        return row.dataset, row.task, bare, norm_in_words(row.norm), -row.metric.goodness(row.estimate.mean)
+
+    return sorted(table, key=order)
+
+
+def by_steps(results: list[Result]) -> list[Line]:
+    """One line of a plot for each (configuration, norm): metric against inner steps, over its seeds.
+
+    Its label is the method, with all settings that tell it from others of its name.
+    """
+    merged = _runs(results)
+    norms: dict[str, list[Norm]] = {}  # of the networks with batch norm on each kind of tasks
+    for (result, score), *_ in merged:
+        norms.setdefault(_tasks(result, score), []).extend([score.norm] if score.norm else [])
+    panels, methods, lines = [], [], []
+    for runs in merged:
+        result, score = runs[0]
+        beside = norms[_tasks(result, score)]  # without batch norm a network has a place beside any kind of it
+        panels.append(f"{_tasks(result, score)}, norm {norm_in_words(score.norm or (beside[0] if beside else None))}")
+        methods.append(result.names["algo"] + _unfinished(result))
+    for i, runs in enumerate(merged):
+        result, score = runs[0]
+        same = [j for j in range(len(merged)) if (panels[j], methods[j]) == (panels[i], methods[i])]
+        label = labels([_settings(merged[j][0][0]) for j in same])[same.index(i)]
+        words = f"{methods[i]} {label}".strip()
+        of_steps = zip(*(of.by_steps for _, of in runs), strict=True)
+        lines.append(
+            Line(
+                panel=panels[i],
+                label=textwrap.fill(words, 60, break_long_words=False, break_on_hyphens=False),
+                metric=result.metric,
+                steps=[row.steps for row in score.by_steps],
+                estimates=[over_seeds([row.estimate for row in rows])[0] for rows in of_steps],
+            )
+        )
+    return lines
+
+
+def _tasks(result: Result, score: Score) -> str:
+    """The tasks that a score is of."""
+    task = f"{result.names['dataset']}, {result.protocol['task']}"
+    return f"{task}, {result.protocol['split']}, {score.estimate.tasks} tasks"
+
+
+def markdown(table: list[Row]) -> str:
+    """The rows as a Markdown table, numbers as they are read."""
+    some_diverged = any(row.estimate.diverged for row in table)
+    more = list(table[0].settings) if table else []
+    titles = [*COLUMNS[:7], "result ± interval over tasks", "seeds", "sd between seeds"]
+    titles += ["diverged"] if some_diverged else []
+    titles += more
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for row in table:
+        of, known = row.estimate, row.cells()
+        cells = [known[column] for column in COLUMNS[:7]]
+        cells += [row.metric.amount(of.mean, of.ci95), row.seeds]
+        cells.append("" if math.isnan(row.sd_seeds) else row.metric.number(row.sd_seeds))
+        if some_diverged:
+            cells.append(f"{of.diverged} of {of.tasks}")
+        cells += [known[name] for name in more]
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return "\n".join([*lines, "", "± is the 95 % interval over test tasks, 1.96 s / sqrt(n), of one run.", ""])
+
+
+def comma_separated(table: list[Row]) -> str:
+    """The rows as CSV, numbers unrounded."""
+    buffer = io.StringIO()
+    more = list(table[0].settings) if table else []
+    writer = csv.DictWriter(buffer, [*COLUMNS, *more], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row.cells() for row in table)
+    return buffer.getvalue()

@@ -1,0 +1,175 @@
+"""Pictures of a few test tasks: support set, query set and what was predicted for it."""
+
+from __future__ import annotations
+
+import textwrap
+
+import torch
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.tri import Triangulation
+from torch import Tensor
+
+from metarun.core.episode import Episode, TaskFigure
+
+INK, SOFT, GOOD, BAD = "#1f4e79", "#b8860b", "#2e7d32", "#c62828"
+CLASSES = [INK, SOFT, "#7b3f98", "#4a4a4a", "#00808b", "#d36ba6", "#8c5a3c", "#5b9bd5"]  # apart from green and red
+
+Names = list[list[str]]  # [T][N]: what the classes of each task are called
+
+
+NAMES = {TaskFigure.images: "episodes.png", TaskFigure.points: "points.png", TaskFigure.curve: "sinusoid.png"}
+
+
+def draw(kind: TaskFigure, episodes: Episode, outputs: Tensor, ink: bool, names: Names | None) -> Figure:
+    """Tasks as their family says (not ``none``). outputs: [T, S+1, N*Q, outputs] for the query sets; ink, names: as
+    ``images``."""
+    if kind is TaskFigure.images:
+        return images(episodes, outputs, ink, names)
+    return points(episodes, outputs) if kind is TaskFigure.points else regression(episodes, outputs)
+
+
+def predicted(outputs: Tensor) -> Tensor:
+    """Labels [...] from outputs [..., N], or [..., 1] by its sign; -1 where they are not finite, which is no label."""
+    label = outputs.argmax(-1) if outputs.shape[-1] > 1 else (outputs[..., 0] > 0).long()
+    return torch.where(outputs.isfinite().all(-1), label, -1)
+
+
+def images(episodes: Episode, outputs: Tensor, ink: bool = False, names: Names | None = None) -> Figure:
+    """Test tasks side by side: each row a class, its support images, then queries framed green or red.
+
+    A red frame is labelled with the class that was predicted. ink: one channel holds how much ink there is, which is
+    drawn dark on white; else it is light, as in a photograph.
+    """
+    labels = [int(label) for label in episodes.query_y.unique()][:5]
+    each = [int((y[0] == labels[0]).sum()) for y in (episodes.support_y, episodes.query_y)]
+    shot, query = min(each[0], 2), min(each[1], 5)
+    tasks, wide = len(episodes.key), shot + query + 1
+    guess = predicted(outputs[:, -1]).cpu()
+    low, high = (float(f([x.min() for x in (episodes.support_x, episodes.query_x)])) for f in (min, max))
+    low, high = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+    figure = Figure(figsize=(0.62 * tasks * wide, 0.66 * len(labels) + 0.5))
+    grid = figure.subplots(len(labels), tasks * wide, squeeze=False)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.axis("off")
+    for t in range(tasks):
+        for row, label in enumerate(labels):
+            support = (episodes.support_y[t] == label).nonzero()[:shot, 0].tolist()
+            queries = (episodes.query_y[t] == label).nonzero()[:query, 0].tolist()
+            for column, at in enumerate(support):
+                _image(grid[row, t * wide + column], episodes.support_x[t, at], low, high, ink, "0.7")
+            for column, at in enumerate(queries, shot):
+                axes, right = grid[row, t * wide + column], int(guess[t, at]) == label
+                _image(axes, episodes.query_x[t, at], low, high, ink, GOOD if right else BAD, 2.5)
+                if not right:
+                    wrong = "none" if guess[t, at] < 0 else str(int(guess[t, at]))
+                    said = axes.text(0.91, 0.1, wrong, color=BAD, fontsize=8, ha="right", transform=axes.transAxes)
+                    said.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8})
+                    said.set_zorder(2.4)  # above the image, below the frame
+            called = _short(f"{label}: {names[t][label]}") if names else str(label)
+            size = 8 if len(called) < 8 else 5
+            grid[row, t * wide].set_ylabel(called, fontsize=size, rotation=0, va="center", ha="right", parse_math=False)
+        grid[0, t * wide].set_title("support", fontsize=7)
+        grid[0, t * wide + shot].set_title("query", fontsize=7)
+    return figure
+
+
+def _image(axes: Axes, x: Tensor, low: float, high: float, ink: bool, frame: str, width: float = 1) -> None:
+    """One image [C, H, W] with values low..high, in a frame."""
+    axes.axis("on")
+    scaled = ((x.detach().cpu() - low) / (high - low or 1)).permute(1, 2, 0).squeeze(-1)
+    axes.imshow(scaled, cmap="gray_r" if ink else "gray", vmin=0, vmax=1)
+    for spine in axes.spines.values():
+        spine.set(color=frame, linewidth=width)
+
+
+def _short(name: str) -> str:
+    """A name in at most three lines that fit between two tasks."""
+    printable = "".join(c if c.isprintable() and not 0xD800 <= ord(c) < 0xE000 else "?" for c in name)
+    lines = textwrap.wrap(printable, 11)
+    return "\n".join([*lines[:2], lines[2] if len(lines) == 3 else f"{lines[2][:10]}…"] if len(lines) > 2 else lines)
+
+
+def points(episodes: Episode, outputs: Tensor) -> Figure:
+    """Classes in the plane, before and after adapting: K support points each, queries ringed green or red.
+
+    outputs: [T, S+1, N*Q, N], or [T, S+1, 2*Q, 1] for two classes that one output tells apart. The borders between
+    the classes are drawn as far as the queries reach, where they are known.
+    """
+    tasks, way = len(episodes.key), int(episodes.query_y.max()) + 1
+    colours = CLASSES if way <= len(CLASSES) else [colormaps["turbo"](c / (way - 1)) for c in range(way)]
+    figure = Figure(figsize=(3.2 * tasks, 6.4), layout="constrained")
+    grid = figure.subplots(2, tasks, squeeze=False)
+    for t in range(tasks):
+        support_x, support_y, query_x, query_y = (field[t].cpu() for field in episodes[:4])
+        everything = torch.cat([support_x, query_x])
+        low, high = everything.amin(0), everything.amax(0)
+        middle, reach = (low + high) / 2, 0.55 * (high - low).max().clamp(min=1e-6)
+        limits = torch.stack([middle - reach, middle + reach], 1).tolist()  # [[left, right], [bottom, top]]
+        for axes, at, when in ((grid[0, t], 0, "before adapting"), (grid[1, t], -1, "after adapting")):
+            of_queries = outputs[t, at].cpu()
+            right = predicted(of_queries) == query_y
+            for label in range(way):
+                of, colour = query_y == label, colours[label]
+                rings = [GOOD if hit else BAD for hit in right[of]]
+                axes.scatter(*query_x[of].T, s=40, color=colour, edgecolors=rings, linewidths=2)
+                axes.scatter(*support_x[support_y == label].T, s=70, marker="^", color=colour, edgecolors="k")
+            _borders(axes, query_x, of_queries)
+            axes.set_title(f"{when}: {int(right.sum())} of {len(right)}", fontsize=8)
+            axes.set(xlim=limits[0], ylim=limits[1], aspect="equal")
+            axes.tick_params(labelsize=7)
+    return figure
+
+
+def _borders(axes: Axes, x: Tensor, outputs: Tensor) -> None:
+    """Lines where the predicted class changes, between points x [B, 2] with these outputs [B, N] or [B, 1].
+
+    They are where a class's output equals the largest of the others.
+    """
+    if not outputs.isfinite().all():
+        return
+    try:
+        triangles = Triangulation(*x.T.numpy())
+    except (ValueError, RuntimeError):  # fewer than three points, or all on a line
+        return
+    if outputs.shape[-1] == 1:
+        margins = outputs
+    else:
+        of_others = [torch.cat([outputs[:, :c], outputs[:, c + 1 :]], 1).amax(1) for c in range(outputs.shape[-1])]
+        margins = outputs - torch.stack(of_others, 1)
+        margins = margins[:, 1:] if margins.shape[1] == 2 else margins  # of two classes the border is the same line
+    for margin in margins.unbind(1):
+        if margin.min() < 0 < margin.max():
+            axes.tricontour(triangles, margin, levels=[0], colors="0.3", linewidths=1)
+
+
+def regression(episodes: Episode, outputs: Tensor) -> Figure:
+    """The MAML paper's figure 2: true function, the K points, and the fit before and after 1 and S inner steps.
+
+    The place on the line is the first number of an input; others are the task's own, such as what an oracle is told.
+    A fit that leaves the true functions far behind is cut off and named.
+    """
+    tasks, last = len(episodes.key), outputs.shape[1] - 1
+    figure = Figure(figsize=(3.6 * tasks, 3.0), layout="constrained")
+    panels = figure.subplots(1, tasks, squeeze=False, sharey=True)[0]
+    low, high = float(episodes.query_y.min()), float(episodes.query_y.max())
+    room = (high - low) or 1.0
+    kept = outputs[outputs.isfinite()].cpu()
+    bottom, top = (float(kept.min()), float(kept.max())) if len(kept) else (low, high)
+    margin = 0.05 * room
+    for t, axes in enumerate(panels):
+        x, order = episodes.query_x[t, :, 0].cpu().sort()
+        axes.plot(x, episodes.query_y[t, :, 0].cpu()[order], color=BAD, lw=1.5, label="true function")
+        for at, style in zip(sorted({0, min(1, last), last}), (":", "--", "-"), strict=False):
+            label = "before adapting" if at == 0 else f"after {at} step{'s' if at > 1 else ''}"
+            axes.plot(x, outputs[t, at, :, 0].cpu()[order], color=INK, ls=style, lw=1.2, label=label)
+        if not outputs[t, -1].isfinite().all():
+            axes.text(0.5, 0.03, "diverged", color=BAD, fontsize=8, ha="center", transform=axes.transAxes)
+        support_x, support_y = episodes.support_x[t, :, 0].cpu(), episodes.support_y[t, :, 0].cpu()
+        axes.plot(support_x, support_y, "^", color=SOFT, label="K points")
+        axes.set_xlabel("x")
+    panels[0].set_ylim(max(min(bottom, low), low - room) - margin, min(max(top, high), high + room) + margin)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=8)
+    return figure

@@ -1,0 +1,219 @@
+"""Checkpoints: plain torch files with a checksum. They load without running code and are replaced in one step."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarun.core import tree
+from metarun.core.meta import Meta
+from metarun.errors import UserError
+from metarun.files import read_file, write_atomic
+from metarun.runs.owner import Owner
+
+FORMAT = 1
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+
+
+@dataclass
+class Selection:
+    """The best meta-parameters on validation so far.
+
+    Args:
+        step: Meta-iterations done when they were measured.
+        value: The mean metric over the validation tasks.
+        ci95: Half-width of its 95 % interval.
+        meta: The meta-parameters.
+        diverged: Validation tasks that diverged; 0 for older files, which do not store it.
+    """
+
+    step: int
+    value: float
+    ci95: float
+    meta: Meta
+    diverged: int = 0
+
+
+@dataclass
+class TrainState:
+    """The whole state of a run between two meta-iterations. Tasks have no state: they are functions of the step.
+
+    Args:
+        step: Meta-iterations done.
+        meta: The meta-parameters.
+        optimizer: The outer optimiser's state dict, from torch.
+        selection: The best meta-parameters on validation; None before the first validation with a result.
+    """
+
+    step: int
+    meta: Meta
+    optimizer: dict[str, Any]
+    selection: Selection | None
+
+    def to(self, device: torch.device) -> TrainState:
+        """Return the state with its parameters on ``device``. An optimiser moves its own state when it loads it."""
+
+        def moved(meta: Meta) -> Meta:
+            return tree.combine(lambda p: p.to(device), meta)
+
+        chosen = self.selection
+        selection = chosen and dataclasses.replace(chosen, meta=moved(chosen.meta))
+        return TrainState(self.step, moved(self.meta), self.optimizer, selection)
+
+
+class Damaged(Exception):
+    """The file is not a checkpoint, or its content has changed since it was written."""
+
+
+def folder(run_dir: Path) -> Path:
+    """Return the folder of a run's checkpoints."""
+    return run_dir / "checkpoints"
+
+
+def selected(run_dir: Path) -> bool:
+    """Whether a run has parameters selected on validation, besides its last ones."""
+    return (folder(run_dir) / BEST).exists()
+
+
+def save(run_dir: Path, state: TrainState, training: dict[str, Any] | None = None) -> Path:
+    """Write ``last.pt`` and, from the selection, ``best.pt``. The old ``last.pt`` becomes ``previous.pt``.
+
+    Args:
+        run_dir: The run folder.
+        state: The state to save.
+        training: The settings that determine the state, dotted key -> value, for ``Owner``. The bytes of the files
+            depend on ``state`` and ``training`` alone.
+
+    Returns:
+        The path of ``last.pt``.
+
+    Raises:
+        OSError: The disk refuses to write; the older files stay.
+    """
+    target = folder(run_dir)
+    target.mkdir(parents=True, exist_ok=True)
+    chosen = state.selection
+    best = {**vars(chosen), "meta": chosen.meta.flat()} if chosen else {}
+    content = {
+        "step": state.step,
+        "meta": state.meta.flat(),
+        "optimizer": state.optimizer,
+        "selection": None if chosen is None else best,
+    }
+    whose = {"training": training} if training else {}
+    data = _encode({**content, **whose})
+    if chosen is not None:
+        write_atomic(target / BEST, _encode({**best, **whose}))
+    write_atomic(target / LAST, data, keep_old=target / PREVIOUS)
+    return target / LAST
+
+
+def load(run_dir: Path, owner_of: Callable[[], Owner] | None = None) -> TrainState | None:
+    """Load the newest undamaged state, on the CPU. Warns of each damaged file that it skips.
+
+    Args:
+        run_dir: The run folder.
+        owner_of: Computes the training that the checkpoint must belong to; called only where there is a checkpoint.
+
+    Returns:
+        The state, or None where no checkpoint was written yet.
+
+    Raises:
+        UserError: Every checkpoint is damaged, or one belongs to another training.
+    """
+    found = [path for path in (folder(run_dir) / LAST, folder(run_dir) / PREVIOUS) if read_file(path) is not None]
+    owner = owner_of() if found and owner_of else None
+    for path in found:
+        try:
+            content = read(path, owner)
+        except Damaged as error:
+            warnings.warn(f"{error}; trying the checkpoint before it", stacklevel=2)
+            continue
+        chosen = content["selection"]
+        selection = None if chosen is None else Selection(**{**chosen, "meta": Meta.from_flat(chosen["meta"])})
+        return TrainState(content["step"], Meta.from_flat(content["meta"]), content["optimizer"], selection)
+    if found:
+        raise UserError(f"{folder(run_dir)}: every checkpoint is damaged; start again in another run_dir")
+    return None
+
+
+def read(path: Path, owner: Owner | None = None) -> dict[str, Any]:
+    """Read and verify one checkpoint file, with its tensors on the CPU.
+
+    Args:
+        path: The file.
+        owner: The training that it must belong to; None: any.
+
+    Raises:
+        Damaged: There is no file, its content is not a checkpoint, or its checksum is wrong.
+        UserError: The path is not a regular file, or the checkpoint belongs to another training.
+    """
+    data = read_file(path)
+    try:
+        file = torch.load(io.BytesIO(data or b""), map_location="cpu", weights_only=True)
+        content, recorded = file["content"], file["sha256"]
+        whole = file["format"] == FORMAT and _digest(content) == recorded
+    except MemoryError:
+        raise
+    except Exception as error:  # torch raises many kinds of error for a file that it did not write
+        raise Damaged(f"{path}: damaged checkpoint ({type(error).__name__})") from error
+    if not whole:
+        raise Damaged(f"{path}: damaged checkpoint (its checksum does not fit)")
+    if owner is not None:
+        owner.check(path, content, selected=path.name == BEST)
+    return content
+
+
+def _encode(content: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()  # not a path: torch writes the file's name into the file
+    torch.save(_plain({"format": FORMAT, "sha256": _digest(content), "content": content}), buffer)
+    return buffer.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """Return a copy whose pickle depends on values alone.
+
+    pickle writes an object once and refers to it afterwards, so its bytes depend on which strings and tensors are the
+    same object. That differs between a resumed run and one that was not interrupted.
+    """
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item) for item in value)
+    return sys.intern(value) if isinstance(value, str) else value
+
+
+def _digest(content: Any) -> str:
+    """Compute the SHA-256 of names, types, shapes and bits; it is the same on every device."""
+    digest = hashlib.sha256()
+
+    def feed(value: Any) -> None:
+        if isinstance(value, Tensor):
+            digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        elif isinstance(value, dict):
+            digest.update(f"dict{len(value)}".encode())
+            for key, item in value.items():
+                feed(key)
+                feed(item)
+        elif isinstance(value, list | tuple):
+            digest.update(f"list{len(value)}".encode())
+            for item in value:
+                feed(item)
+        else:
+            digest.update(f"{type(value).__name__}:{value!r};".encode())
+
+    feed(content)
+    return digest.hexdigest()

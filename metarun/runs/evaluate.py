@@ -1,0 +1,158 @@
+"""Evaluation: adapt to new tasks with the algorithm's own inner loop and measure after each number of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarun.core.batch_norm import Norm
+from metarun.core.episode import Episode
+from metarun.core.intervals import Estimate
+from metarun.core.meta import Meta
+from metarun.core.objective import Supervised
+from metarun.datasets.base import Split
+from metarun.engine.collect import collected
+from metarun.engine.over_tasks import TRACE_PAYS, OverTasks, concatenate, count
+from metarun.progress import progress_bar
+from metarun.results.result import AfterSteps
+from metarun.runs.setup import Setup
+
+AT_ONCE = 32  # tasks sampled in one call
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Metric and loss of tasks under one kind of batch norm statistics.
+
+    A task diverged where its metric or its loss is not finite. Its metric then counts as ``worst``.
+
+    Args:
+        norm: The batch norm statistics.
+        steps: The numbers of inner steps that were measured.
+        metric: [tasks, len(steps)].
+        loss: [tasks, len(steps)].
+        worst: The worst value of the metric.
+    """
+
+    norm: Norm
+    steps: list[int]
+    metric: Tensor
+    loss: Tensor
+    worst: float
+
+    @property
+    def estimates(self) -> list[Estimate]:
+        """The metric's mean and interval over tasks, for each number of inner steps."""
+        diverged = ~(self.metric.isfinite() & self.loss.isfinite())
+        return [Estimate.of(self.metric[:, i], diverged[:, i], self.worst) for i in range(len(self.steps))]
+
+    def by_steps(self) -> list[AfterSteps]:
+        """Return one row for each number of inner steps, with the mean loss."""
+        losses = [of_tasks.to(torch.float64).mean().item() for of_tasks in self.loss.unbind(1)]
+        return [
+            AfterSteps(steps=steps, estimate=estimate, loss=loss)
+            for steps, estimate, loss in zip(self.steps, self.estimates, losses, strict=True)
+        ]
+
+
+class Evaluator:
+    """Scores meta-parameters on tasks 0..tasks-1 of a split.
+
+    Args:
+        setup: The experiment's parts.
+        tasks: Number of tasks.
+        norm: Batch norm statistics to evaluate with.
+        last_only: Measure after the last inner step only, which is cheaper.
+        times: Expected calls; tracing is chosen from it.
+    """
+
+    def __init__(self, setup: Setup, tasks: int, norm: Norm, *, last_only: bool = False, times: int = 1):
+        self.setup, self.tasks = setup, tasks
+        self.norms = norms = norm.members(setup.mixing)
+        algo = setup.experiment.algo
+        self.measured = measured = range(algo.eval_inner_steps if last_only else 0, algo.eval_inner_steps + 1)
+
+        def score(meta: Meta, task: Any) -> tuple[Tensor, Tensor]:  # each [norms, S+1]
+            metrics, losses = zip(*algo.measure_adaptation(setup.problem, meta, task, measured, norms), strict=True)
+            return torch.stack(metrics, -1), torch.stack(losses, -1)
+
+        def over_tasks(calls: int) -> OverTasks:  # for few calls, device.compile=true means meta-steps only
+            return OverTasks(setup.engine, score, calls if calls >= TRACE_PAYS else 0)
+
+        self.mine = len(setup.ranks.share(range(tasks)))
+        chunk = min(setup.engine.chunk or AT_ONCE, AT_ONCE)
+        self.at_once = AT_ONCE // chunk * chunk  # whole chunks: all have one shape and share one trace
+        self.whole = over_tasks(times * (self.mine // self.at_once) * (self.at_once // chunk))
+        self.rest = over_tasks(times)
+
+    def _collected(self, meta: Meta, tasks: Any) -> Any:
+        b = self.setup
+        algo, steps = b.experiment.algo, self.measured.stop - 1
+        return collected(b.engine, algo, b.problem, meta, tasks, steps, training=False)
+
+    def __call__(self, meta: Meta, split: Split, progress: str = "") -> list[Measured]:
+        """Score the meta-parameters.
+
+        Args:
+            meta: The meta-parameters.
+            split: The split to draw the tasks from.
+            progress: Label of the progress bar; empty: no bar.
+
+        Returns:
+            One ``Measured`` for each norm.
+        """
+        results: list[tuple[Tensor, Tensor]] = []
+        with progress_bar(total=self.mine, desc=progress, unit="task", show=bool(progress)) as bar:
+            for episodes in measured_episodes(self.setup, split, self.tasks, self.at_once):
+                drawn = count(episodes)
+                episodes = self._collected(meta, episodes)
+                for part in (self.whole if drawn == self.at_once else self.rest)(meta, episodes):
+                    results.append(part)
+                    bar.update(len(part[0]))
+        metric, loss = concatenate(self.setup.ranks.gather([(metric.cpu(), loss.cpu()) for metric, loss in results]))
+        steps, worst = list(self.measured), self.setup.problem.metric.worst
+        return [Measured(n, steps, metric[:, i], loss[:, i], worst) for i, n in enumerate(self.norms)]
+
+
+def evaluate(
+    setup: Setup, meta: Meta, split: Split, tasks: int, norm: Norm, *, last_only: bool = False, progress: str = ""
+) -> list[Measured]:
+    """Score the meta-parameters once; arguments as for ``Evaluator`` and its call."""
+    return Evaluator(setup, tasks, norm, last_only=last_only)(meta, split, progress)
+
+
+def measured_episodes(setup: Setup, split: Split, tasks: int, at_once: int = AT_ONCE) -> Iterator[Episode]:
+    """Yield this rank's share of tasks 0..tasks-1 of a split, ``at_once`` tasks at a time.
+
+    The tasks depend on ``eval.seed``. They do not depend on the algorithm, the checkpoint or the run's seed.
+    """
+    x = setup.experiment
+    mine = setup.ranks.share(range(tasks))
+    for first in range(0, len(mine), at_once):
+        yield setup.tasks.sample(split, x.eval.seed, mine[first : first + at_once], x.way, x.eval.shot, x.eval.query)
+
+
+def predictions(setup: Setup, meta: Meta, episodes: Episode, norm: Norm) -> Tensor:
+    """Compute the network's outputs for the query sets of a few tasks, for figures.
+
+    Args:
+        setup: The experiment's parts.
+        meta: The meta-parameters.
+        episodes: T tasks.
+        norm: Batch norm statistics to evaluate with.
+
+    Returns:
+        [T, S+1, N*Q, outputs].
+    """
+    algo, problem = setup.experiment.algo, setup.problem
+    assert isinstance(problem, Supervised), "only labelled examples are drawn with their predictions"
+
+    def outputs(meta: Meta, task: Episode) -> Tensor:
+        adapted = algo.adapt(problem, meta, task, algo.eval_inner_steps)
+        return torch.stack([problem.predict(params, task, norm) for params in adapted])
+
+    return concatenate(list(OverTasks(setup.engine, outputs)(meta, episodes)))

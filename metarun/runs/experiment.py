@@ -1,0 +1,98 @@
+"""An experiment: all settings of a run in one object, and the parts that are built from them."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+
+from metarun.algorithms.base import Algorithm
+from metarun.core.batch_norm import Norm
+from metarun.datasets.base import Dataset, Tasks
+from metarun.engine.device import Device
+from metarun.errors import require, require_count
+from metarun.models.base import Model
+from metarun.runs.recipe import Recipe
+
+
+class Select(enum.Enum):
+    """Which parameters are tested: those that were best on validation, or the last ones."""
+
+    best = "best"
+    last = "last"
+
+
+class Resume(enum.Enum):
+    """auto: continue an unfinished run of the same configuration. never: start again in a new folder."""
+
+    auto = "auto"
+    never = "never"
+
+
+@dataclass(kw_only=True, slots=True)
+class Evaluation:
+    """Settings of validation and test."""
+
+    tasks: int  # meta-test tasks of the reported result
+    val_tasks: int
+    every: int  # meta-iterations between validations; 0: no validation
+    shot: int  # support examples per class of validation and test tasks
+    query: int  # query examples per class of validation and test tasks
+    norm: Norm
+    every_step: bool  # test after 0, 1, ..., S inner steps; false: after S only
+    select: Select
+    seed: int  # of validation and test tasks; separate from the run's seed, so that all runs get the same tasks
+
+    def __post_init__(self) -> None:
+        for name, least, most in (("tasks", 2, 10**7), ("val_tasks", 2, 10**7), ("every", 0, 10**9)):
+            require_count(name, getattr(self, name), least, most)
+
+
+@dataclass(kw_only=True, slots=True)
+class Experiment:
+    """The root of the configuration; ``conf/train.yaml`` states the values."""
+
+    way: int
+    shot: int
+    query: int  # query examples per class of meta-training tasks
+    meta_batch: int  # tasks per meta-iteration
+    steps: int  # meta-iterations
+    seed: int  # of the first parameters and of the meta-training tasks
+    run_dir: str | None
+    data_root: str | None
+    checkpoint_every: int
+    log_every: int
+    resume: Resume
+    eval: Evaluation
+    dataset: Dataset
+    model: Model
+    algo: Algorithm
+    device: Device
+    recipe: Recipe | None = None  # the published protocol, where this is one
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "checkpoint_every", "log_every"):
+            require_count(name, getattr(self, name))
+        for name in ("way", "shot", "query", "meta_batch"):
+            require_count(name, getattr(self, name), most=10**6)
+        for name in ("shot", "query"):
+            require_count(f"eval.{name}", getattr(self.eval, name), most=10**6)
+        require(self.way >= 2 or not self.dataset.has_way, "way", self.way, ">= 2")
+        require(self.way == 2 or not self.dataset.binary, "way", self.way, "2, the classes that one output tells apart")
+        for key, value in {"seed": self.seed, "eval.seed": self.eval.seed}.items():
+            require(0 <= value < 2**63, key, value, "0..2**63 - 1")
+        self.steps = self.algo.meta_iterations(self.steps)
+
+    def unread(self) -> dict[str, str]:
+        """Return the keys that nothing reads under the other settings -> what would read them."""
+        of_method = {f"algo.{name}": reader for name, reader in self.algo.unread().items()}
+        return of_method | ({} if self.dataset.has_way else {"way": "a data set with classes"})
+
+    def training_shots(self) -> tuple[int, int]:
+        """Return (support, query) examples per class of a meta-training task."""
+        return self.algo.training_shots(self.shot, self.query)
+
+    def inputs_of_a_task(self, tasks: Tasks) -> int:
+        """Return the count of input numbers of one meta-training task: examples times C * H * W."""
+        examples = sum(self.training_shots()) * (self.way if self.dataset.has_way else 1)
+        return examples * math.prod(tasks.input_shape)

@@ -1,0 +1,290 @@
+"""Run folders: their names, the configuration stored in them, and the lock that admits one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import itertools
+import json
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from metarun.errors import UserError
+from metarun.files import read_file, user_path
+from metarun.results import page
+from metarun.results.result_file import read as read_result
+from metarun.runs import held_out
+from metarun.runs.experiment import Experiment, Resume
+from metarun.runs.held_out import Facts
+
+CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
+OUTPUTS = Path("outputs")
+# keys that do not affect the result: paths, resume policy, and presets, whose values are stored where they are used
+NOT_IDENTITY = ("run_dir", "data_root", "resume", "recipe.reference", "dataset.preset")
+# settings that older run folders lack, by the data set's module, with the values that those runs used
+LATER = {"image_folder": {"split": "shares", "layers": 1, "min_images": 0, "white": None}}
+
+
+@dataclass(frozen=True)
+class Record:
+    """A configuration as plain data.
+
+    Args:
+        names: Group -> chosen option.
+        kinds: Group -> the option's module.
+        values: All settings, nested.
+        changed: Settings that differ from those of the recipe, where there is one.
+        data: Description of the data (``held_out.facts``); None in older folders.
+    """
+
+    names: dict[str, str]
+    kinds: dict[str, str]
+    values: dict[str, Any]
+    changed: list[str] = field(default_factory=list)
+    data: Facts | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """Return dotted key -> value of every key that affects the result."""
+        flat: dict[str, Any] = {f"{group} (option)": name for group, name in self.names.items()}
+
+        def walk(node: dict[str, Any], prefix: str) -> None:
+            for key, value in node.items():
+                if prefix + key in NOT_IDENTITY:
+                    continue
+                if isinstance(value, dict):
+                    walk(value, f"{prefix}{key}.")
+                else:
+                    flat[prefix + key] = value
+
+        walk(self.values, "")
+        as_before = {f"dataset.{key}": value for key, value in LATER.get(self.kinds.get("dataset", ""), {}).items()}
+        return {key: v for key, v in flat.items() if key not in as_before or as_before[key] != v}
+
+    def tested_on(self, which: str) -> Record:
+        """Return the record of a test of one checkpoint, ``which`` = best or last.
+
+        It differs in ``eval.select``, so the results of the two checkpoints are two rows of a table.
+        """
+        evaluation = self.values.get("eval")
+        chosen = {**evaluation, "select": which} if isinstance(evaluation, dict) else evaluation
+        return replace(self, values={**self.values, "eval": chosen})
+
+    def training(self) -> dict[str, Any]:
+        """Return the part of the identity that affects checkpoints: without test settings and the recipe's name."""
+        beside = [key for key in self.identity() if key.startswith("eval.") and key != "eval.every"]
+        return {key: value for key, value in self.identity().items() if key not in (*beside, "recipe.name")}
+
+    def hash(self, training_only: bool = False) -> str:
+        """Return 16 hexadecimal digits of the SHA-256 of ``identity``, or of ``training``."""
+        content = self.training() if training_only else self.identity()
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def name(self, experiment: Experiment) -> str:
+        """Return the name of a run folder without the date: algorithm, data set, task and seed."""
+        x = experiment
+        task = f"{x.way}w{x.eval.shot}s" if x.dataset.has_way else f"{x.eval.shot}s"
+        return f"{self.names['algo']}_{self.names['dataset']}_{task}_s{x.seed}"
+
+    @staticmethod
+    def read(run_dir: Path) -> Record | None:
+        """Read the record of a run folder; None if there is none.
+
+        Raises:
+            UserError: It is damaged.
+        """
+        path = run_dir / CONFIG
+        data = read_file(path)
+        if data is None:
+            return None
+        try:
+            record = Record(**json.loads(data))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UserError(f"{path}: damaged ({error})") from None
+        if not record._is_sound():
+            raise UserError(f"{path}: damaged (its names, kinds, values, changed and data are not what metarun writes)")
+        if later := LATER.get(record.kinds.get("dataset", "")):
+            record.values["dataset"] = {**later, **record.values["dataset"]}
+        return record
+
+    def _is_sound(self) -> bool:
+        """Whether the types are right; JSON does not check them."""
+        texts = (self.names, self.kinds)
+        if not all(isinstance(part, dict) for part in (*texts, self.values)) or not isinstance(self.changed, list):
+            return False
+        if not held_out.sound(self.data):
+            return False
+        named = all(isinstance(text, str) for part in texts for text in part.values())
+        return (
+            named
+            and self.names.keys() == self.kinds.keys()
+            and all(isinstance(self.values.get(group), dict) for group in self.kinds)
+        )
+
+
+def departures(identity: dict[str, Any], published: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Compare an identity with that of its recipe.
+
+    Settings of the device are ignored, and settings that only one of the two has: they were added or removed between
+    the two versions.
+
+    Returns:
+        Dotted key -> (value, published value) of each setting that differs.
+    """
+    return {
+        key: (value, published[key])
+        for key, value in identity.items()
+        if key in published and published[key] != value and not key.startswith("device")
+    }
+
+
+def claim(experiment: Experiment, record: Record) -> tuple[Path, filelock.BaseFileLock]:
+    """Find or make the folder of a run and lock it.
+
+    Without ``run_dir``, ``resume=auto`` takes the newest unfinished run of this configuration that no process works in.
+
+    Returns:
+        The folder and its lock, which the caller must release.
+
+    Raises:
+        UserError: ``run_dir`` holds another configuration or other files, or another process works in it.
+    """
+    if experiment.run_dir is not None:
+        run_dir = user_path(experiment.run_dir)
+        _fits(run_dir, experiment, record)  # before the lock, so that a refused folder stays unchanged
+        lock = _lock(run_dir)
+        if lock is None:
+            raise UserError(f"run_dir={run_dir}: another process is running in this folder")
+        try:
+            _fits(run_dir, experiment, record)
+        except BaseException:
+            lock.release()
+            raise
+        return run_dir, lock
+    name = record.name(experiment)
+    if experiment.resume is Resume.auto:
+        for run_dir in sorted(OUTPUTS.glob(f"*_{name}*"), reverse=True):
+            if _unfinished(run_dir, record) and (lock := _lock(run_dir)):
+                print(f"going on with an unfinished run of this configuration (resume=never begins anew): {run_dir}")
+                return run_dir, lock
+    run_dir = fresh(OUTPUTS / f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}_{name}")
+    lock = _lock(run_dir)
+    assert lock is not None, "nobody else knows of this folder"
+    return run_dir, lock
+
+
+def fresh(wanted: Path) -> Path:
+    """Make a new folder of this name, or with the suffix _2, _3, ... where the name is taken."""
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}_{number}")
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            continue
+    raise AssertionError
+
+
+def same_training(run_dir: Path, record: Record) -> Path | None:
+    """Find a finished run in the same parent folder with the same training settings and data; its test may differ."""
+    for other in sorted(run_dir.parent.iterdir()):
+        with contextlib.suppress(UserError):  # skip damaged folders
+            before = Record.read(other) if other != run_dir else None
+            same = before is not None and before.training() == record.training() and finished(other)
+            if before and same and not _other_data(other, before, record):
+                return other
+    return None
+
+
+def finished(run_dir: Path) -> bool:
+    """Whether the folder holds an undamaged result of the folder's own configuration."""
+    return read_file(run_dir / RESULT) is not None and misfit(run_dir) is None
+
+
+def complete(run_dir: Path) -> bool:
+    """Whether a folder's run has nothing left to do: it has a result, and the report, which is written last."""
+    return finished(run_dir) and read_file(run_dir / page.NAME) is not None
+
+
+def misfit(run_dir: Path) -> str | None:
+    """Describe what is wrong with a folder's result; None where it is right, or where there is no result."""
+    path = run_dir / RESULT
+    if read_file(path) is None:
+        return None
+    try:
+        result = read_result(path)
+    except UserError as error:
+        return str(error)
+    before = Record.read(run_dir)
+    other = before is not None and result.config_hash != before.hash()
+    return f"{path}: is the result of another configuration" if other else None
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file to a free name with ``.unfit``, which nothing reads, and return its new path."""
+    for number in itertools.count(1):
+        kept = path.with_name(f"{path.stem}.unfit{'' if number == 1 else f'_{number}'}{path.suffix}")
+        if not os.path.lexists(kept):
+            return path.rename(kept)
+    raise AssertionError
+
+
+def _unfinished(run_dir: Path, record: Record) -> bool:
+    """Whether the folder holds an incomplete run of this configuration; False for a damaged folder."""
+    try:
+        before = Record.read(run_dir)
+        same = before is not None and before.hash() == record.hash() and not _other_data(run_dir, before, record)
+        return same and not complete(run_dir)
+    except UserError:
+        return False
+
+
+def _fits(run_dir: Path, experiment: Experiment, record: Record) -> None:
+    """Raise ``UserError`` where a folder cannot hold a run of this configuration."""
+    before = Record.read(run_dir)
+    if before is None:
+        try:
+            others = {path.name for path in run_dir.iterdir()} - {LOCK} if run_dir.is_dir() else set()
+            others -= {path.name for path in run_dir.glob(f".{CONFIG}.*.tmp")}  # of a run killed at its start
+        except OSError as error:
+            raise UserError(f"run_dir={run_dir}: cannot be read ({error.strerror or error})") from None
+        if others:
+            raise UserError(f"run_dir={run_dir}: holds files that are no metarun run; choose an empty or new folder")
+        return
+    if experiment.resume is Resume.never:
+        raise UserError(f"run_dir={run_dir}: holds a run, and resume=never; choose another folder")
+    old, new = before.identity(), record.identity()
+    for key in experiment.algo.fixed:  # older runs stored what was typed, or a data set's default
+        old.pop(key, None), new.pop(key, None)
+    differ = [f"{k}: {old.get(k)} there, {new.get(k)} here" for k in {**old, **new} if old.get(k) != new.get(k)]
+    if differ:
+        raise UserError(f"run_dir={run_dir}: holds a run with another configuration ({'; '.join(differ)})")
+    if said := _other_data(run_dir, before, record):
+        raise UserError(f"run_dir={run_dir}: holds a run on other data ({said}); choose another folder")
+
+
+def _other_data(run_dir: Path, before: Record, record: Record) -> str:
+    """Describe how the data differ from those of the folder's run; empty where they do not."""
+    held_out.refuse_renamed_split(before.data, before.names, before.values, run_dir)
+    return held_out.differences(before.data, record.data)
+
+
+def _lock(run_dir: Path) -> filelock.BaseFileLock | None:
+    """Lock the folder until release or the end of this process; None if another process holds the lock."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(run_dir / LOCK, timeout=0)
+        lock.acquire()
+        return lock
+    except filelock.Timeout:
+        return None
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"run_dir={run_dir}: cannot be written (what is in its place is no folder)") from None
+    except OSError as error:
+        which = f"{LOCK}: " if run_dir.is_dir() else ""  # the file may be at fault, and not the folder
+        raise UserError(f"run_dir={run_dir}: cannot be written ({which}{error.strerror or error})") from None

@@ -1,0 +1,116 @@
+"""``metarun eval``: load a run's trained parameters, check that they belong to it, and test them again."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from metarun.core import tree
+from metarun.core.meta import Meta
+from metarun.engine.ranks import ALONE, Ranks
+from metarun.errors import ConfigError, UserError
+from metarun.files import read_file
+from metarun.runs import checkpoint, held_out, meta_test
+from metarun.runs.experiment import Experiment, Select
+from metarun.runs.folder import Record, finished, fresh
+from metarun.runs.meta_test import Tested
+from metarun.runs.owner import Owner
+from metarun.runs.preflight import preflight
+from metarun.runs.setup import Setup, build
+from metarun.runs.signals import StopSignals
+from metarun.runs.train import tuned
+
+
+def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: Select, ranks: Ranks = ALONE) -> Path:
+    """Test a run's checkpoint again, with other evaluation settings. Training files are read and never changed.
+
+    Args:
+        run_dir: The run folder.
+        experiment: The experiment with the settings of this test.
+        record: The same settings as plain data.
+        which: The checkpoint to test.
+        ranks: The processes of this test.
+
+    Returns:
+        The new folder in ``run_dir/eval`` with the results.
+
+    Raises:
+        UserError: There is no checkpoint, it does not fit, or a test class was used in training.
+        NotFinite: All tasks diverged, or an error is infinite. The results are written before.
+    """
+    with StopSignals(), experiment.device.applied(ranks.local):
+        setup = ranks.together(lambda: build(experiment, testing=True, ranks=ranks))
+        content = ranks.on_first(lambda: _trained(run_dir, which, setup))
+        _refuse_other_step_size(content["meta"], run_dir, record)
+        _refuse_seen_classes(run_dir, record, setup, content)
+        ranks.on_first(lambda: preflight(setup, training=False))
+        x = experiment
+        name = f"{x.eval.norm.name}_{x.eval.tasks}tasks_{x.algo.eval_inner_steps}steps"
+        out = ranks.on_first(lambda: fresh(run_dir / "eval" / name))
+        meta = tree.combine(lambda p: p.to(setup.device), content["meta"])
+        if "value" in content:
+            tested = Tested.selected(meta, content, ranks.on_first(lambda: _trained_for(run_dir, setup, content)))
+        else:
+            tested = Tested(tuned(setup, meta), content["step"], "last step", None, content["step"])
+        found = meta_test.test(setup, record, tested, run_dir, out)
+        ranks.on_first(lambda: meta_test.illustrate(setup, found, tested.meta, run_dir, out))
+        meta_test.require_figures(found)
+    return out
+
+
+def _trained(run_dir: Path, which: Select, setup: Setup) -> dict[str, Any]:
+    """Load a run's meta-parameters: {"meta", "step"}, and "value" and "ci95" where validation selected them.
+
+    Raises ``UserError`` where they belong to another run or another network.
+    """
+    before = Record.read(run_dir)
+    owner = Owner.of(setup, before.training() if before else None)
+    names = [checkpoint.BEST, checkpoint.LAST] if which is Select.best else [checkpoint.LAST]
+    paths = [checkpoint.folder(run_dir) / name for name in names]
+    path = next((path for path in paths if read_file(path) is not None), None)
+    if path is None:
+        raise UserError(f"run={run_dir}: has no checkpoint")
+    try:
+        content = checkpoint.read(path, owner)
+        chosen = content.get("selection") if which is Select.best else None  # from last.pt, where best.pt is lost
+        content = chosen or content
+        return {**content, "meta": Meta.from_flat(content["meta"])}
+    except checkpoint.Damaged as error:
+        state = checkpoint.load(run_dir, lambda: owner)
+        if state is None:
+            raise UserError(f"{error}, and there is no other") from None
+        warnings.warn(f"{error}; taking the parameters from the last good checkpoint", stacklevel=2)
+        return vars(state.selection) if which is Select.best and state.selection else vars(state)
+
+
+def _trained_for(run_dir: Path, setup: Setup, chosen: dict[str, Any]) -> int:
+    """Find the meta-iterations that a run had done. The journal is not used because it has no checksum."""
+    if finished(run_dir):
+        return setup.experiment.steps
+    before = Record.read(run_dir)
+    try:
+        state = checkpoint.load(run_dir, lambda: Owner.of(setup, before.training() if before else None))
+    except UserError:
+        state = None  # only best.pt is left
+    return max(chosen["step"], state.step if state else 0)
+
+
+def _refuse_seen_classes(run_dir: Path, asked: Record, setup: Setup, content: dict[str, Any]) -> None:
+    """Raise ``UserError`` where a test class was used in training, or to select these parameters."""
+    before, tested = Record.read(run_dir), held_out.facts(setup.tasks)
+    assert before is not None, "evaluate_run is given a run folder"
+    held_out.refuse_renamed_split(before.data, before.names, before.values, f"run={run_dir}")
+    chosen = "value" in content or len(setup.experiment.algo.candidates(content["meta"])) > 1
+    was, now = (record.values["dataset"] for record in (before, asked))
+    held_out.refuse_trained(before.data, was, tested, now, chosen, f"run={run_dir}")
+    if was == now and (said := held_out.differences(before.data, tested)):
+        warnings.warn(f"run={run_dir}: tested on other data than it was trained on ({said})", stacklevel=2)
+
+
+def _refuse_other_step_size(trained: Meta, run_dir: Path, asked: Record) -> None:
+    """Raise ``ConfigError`` for another ``algo.inner_lr`` where step sizes are learned: it would have no effect."""
+    before = Record.read(run_dir)
+    was, now = (record and record.values["algo"].get("inner_lr") for record in (before, asked))
+    if trained.step_sizes and now != was:
+        raise ConfigError("algo.inner_lr", now, f"as trained, {was}: this method found step sizes of its own")

@@ -1,0 +1,201 @@
+"""The result of a run: test tasks measured, ``result.json`` first, then the pictures and the report of it."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import torch
+
+import metarun
+from metarun.core.batch_norm import Mixing
+from metarun.core.episode import TaskFigure
+from metarun.core.intervals import Estimate
+from metarun.core.meta import Meta
+from metarun.datasets.base import Split
+from metarun.errors import NotFinite
+from metarun.results import page, result_file
+from metarun.results.result import OfRecipe, Result, Score, Selected, norm_in_words
+from metarun.runs import journal
+from metarun.runs.evaluate import Measured, evaluate, predictions
+from metarun.runs.folder import RESULT, Record
+from metarun.runs.setup import Setup
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Meta-parameters, and how they were chosen."""
+
+    meta: Meta
+    step: int  # meta-iterations behind them
+    rule: str
+    validation: Estimate | None  # the metric there, where the rule is about it
+    trained: int  # meta-iterations that they were chosen from
+
+    @staticmethod
+    def selected(meta: Meta, chosen: dict[str, Any], trained: int) -> Tested:
+        """For the fields of a ``checkpoint.Selection``."""
+        validation = Estimate(chosen["value"], chosen["ci95"], None, chosen.get("diverged", 0))
+        return Tested(meta, chosen["step"], "best validation", validation, trained)
+
+
+def test(setup: Setup, record: Record, tested: Tested, train_dir: Path, out: Path) -> Result:
+    """Measure on the meta-test tasks and write ``out/result.json``: a folder with it is a finished run.
+
+    All ranks measure, the first one writes.
+    """
+    x, ranks = setup.experiment, setup.ranks
+    began = time.perf_counter()
+    measured = evaluate(
+        setup,
+        tested.meta,
+        Split.test,
+        x.eval.tasks,
+        x.eval.norm,
+        last_only=not x.eval.every_step,
+        progress="meta-test" if ranks.first else "",
+    )
+    seconds = time.perf_counter() - began
+
+    def write() -> Result:
+        result = _result(setup, record, tested, measured, train_dir, seconds)
+        result_file.write(out / RESULT, result)
+        return result
+
+    return ranks.on_first(write)
+
+
+def _result(
+    setup: Setup, record: Record, tested: Tested, measured: list[Measured], train_dir: Path, seconds: float
+) -> Result:
+    """What ``test`` measured in so many seconds, with its protocol."""
+    x, lines = setup.experiment, journal.read(train_dir)
+    trained = tested.trained if tested.validation else tested.step
+    training = [line["seconds"] for line in lines]
+    rates = [line["tasks_per_s"] for line in lines if line["split"] == "train" and line.get("tasks_per_s")]
+    selected = Selected(rule=tested.rule, step=tested.step, of=x.steps, validation=tested.validation)
+    protocol = {**setup.protocol(), "selection": selected.text(trained)}
+    for rate in tested.meta.step_sizes.values():
+        if rate.ndim == 0:
+            protocol["step_size"] = f"{rate.item():g}"
+    if x.recipe:
+        changed = f", changed: {', '.join(record.changed)}" if record.changed else ""
+        protocol = {"recipe": f"{x.recipe.name}, budget {x.recipe.budget:g}{changed}", **protocol}
+    return Result(
+        names=record.names,
+        recipe=OfRecipe(name=x.recipe.name, budget=x.recipe.budget, changed=record.changed) if x.recipe else None,
+        seed=x.seed,
+        metric=setup.problem.metric,
+        protocol=protocol,
+        scores=[_score(setup, of_norm) for of_norm in measured],
+        selected=selected,
+        trained=trained,
+        config_hash=record.hash(),
+        config=record.identity(),
+        code=_code_version(),
+        libraries={
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+            "matplotlib": metadata.version("matplotlib"),
+        },
+        device=torch.cuda.get_device_name()
+        if setup.device.type == "cuda"
+        else f"cpu, {torch.get_num_threads()} threads",
+        ranks=setup.ranks.world,
+        train_seconds=training[-1] if training else 0.0,
+        test_seconds=round(seconds, 3),
+        tasks_per_s=sorted(rates)[len(rates) // 2] if rates else None,
+    )
+
+
+def _score(setup: Setup, measured: Measured) -> Score:
+    norm = None if setup.mixing is Mixing.none else measured.norm
+    return Score(norm=norm, estimate=measured.estimates[-1], by_steps=measured.by_steps())
+
+
+def _code_version() -> dict[str, str | None]:
+    """Version, and the commit where the package runs from a git checkout (+ marks uncommitted changes)."""
+    here = Path(metarun.__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD") if git("ls-files", "--error-unmatch", "__init__.py") else None
+    changed = commit and git("status", "--porcelain", "--", str(here))
+    return {"version": metarun.__version__, "commit": f"{commit}{'+' if changed else ''}" if commit else None}
+
+
+def illustrate(setup: Setup, result: Result, meta: Meta, train_dir: Path, out: Path) -> None:
+    """Draw the pictures of a result into ``out`` and, last, write ``report.md`` around them.
+
+    A picture that cannot be drawn is a warning: the numbers stand without it.
+    """
+    from metarun.results import curves, task_figures  # late: they import matplotlib, half a second of a command's start
+    from metarun.results.axes import save
+
+    lines = journal.read(train_dir)
+
+    def draw(name: str, make: Callable[[], Figure | None]) -> None:
+        try:
+            figure = make()
+            if figure is not None:
+                save(figure, out / name)
+        except Exception as error:  # whatever is wrong with a picture, it is only one
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            warnings.warn(f"{name}: not drawn ({reason})", stacklevel=2)
+
+    draw("curves.png", lambda: curves.curves(result, lines) if lines else None)
+    draw("steps.png", lambda: curves.steps(result))
+    learned = {name: rate.cpu().numpy() for name, rate in meta.step_sizes.items() if rate.ndim > 0}
+    draw("step_sizes.png", lambda: curves.step_sizes(learned) if learned else None)
+    if setup.tasks.figure is not TaskFigure.none:
+        draw(task_figures.NAMES[setup.tasks.figure], lambda: _tasks_drawn(setup, meta))
+    page.write(out, result)
+    print(page.summary(result))
+    print(f"report: {out / page.NAME}")
+
+
+def _tasks_drawn(setup: Setup, meta: Meta) -> Figure:
+    """The first three test tasks with what is predicted for them."""
+    from metarun.results import task_figures
+
+    x, few, kind = setup.experiment, range(3), setup.tasks.figure
+    episodes = setup.tasks.sample(Split.test, x.eval.seed, few, x.way, x.eval.shot, kind.queries(x.eval.query))
+    outputs = predictions(setup, meta, episodes, x.eval.norm.members(setup.mixing)[0])
+    names = setup.tasks.drawn(Split.test, x.eval.seed, few, x.way)
+    return task_figures.draw(kind, episodes, outputs, x.dataset.ink, names)
+
+
+def require_figures(result: Result) -> None:
+    """Warn of test tasks that diverged; raise ``NotFinite`` where there are so many that no figure can be given."""
+    without = [score for score in result.scores if not score.estimate.known]
+    some = without or [score for score in result.scores if score.estimate.diverged]
+    if not some:
+        return
+    told = ", ".join(
+        f"{score.estimate.diverged or 'some'} of {score.estimate.tasks} tasks (norm {norm_in_words(score.norm)})"
+        for score in some
+    )
+    message = (
+        f"meta-test: {told} diverged within {result.protocol['test_steps']} inner steps (training took "
+        f"{result.protocol['train_steps']}); fewer (algo.eval_inner_steps) or a smaller algo.inner_lr may help"
+    )
+    if without:
+        raise NotFinite(f"{message}. No figure can be given")
+    warnings.warn(f"{message}. They count as {result.metric.worst_in_words}", stacklevel=2)

@@ -1,0 +1,126 @@
+"""Which training a checkpoint belongs to. A checkpoint of another training or network is refused in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarun.core import tree
+from metarun.core.tree import Params
+from metarun.errors import UserError
+from metarun.runs.setup import Setup
+
+MOST = 3  # differing settings listed in a message
+DECIDE = {"betas", "eps", "weight_decay", "momentum"}  # compared always; other entries are missing in older torch
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The properties that all checkpoints of one meta-training share.
+
+    Args:
+        training: Settings that affect the training, dotted key -> value; empty: not known.
+        steps: Meta-iterations of the whole training.
+        meta: Meta-parameters as one flat dict; their names, shapes and types are compared.
+        optimizer: The outer optimiser's state dict after one step, from torch.
+    """
+
+    training: dict[str, Any]
+    steps: int
+    meta: Params
+    optimizer: dict[str, Any]
+
+    @staticmethod
+    def of(setup: Setup, training: dict[str, Any] | None) -> Owner:
+        """Compute the properties from a setup and the settings that affect its training."""
+        meta = tree.combine(torch.clone, setup.first_meta())
+        outer = setup.experiment.algo.outer_step(meta)
+        outer.step(tree.zeros_like(meta), progress=0.0)
+        return Owner(training or {}, setup.experiment.steps, meta.flat(), outer.optimizer.state_dict())
+
+    def check(self, path: Path, content: Any, selected: bool = False) -> None:
+        """Check that a checkpoint belongs to this training.
+
+        Args:
+            path: The checkpoint's file, for the message.
+            content: Its content.
+            selected: Whether the file may be a ``best.pt``. That holds only the parameters selected on validation, and
+                training cannot resume from it.
+
+        Raises:
+            UserError: It does not belong; the message names the difference.
+        """
+        try:
+            problem = next(self._problems(content, selected), None)
+        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+            problem = f"its content is not what metarun writes ({type(error).__name__})"
+        if problem:
+            raise UserError(
+                f"{path}: does not fit this run: {problem}. A run goes on from its own checkpoints alone, with way and "
+                "model.* as they were trained"
+            )
+
+    def _problems(self, content: Any, selected: bool) -> Iterator[str]:
+        kinds = ({"step", "meta", "optimizer", "selection"}, {"step", "meta", "value", "ci95"})  # last.pt, best.pt
+        newer = {"training", "diverged"}  # entries that older files lack
+        if not isinstance(content, dict) or set(content) - newer not in kinds[: 1 + selected]:
+            yield f"its entries are not those of {'a checkpoint' if selected else 'a checkpoint to go on from'}"
+        yield from self._settings(content.get("training", {}))  # older files have none
+        yield from self._parameters("meta-parameters", content["meta"])
+        yield from _step(content["step"], self.steps)
+        if "optimizer" in content:
+            yield from self._moments(content["optimizer"], content["step"])
+        chosen = content.get("selection", content)
+        if chosen is None:
+            return
+        floats = all(type(chosen[n]) is float for n in ("value", "ci95"))
+        if set(chosen) - newer != kinds[1] or not floats or type(chosen.get("diverged", 0)) is not int:
+            yield "its selection is none"
+        yield from self._parameters("selected meta-parameters", chosen["meta"])
+        yield from _step(chosen["step"], content["step"])
+
+    def _settings(self, theirs: dict[str, Any]) -> Iterator[str]:
+        """Compare the settings that both have: one that only one of them has was added or removed between versions."""
+        both = [key for key in self.training if key in theirs and theirs[key] != self.training[key]]
+        if both:
+            said = "; ".join(f"{key}: {theirs[key]} there, {self.training[key]} here" for key in both[:MOST])
+            more = f"; and {len(both) - MOST} more" if len(both) > MOST else ""
+            yield f"it was trained with other settings ({said}{more})"
+
+    def _parameters(self, what: str, params: dict[str, Tensor]) -> Iterator[str]:
+        for name in {**self.meta, **params}:
+            here, there = (_kind(p[name]) if name in p else "missing" for p in (self.meta, params))
+            if here != there:
+                yield f"{name} is {there} in its {what}, {here} in this run's"
+            if not params[name].isfinite().all():
+                yield f"its {what} are not finite numbers ({name})"
+
+    def _moments(self, theirs: dict[str, Any], step: int) -> Iterator[str]:
+        for group, mine in zip(theirs["param_groups"], self.optimizer["param_groups"], strict=True):
+            for key in mine.keys() & (group.keys() | DECIDE) - {"lr"}:  # lr is set again at every step
+                if key not in group or group[key] != mine[key]:
+                    yield f"its meta-optimiser has {key}={group.get(key, 'nothing')}, this run's {mine[key]}"
+        if step == 0:
+            return
+        for index, mine in self.optimizer["state"].items():
+            entry = theirs["state"].get(index, {})
+            there, here = ({key: _kind(v) for key, v in s.items() if v is not None} for s in (entry, mine))
+            if there != here:
+                yield f"its meta-optimiser's state is {there} for parameter {index}, this run's {here}"
+            made = entry.get("step")
+            if made is not None and int(made) != min(step, 2**24):  # float32 counts no further
+                yield f"it says step {step}, and its meta-optimiser made {int(made)}"
+
+
+def _step(step: Any, most: int) -> Iterator[str]:
+    if type(step) is not int or not 0 <= step <= most:
+        yield f"step {step} is not one of 0..{most}"
+
+
+def _kind(value: Tensor) -> str:
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"

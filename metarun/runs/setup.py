@@ -1,0 +1,172 @@
+"""The parts of an experiment, live: data, network, losses and engine on a device."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from metarun.core.batch_norm import Mixing
+from metarun.core.meta import OWN, Meta
+from metarun.core.problem import Problem
+from metarun.datasets.base import Split, Tasks, default_data_root
+from metarun.engine.meta_gradient import MetaGradient
+from metarun.engine.over_tasks import Engine
+from metarun.engine.ranks import ALONE, Ranks
+from metarun.errors import TooFewExamples, UserError
+from metarun.files import user_path
+from metarun.models.base import count_parameters, functional, initialise
+from metarun.out_of_memory import require_room
+from metarun.runs import held_out
+from metarun.runs.experiment import Experiment
+
+
+@dataclass(kw_only=True)
+class Setup:
+    """The parts of an experiment: data, network, losses and engine on a device."""
+
+    experiment: Experiment
+    device: torch.device
+    tasks: Tasks
+    module: nn.Module
+    problem: Problem
+    engine: Engine
+    mixing: Mixing
+    ranks: Ranks
+
+    def first_meta(self) -> Meta:
+        """Return the meta-parameters before training, float32 on the device.
+
+        Parameters that the network has frozen (``requires_grad_(False)``) are constants and not part of them.
+
+        Raises:
+            UserError: Nothing is left to train, or a parameter's name collides with names in checkpoints.
+        """
+        params = {name: p.detach().clone() for name, p in self.module.named_parameters() if p.requires_grad}
+        if not params:
+            raise UserError("model: every parameter has requires_grad=False, and nothing is left to train")
+        if taken := [name for name in params if name.startswith(OWN)]:
+            raise UserError(f"model: {taken[0]}: in checkpoints {OWN}* are the method's own; rename the layer")
+        return self.experiment.algo.init(params)
+
+    def require_room(self) -> None:
+        """Check that this rank's tasks of a meta-batch fit into memory, before minutes are spent on drawing them.
+
+        The examples count twice: as drawn, and divided into support and query sets.
+
+        Raises:
+            UserError: They do not fit.
+        """
+        x = self.experiment
+        numbers = 2 * math.ceil(x.meta_batch / self.ranks.world) * x.inputs_of_a_task(self.tasks)
+        keys = "meta_batch, way, shot, query or dataset.size"
+        require_room(4 * numbers, self.device, f"meta_batch={x.meta_batch}: the tasks", keys)
+
+    def meta_gradient(self) -> MetaGradient:
+        """Return the function (meta-parameters, tasks) -> meta-gradient of a training step."""
+        x = self.experiment
+        return MetaGradient(self.engine, x.algo, self.problem, calls=x.steps)
+
+    def protocol(self) -> dict[str, object]:
+        """Return the facts that a few-shot result depends on. Norm and number of tasks are stored with each result."""
+        x = self.experiment
+        kind = f"{x.way}-way {x.eval.shot}-shot" if x.dataset.has_way else f"{x.eval.shot}-shot"
+        train_shot, train_query = x.training_shots()
+        return {
+            "task": kind,
+            **self.tasks.stamp,
+            "train_shot": train_shot,
+            "train_query": train_query,
+            "test_query": x.eval.query,
+            "train_steps": x.algo.inner_steps,
+            "test_steps": x.algo.eval_inner_steps,
+            "test_tasks": x.eval.tasks,
+            "eval_seed": x.eval.seed,
+            **held_out.stamp(self.tasks),
+            **x.algo.stamp(),
+        }
+
+
+def build(experiment: Experiment, testing: bool = False, ranks: Ranks = ALONE) -> Setup:
+    """Load the data, build the network, and check that each split in use has enough classes and examples.
+
+    Args:
+        experiment: The settings.
+        testing: Whether the parameters are trained already. Then meta-training tasks are not checked.
+        ranks: The processes of the run.
+
+    Raises:
+        UserError: Settings, data, network or memory do not fit together. It comes before any training.
+    """
+    device = experiment.device.torch_device(ranks.local)
+    tasks = experiment.dataset.load(
+        user_path(experiment.data_root) if experiment.data_root else default_data_root(), device
+    )
+    return assemble(experiment, tasks, device, testing, ranks)
+
+
+def assemble(
+    experiment: Experiment, tasks: Tasks, device: torch.device, testing: bool = False, ranks: Ranks = ALONE
+) -> Setup:
+    """Do what ``build`` does, with tasks that are loaded already on ``device``."""
+    tasks = tasks.seen(experiment.algo.view)
+    if not testing:
+        _check(experiment, tasks, Split.train)
+    _check(experiment, tasks, Split.test)
+    outputs = tasks.outputs(experiment.way)
+    numbers = count_parameters(experiment.model, tasks.input_shape, outputs)
+    copies = 3 + experiment.algo.moments()  # of the network, of the method, gradient, moments
+    require_room(4 * copies * numbers, device, f"model: {copies} copies of {numbers:,} parameters", "model")
+    module = initialise(experiment.model, tasks.input_shape, outputs, experiment.seed).to(device)
+    support, query, others = _examples(experiment, tasks, Split.test if testing else Split.train)
+    setup = Setup(
+        experiment=experiment,
+        device=device,
+        tasks=tasks,
+        module=module,
+        problem=tasks.problem(functional(module), experiment.way),
+        engine=Engine.choose(
+            experiment.device.vectorize,
+            experiment.device.tasks_at_once(),
+            experiment.device.compiling(),
+            device,
+            module,
+            numbers=experiment.inputs_of_a_task(tasks),
+            run=lambda: module(support),
+        ),
+        mixing=Mixing.of(module, support, query, others),
+        ranks=ranks,
+    )
+    experiment.algo.check_problem(setup.problem)
+    tunes = len(experiment.algo.candidates(setup.first_meta())) > 1  # on validation; a method may also refuse a network
+    if tasks.has(Split.val) and (tunes or (experiment.eval.every > 0 and not testing)):
+        _check(experiment, tasks, Split.val)
+    experiment.eval.norm.members(setup.mixing)
+    return setup
+
+
+def _check(experiment: Experiment, tasks: Tasks, split: Split) -> None:
+    """Raise ``UserError``, with the keys to change, where a split has too few classes or examples for its tasks."""
+    of_training = split is Split.train
+    shots = experiment.training_shots() if of_training else (experiment.eval.shot, experiment.eval.query)
+    try:
+        tasks.check(split, experiment.way, *shots)
+    except TooFewExamples as error:
+        keys = experiment.algo.training_shot_keys if of_training else "eval.shot or eval.query"
+        raise TooFewExamples(error.said, error.rest, keys) from None
+
+
+def _examples(experiment: Experiment, tasks: Tasks, split: Split) -> tuple[Tensor, ...]:
+    """Draw (support, query, others) inputs on which the network's behaviour is examined.
+
+    Support and query are as large as in an evaluation, at least two examples each; others as large as both.
+    """
+    classes = experiment.way if experiment.dataset.has_way else 1
+    support, query = (max(2, classes * per_class) for per_class in (experiment.eval.shot, experiment.eval.query))
+    shots = experiment.training_shots() if split is Split.train else (experiment.eval.shot, experiment.eval.query)
+    count = math.ceil(2 * (support + query) / (classes * sum(shots)))
+    drawn = tasks.sample(split, experiment.seed, range(count), experiment.way, *shots)
+    x = torch.cat([drawn.support_x, drawn.query_x], 1).flatten(0, 1)[: 2 * (support + query)]
+    return x.split([support, query, support + query])

@@ -1,0 +1,244 @@
+"""Meta-training: in each step sample tasks, average their meta-gradients, take the outer step, log, validate, save."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from metarun.core import tree
+from metarun.core.batch_norm import Norm
+from metarun.core.intervals import Estimate
+from metarun.core.meta import Meta
+from metarun.core.problem import Metrics
+from metarun.datasets.base import Split
+from metarun.engine.over_tasks import count, in_parts
+from metarun.errors import Interrupted, NotFinite
+from metarun.progress import progress_bar
+from metarun.runs import checkpoint
+from metarun.runs.checkpoint import Selection, TrainState
+from metarun.runs.evaluate import Evaluator
+from metarun.runs.journal import Journal, Line, Listener
+from metarun.runs.owner import Owner
+from metarun.runs.setup import Setup
+from metarun.runs.signals import StopSignals
+
+NUMBERS_AT_ONCE = 2**16  # input numbers of the tasks that are sampled in one call
+
+
+def train(setup: Setup, run_dir: Path, stop: StopSignals, training: dict[str, Any] | None = None) -> TrainState:
+    """Meta-train until ``steps``, resuming from the checkpoint of ``run_dir`` if there is one.
+
+    The same settings give the same bits, however often the run was killed and resumed.
+
+    Args:
+        setup: The experiment's parts.
+        run_dir: The run folder.
+        stop: The signals received; training stops after the step in which one arrives.
+        training: Settings that affect the training, dotted key -> value. Checkpoints store them, so that a checkpoint
+            of another training is recognised.
+
+    Returns:
+        The state after the last step.
+
+    Raises:
+        UserError: The checkpoint does not fit.
+        NotFinite: The loss, the meta-gradient or a meta-parameter is not finite.
+        Interrupted: ``stop`` received a signal; the state is saved.
+    """
+    x, ranks = setup.experiment, setup.ranks
+    state = ranks.on_first(lambda: checkpoint.load(run_dir, partial(Owner.of, setup, training)))
+    state = state and state.to(setup.device)
+    meta = state.meta if state else setup.first_meta()
+    outer = x.algo.outer_step(meta)
+    if state:
+        outer.optimizer.load_state_dict(state.optimizer)
+    step, selection = (state.step, state.selection) if state else (0, None)
+    window = Window(setup, run_dir)
+    batches = meta_batches(setup, step)
+    meta_gradient = setup.meta_gradient()
+    score = None
+    if x.eval.every > 0 and setup.tasks.has(Split.val):
+        score = validator(setup, times=x.steps // x.eval.every)
+
+    progress = progress_bar(desc="meta-train", unit="step", total=x.steps, initial=step, leave=True, show=ranks.first)
+    with closing(Journal(run_dir, step, keep=ranks.first)) as journal, progress as bar:
+        journal.subscribe(beside(bar, setup.problem.metric.name))
+        while step < x.steps:
+            episodes = next(batches)
+            grads, metrics = meta_gradient(meta, episodes, progress=step / x.steps)
+            signal = ranks.highest(stop.received or 0)  # read once: a later signal waits for the next step
+            grads = ranks.mean(grads, count(episodes), x.meta_batch)
+            grad_norm = outer.step(grads, progress=step / x.steps)
+            step += 1
+            window.add(metrics, grad_norm)
+            bar.update()
+
+            saving = step % x.checkpoint_every == 0 or step == x.steps or signal > 0
+            if step % x.log_every == 0 or saving:
+                journal.write(step, "train", {**window.flush(step), "lr": outer.lr_now})
+            if score and (step % x.eval.every == 0 or step == x.steps):
+                began = time.perf_counter()
+                candidate, figure = validate(setup, meta, score)
+                window.since += time.perf_counter() - began
+                rest = {"ci95": figure.ci95, "tasks": figure.tasks, "diverged": figure.diverged}
+                journal.write(step, "val", {setup.problem.metric.name: figure.mean, **rest})
+                goodness = setup.problem.metric.goodness
+                if figure.known and (selection is None or goodness(figure.mean) > goodness(selection.value)):
+                    kept = tree.combine(torch.clone, candidate)
+                    selection = Selection(step, figure.mean, figure.ci95, kept, figure.diverged)
+            if saving:
+                window.require_finite(step, meta)
+                now = TrainState(step, meta, outer.optimizer.state_dict(), selection)
+                ranks.on_first(partial(checkpoint.save, run_dir, now, training))
+            if step == x.steps:
+                signal = ranks.highest(stop.received or 0)  # there is no next step
+            if signal:
+                message = f"stopped at step {step} of {x.steps}, saved; the same command goes on from there"
+                raise Interrupted(message, signal)
+    return TrainState(step, meta, outer.optimizer.state_dict(), selection)
+
+
+def beside(bar: Any, metric: str) -> Listener:
+    """Return a journal listener that shows the latest train and val lines beside a progress bar."""
+    shown: dict[str, str] = {}
+
+    def show(line: Line) -> None:
+        if line["split"] == "train":
+            shown.update({name: f"{line[name]:.3g}" for name in ("loss", metric, "tasks_per_s") if name in line})
+        else:
+            some = f" ({line['diverged']} of {line['tasks']} tasks diverged)" if line["diverged"] else ""
+            shown[f"val {metric}"] = f"{line[metric]:.3g} ± {line['ci95']:.2g}{some}"
+        bar.set_postfix(shown, refresh=line["split"] == "val")
+
+    return show
+
+
+def meta_batches(setup: Setup, step: int) -> Iterator[Any]:
+    """Yield this rank's share of the meta-batches of meta-iterations ``step``, ``step`` + 1, ...
+
+    Several small meta-batches are sampled in one call. The tasks are the same, with less Python between them.
+    """
+    x, ranks = setup.experiment, setup.ranks
+    numbers = x.meta_batch * x.inputs_of_a_task(setup.tasks)
+    at_once = max(1, NUMBERS_AT_ONCE // numbers) if ranks.world == 1 else 1
+    support, query = x.training_shots()
+    while True:
+        indices = ranks.share(range(step * x.meta_batch, (step + at_once) * x.meta_batch))
+        drawn = setup.tasks.sample(Split.train, x.seed, indices, x.way, support, query)
+        yield from in_parts(drawn, len(indices) // at_once)
+        step += at_once
+
+
+def validator(setup: Setup, times: int) -> Evaluator:
+    """Make the evaluator for validation, which always uses the same tasks.
+
+    With ``eval.norm=all`` it uses transductive statistics.
+
+    Args:
+        setup: The experiment's parts.
+        times: Expected validations; tracing is chosen from it.
+    """
+    settings = setup.experiment.eval
+    norm = Norm.transductive if settings.norm is Norm.all else settings.norm
+    times *= len(setup.experiment.algo.candidates(setup.first_meta()))
+    return Evaluator(setup, settings.val_tasks, norm, last_only=True, times=times)
+
+
+def validate(setup: Setup, meta: Meta, score: Evaluator) -> tuple[Meta, Estimate]:
+    """Measure the method's candidates on the validation tasks.
+
+    Returns:
+        The best candidate and its mean and interval. Candidates without a finite mean come last.
+    """
+    measured = []
+    for candidate in setup.experiment.algo.candidates(meta):
+        (of_candidate,) = score(candidate, Split.val)
+        measured.append((candidate, of_candidate.estimates[-1]))
+    return max(measured, key=lambda row: (row[1].known, setup.problem.metric.goodness(row[1].mean)))
+
+
+def tuned(setup: Setup, meta: Meta) -> Meta:
+    """Choose the best of the method's candidates on validation, for methods that tune a setting.
+
+    Returns:
+        The best candidate. ``meta`` itself where there is nothing to tune or no validation task, or, with a warning,
+        where no candidate has a finite mean.
+    """
+    several = len(setup.experiment.algo.candidates(meta)) > 1
+    if not (several and setup.tasks.has(Split.val)):
+        return meta
+    candidate, figure = validate(setup, meta, validator(setup, times=1))
+    if not figure.known:
+        warnings.warn("tuning on validation: tasks diverge with every candidate; nothing is tuned", stacklevel=2)
+    return candidate if figure.known else meta
+
+
+class Window:
+    """Metrics of the steps since the last log line. They stay on the device, so that no step waits for them.
+
+    Args:
+        setup: The experiment's parts.
+        run_dir: The run folder, for messages.
+    """
+
+    def __init__(self, setup: Setup, run_dir: Path):
+        self.meta_batch, self.run_dir, self.ranks = setup.experiment.meta_batch, run_dir, setup.ranks
+        self._clear()
+
+    def _clear(self) -> None:
+        self.rows: list[tuple[Metrics, Tensor]] = []
+        self.since = time.perf_counter()  # validation time is added to it
+
+    def add(self, metrics: Metrics, grad_norm: Tensor) -> None:
+        """Add one step: the metrics of this rank's tasks, each [T], and the norm of the meta-gradient, a scalar."""
+        self.rows.append((metrics, grad_norm))
+
+    def flush(self, step: int) -> dict[str, float]:
+        """Return the means over the window and all ranks, and start a new window.
+
+        Args:
+            step: Meta-iterations done.
+
+        Raises:
+            NotFinite: A loss or a meta-gradient is not finite.
+        """
+        mine = {name: torch.stack([metrics[name] for metrics, _ in self.rows]).cpu() for name in self.rows[0][0]}
+        tables = self.ranks.gather([mine])
+        table = {name: torch.cat([of_rank[name] for of_rank in tables], 1) for name in mine}
+        norms = torch.stack([norm for _, norm in self.rows]).cpu()
+        finite = table["loss"].isfinite().all(1) & norms.isfinite()
+        if not finite.all():
+            bad = int(finite.logical_not().nonzero()[0])
+            self.ranks.on_first(lambda: self._report(step - len(self.rows) + bad, table["loss"][bad]))
+        seconds = time.perf_counter() - self.since
+        rate = len(self.rows) * self.meta_batch / seconds
+        self._clear()
+        means = {name: values.mean().item() for name, values in table.items()}
+        return {**means, "grad_norm": norms.mean().item(), "tasks_per_s": round(rate, 2)}
+
+    def require_finite(self, step: int, meta: Meta) -> None:
+        """Raise ``NotFinite``, before saving, where a meta-parameter is not finite after ``step`` meta-iterations."""
+        if not all(bool(value.isfinite().all()) for value in tree.leaves(meta)):
+            self.ranks.on_first(lambda: self._raise(step - 1, "what the step made of the meta-parameters"))
+
+    def _report(self, step: int, losses: Tensor) -> None:
+        """Raise ``NotFinite`` for meta-iteration ``step`` (from 0) with per-task losses [T]."""
+        tasks = [step * self.meta_batch + int(i) for i in losses.isfinite().logical_not().nonzero()[:, 0]]
+        self._raise(step, f"the loss of meta-training tasks {tasks}" if tasks else "the meta-gradient")
+
+    def _raise(self, step: int, where: str) -> NoReturn:
+        first = step * self.meta_batch
+        tried = (checkpoint.folder(self.run_dir) / name for name in (checkpoint.LAST, checkpoint.PREVIOUS))
+        good = next((str(path) for path in tried if path.exists()), "none was written yet")
+        raise NotFinite(
+            f"meta-iteration {step + 1} (tasks {first}..{first + self.meta_batch - 1}): {where} is not finite; "
+            f"last good checkpoint: {good}. A smaller algo.inner_lr or algo.outer_lr, or algo.clip_norm, may help"
+        )

@@ -1,0 +1,1 @@
+"""Check the meta-gradients against independent computations, and measure speed."""
