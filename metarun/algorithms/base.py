@@ -44,6 +44,7 @@ class Algorithm(OuterSettings, abc.ABC):
     view: ClassVar[View] = View.tasks
     training_shot_keys: ClassVar[str] = "shot or query"
     of_training: ClassVar[tuple[str, ...]] = ("inner_steps", *(field.name for field in fields(OuterSettings)))
+    fixed: ClassVar[tuple[str, ...]] = ()
     inner_steps: int
     eval_inner_steps: int
 
@@ -51,8 +52,6 @@ class Algorithm(OuterSettings, abc.ABC):
         OuterSettings.__post_init__(self)
         require_count("inner_steps", self.inner_steps, self.fewest_inner_steps, MOST_INNER_STEPS)
         require_count("eval_inner_steps", self.eval_inner_steps, 1, MOST_INNER_STEPS)
-
-    fixed: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def training_only(cls) -> set[str]:

@@ -52,6 +52,10 @@ class Pretrain(GradientDescent):
         GradientDescent.init(self, params)
         return Meta.of(params, step_sizes={RATE: like.new_tensor(self.inner_lr)})
 
+    def check_problem(self, problem: Problem) -> None:
+        if self.view is View.pooled:
+            supervised(problem, "algo=pretrain")
+
     def candidates(self, meta: Meta) -> list[Meta]:
         now = meta.step_sizes[RATE]
         return [meta._replace(step_sizes={RATE: torch.full_like(now, rate)}) for rate in self.rates]

@@ -1,4 +1,4 @@
-"""Settings from files and words: what a command line means, as one experiment. The only folder that knows Hydra."""
+"""Settings from files and words: what a command line means, as one experiment. Only compat and cli know Hydra, too."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import pytest
 from tests.support.commands import Command
 from tests.support.runs import outcome
 
-pytestmark = pytest.mark.sampled(1)
+pytestmark = pytest.mark.full
 
 RUN = ["model.filters=8", "meta_batch=2", "eval.val_tasks=4", "eval.tasks=8", "log_every=3", "algo.inner_steps=2"]
 LONG = [*RUN, "steps=30", "eval.every=10", "checkpoint_every=7"]
@@ -36,7 +36,7 @@ def wait_for(path: Path, seconds: float = 120) -> None:
 
 KILLS = [
     ("meta_sgd", 1),  # learned step sizes
-    pytest.param("reptile", 1, marks=pytest.mark.slow),  # Adam inside, its moments handed on
+    ("reptile", 1),  # Adam inside, its moments handed on
     pytest.param("maml", 30, marks=pytest.mark.slow),
     pytest.param("imaml", 30, marks=pytest.mark.slow),
     pytest.param("mamlpp", 10, marks=pytest.mark.slow),
@@ -69,7 +69,7 @@ def test_killed_again_and_again_ends_with_the_same_bits(
     assert "already done" in metarun("train", "run_dir=killed", *words).stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_says_so(metarun: Command, tmp_path: Path, number: signal.Signals) -> None:
     words = [*RUN, "steps=100000", "eval.every=0", "checkpoint_every=100000"]
     run = start(tmp_path, *words)

@@ -388,6 +388,6 @@ def test_two_processes_compile_at_once(tmp_path: Path, compiler: Script, fresh: 
         f"for i in $(seq 600); do [ $(ls {tmp_path}/begun.* | wc -l) -ge 2 ] && break; sleep 0.1; done"
     )
     both = [subprocess.Popen([sys.executable, "-c", LOAD], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=300)[0] for process in both]
+    said = [process.communicate(timeout=100)[0] for process in both]
     assert all(line.startswith("width") for line in said)
     assert len(runs(tmp_path)) == 4 and len(list(fresh.rglob("*.so"))) == 1
