@@ -185,14 +185,17 @@ class GradientDescent(GradientBased):
         frozen: fnmatch patterns of parameters that the inner loop does not update; ``!pattern`` re-includes; the last
             match wins.
         inner_batch: support examples in an inner step, different ones in each step; null: all.
+        eval_later_lr: step size in evaluation from the second inner step on, as a share of the first one's.
     """
 
     frozen: list[str]
     inner_batch: int | None
+    eval_later_lr: float
 
     def __post_init__(self) -> None:
         GradientBased.__post_init__(self)
         require(self.inner_batch is None or self.inner_batch >= 1, "inner_batch", self.inner_batch, ">= 1, or null")
+        require(self.eval_later_lr > 0, "eval_later_lr", self.eval_later_lr, "> 0")
 
     def batch(self, training: bool) -> int | None:
         return self.inner_batch
@@ -229,6 +232,7 @@ class GradientDescent(GradientBased):
 
         def step(meta: Meta, carry: Carry, k: int) -> Carry:
             grads = self.slope(lambda p: seen.support_loss(p, task, k), carry.params, self.start(problem, meta))
-            return Carry({n: p - self.step_size(meta, n, k) * grads[n] for n, p in carry.params.items()}, {})
+            share = 1.0 if training or k == 0 else self.eval_later_lr
+            return Carry({n: p - share * self.step_size(meta, n, k) * grads[n] for n, p in carry.params.items()}, {})
 
         return Inner(start, step)

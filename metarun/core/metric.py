@@ -100,3 +100,12 @@ ACCURACY = Metric(
 SQUARED_ERROR = Metric(
     name="mse", words="mean squared error", unit="", larger_is_better=False, scale=1.0, digits=4, bounds=(0.0, math.inf)
 )
+RETURN = Metric(
+    name="return",
+    words="return",
+    unit="",
+    larger_is_better=True,
+    scale=1.0,
+    digits=2,
+    bounds=(-math.inf, math.inf),
+)

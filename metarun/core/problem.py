@@ -71,7 +71,7 @@ class Problem(abc.ABC):
             raise UserError("algo.inner_loss and algo.inner_batch: must be mean and null, since tasks list no examples")
         return self
 
-    def collect(self, params: Params, tasks: Any, k: int) -> Any:
+    def collect(self, params: Params, tasks: Any, k: int, last: bool) -> Any:
         """Collect the data of inner step k by acting with each task's own parameters.
 
         This runs on all tasks at once and outside of every derivative, so it may use other libraries than torch. Random
@@ -80,7 +80,8 @@ class Problem(abc.ABC):
         Args:
             params: [T, ...] parameters of each task.
             tasks: T tasks.
-            k: inner step, from 0; after the last one, the query data.
+            k: inner step, from 0.
+            last: whether all inner steps are done and these are the query data.
 
         Returns:
             The tasks with the new data.

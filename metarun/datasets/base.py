@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metarun.core import rng
-from metarun.core.episode import Episode, TaskFigure, View
+from metarun.core.episode import TaskFigure, View
 from metarun.core.metric import ACCURACY, Metric
 from metarun.core.problem import Problem
 from metarun.core.tree import Params
@@ -75,6 +75,14 @@ class Tasks(abc.ABC):
     def check(self, split: Split, way: int, shot: int, query: int) -> None:
         """Raise ``UserError``, with the numbers, if the split has too little data for such tasks."""
 
+    def most(self, split: Split) -> int | None:
+        """Return how many tasks the split has, where there is a fixed list; None: any number can be drawn."""
+        return None
+
+    def inputs(self, tasks: Any) -> Tensor:
+        """Return inputs [T, B, *input_shape] of drawn tasks, on which a network's behaviour is examined."""
+        return torch.cat([tasks.support_x, tasks.query_x], 1)
+
     @abc.abstractmethod
     def outputs(self, way: int) -> int:
         """Return the width of a model's last layer."""
@@ -99,7 +107,7 @@ class Tasks(abc.ABC):
         return self
 
     @abc.abstractmethod
-    def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:
+    def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Any:
         """Draw tasks.
 
         Args:
@@ -111,7 +119,7 @@ class Tasks(abc.ABC):
             query: Q.
 
         Returns:
-            T tasks; task i depends on (seed, split, i) alone.
+            T tasks, an ``Episode`` where they are labelled examples; task i depends on (seed, split, i) alone.
         """
 
 

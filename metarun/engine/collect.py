@@ -46,7 +46,7 @@ def collected(
     carry = concatenate(list(OverTasks(engine, begin)(meta, tasks)))
     model = tree.combine(lambda p: p.expand(total, *p.shape), meta.model)
     for k in range(steps + 1):
-        tasks = problem.collect({**model, **carry.params}, tasks, k)
+        tasks = problem.collect({**model, **carry.params}, tasks, k, last=k == steps)
         if k < steps:
             carry = concatenate(list(OverTasks(engine, partial(advance, k=k))(meta, (tasks, carry))))
     return tasks

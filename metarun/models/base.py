@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from metarun.core.problem import Problem
 from metarun.core.purity import require_pure, seeded
 from metarun.core.stateless import stateless
 from metarun.core.tree import Params
@@ -21,6 +22,9 @@ from metarun.errors import UserError
 @dataclass(kw_only=True, slots=True)
 class Model(abc.ABC):
     """Settings of a network. Input shape and outputs depend on the data, so they are arguments of ``build``."""
+
+    def check_problem(self, problem: Problem) -> None:
+        """Raise ``UserError`` where the network's outputs mean nothing to such tasks; it is called before any work."""
 
     @abc.abstractmethod
     def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:

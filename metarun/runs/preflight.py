@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,11 +68,13 @@ class Rehearsal(Tasks):
     def problem(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Problem:
         return self.tasks.problem(forward, way)
 
-    def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:
+    def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Any:
         if split is Split.train:
             return self.tasks.sample(split, seed, indices, way, shot, query)
         x, classes = self.experiment, way if self.experiment.dataset.has_way else 1
         drawn = self.tasks.sample(self.source, x.seed, indices, way, *self.shots)
+        if not isinstance(drawn, Episode):  # not made of stored examples, of which there may be too few
+            return self.tasks.sample(self.source, x.seed, indices, way, shot, query)
 
         def examples(per_class: int) -> tuple[Tensor, Tensor]:
             again = torch.arange(per_class, device=drawn.key.device) % (drawn.support_x.shape[1] // classes)

@@ -15,7 +15,7 @@ from metarun.datasets.base import Split, Tasks, default_data_root
 from metarun.engine.meta_gradient import MetaGradient
 from metarun.engine.over_tasks import Engine
 from metarun.engine.ranks import ALONE, Ranks
-from metarun.errors import TooFewExamples, UserError
+from metarun.errors import TooFewExamples, UserError, require_count
 from metarun.files import user_path
 from metarun.models.base import count_parameters, functional, initialise
 from metarun.out_of_memory import require_room
@@ -140,6 +140,7 @@ def assemble(
         ranks=ranks,
     )
     experiment.algo.check_problem(setup.problem)
+    experiment.model.check_problem(setup.problem)
     tunes = len(experiment.algo.candidates(setup.first_meta())) > 1  # on validation; a method may also refuse a network
     if tasks.has(Split.val) and (tunes or (experiment.eval.every > 0 and not testing)):
         _check(experiment, tasks, Split.val)
@@ -149,7 +150,9 @@ def assemble(
 
 def _check(experiment: Experiment, tasks: Tasks, split: Split) -> None:
     """Raise ``UserError``, with the keys to change, where a split has too few classes or examples for its tasks."""
-    of_training = split is Split.train
+    of_training, most = split is Split.train, tasks.most(split)
+    if split is Split.test and most is not None:
+        require_count("eval.tasks", experiment.eval.tasks, 2, most)
     shots = experiment.training_shots() if of_training else (experiment.eval.shot, experiment.eval.query)
     try:
         tasks.check(split, experiment.way, *shots)
@@ -168,5 +171,5 @@ def _examples(experiment: Experiment, tasks: Tasks, split: Split) -> tuple[Tenso
     shots = experiment.training_shots() if split is Split.train else (experiment.eval.shot, experiment.eval.query)
     count = math.ceil(2 * (support + query) / (classes * sum(shots)))
     drawn = tasks.sample(split, experiment.seed, range(count), experiment.way, *shots)
-    x = torch.cat([drawn.support_x, drawn.query_x], 1).flatten(0, 1)[: 2 * (support + query)]
+    x = tasks.inputs(drawn).flatten(0, 1)[: 2 * (support + query)]
     return x.split([support, query, support + query])

@@ -30,9 +30,9 @@ class Walk(Problem):
     metric = SQUARED_ERROR
     collects: ClassVar[bool] = True
 
-    def collect(self, params: Params, tasks: Any, k: int) -> Any:
+    def collect(self, params: Params, tasks: Any, k: int, last: bool) -> Any:
         place = params["place"]
-        assert not place.requires_grad
+        assert not place.requires_grad and last == (k == STEPS)
         noise = rng.normal(rng.fold(tasks["key"], k), 2).to(place)
         points = tasks["points"].clone()
         points[:, k] = place + noise

@@ -1,0 +1,93 @@
+"""2D navigation: Finn, Abbeel and Levine 2017, section 5.3, as run in the published code (cbfinn/maml_rl)."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from metarun.core import rng
+from metarun.core.rollout import Environment
+from metarun.datasets.acting import ActingDataset, ActingTasks
+from metarun.datasets.base import Split, Tasks
+
+SIDE = 0.5  # goals are uniform in -SIDE..SIDE, on both axes
+REACH = 0.1  # of one move, on each axis
+NEAR = 0.01  # an episode ends where both axes are nearer to the goal than this
+PUBLISHED = 40  # test goals
+
+
+class TestGoals(enum.Enum):
+    """Goals of the test tasks.
+
+    Attributes:
+        finn2017: the 40 of the published table, from numpy's legacy generator with seed 1.
+        drawn: drawn anew from ``eval.seed``.
+    """
+
+    finn2017 = "finn2017"
+    drawn = "drawn"
+
+
+@dataclass(kw_only=True, slots=True)
+class Navigation(ActingDataset):
+    """A point walks to a goal that it does not see, uniform in a square; a task is a goal.
+
+    The point starts at the origin and moves by 0.1 times the action, clipped to -1..1 on each axis. The reward is minus
+    the distance to the goal after the move (not squared, as in the code; the paper's text squares it).
+
+    Attributes:
+        test_goals: goals of the test tasks.
+    """
+
+    test_goals: TestGoals
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return (2,)
+
+    def load(self, data_root: Path, device: torch.device) -> Tasks:
+        return Goals(self, device)
+
+
+class Plane(Environment):
+    """The plane, with the position as state and observation, and the goal [T, 2] as a task's facts."""
+
+    observations, actions = 2, 2
+
+    def __init__(self, horizon: int):
+        self.horizon = horizon
+
+    def reset(self, facts: Tensor, keys: Tensor) -> Tensor:
+        return facts.new_zeros(*keys.shape, 2)
+
+    def observe(self, state: Tensor) -> Tensor:
+        return state
+
+    def step(self, facts: Tensor, state: Any, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        position = state + REACH * action.clamp(-1, 1)
+        off = position - facts[:, None]
+        return position, -off.norm(dim=-1), (off.abs() < NEAR).all(-1)
+
+
+class Goals(ActingTasks):
+    """Tasks of a ``Navigation`` family on a device."""
+
+    def __init__(self, family: Navigation, device: torch.device):
+        self.goals = family.test_goals
+        stamp = {"family": f"goal in -{SIDE}..{SIDE} squared", "test_goals": family.test_goals.value}
+        ActingTasks.__init__(self, family, Plane(family.horizon), device, stamp)
+
+    def most(self, split: Split) -> int | None:
+        return PUBLISHED if split is Split.test and self.goals is TestGoals.finn2017 else None
+
+    def facts(self, split: Split, seed: int, indices: range, keys: Tensor) -> Tensor:
+        if self.most(split) is None:
+            return SIDE * (2 * rng.uniform(keys, 2) - 1)
+        goals = numpy.random.RandomState(1).uniform(-SIDE, SIDE, (PUBLISHED, 2))
+        return torch.tensor(goals[indices.start : indices.stop : indices.step], dtype=torch.float32, device=self.device)
