@@ -11,7 +11,7 @@ from metarun.errors import UserError, require
 
 
 def parser(add: Callable[..., Parser]) -> None:
-    """Add the command's own parser."""
+    """Add the command to the parser, with ``add`` of its subparsers."""
     command = add(
         "bench",
         usage="metarun bench [KEY=VALUE ...] [--compare reference] [--seconds S] [--json FILE]",
@@ -31,7 +31,7 @@ def parser(add: Callable[..., Parser]) -> None:
 
 
 def run(given: argparse.Namespace, ranks: Ranks) -> int:
-    """Measure, and print."""
+    """Measure and print; with ``--json`` also write a file. Returns the exit status."""
     if given.compare not in (None, "reference"):
         raise UserError(f"--compare {given.compare}: must be reference")
     try:

@@ -34,12 +34,12 @@ LATER = {"image_folder": {"split": "shares", "layers": 1, "min_images": 0, "whit
 class Record:
     """A configuration as plain data.
 
-    Args:
-        names: Group -> chosen option.
-        kinds: Group -> the option's module.
-        values: All settings, nested.
-        changed: Settings that differ from those of the recipe, where there is one.
-        data: Description of the data (``held_out.facts``); None in older folders.
+    Attributes:
+        names: group -> chosen option.
+        kinds: group -> the option's module.
+        values: all settings, nested.
+        changed: settings that differ from those of the recipe, where there is one.
+        data: description of the data (``held_out.facts``); None in older folders.
     """
 
     names: dict[str, str]
@@ -95,7 +95,7 @@ class Record:
         """Read the record of a run folder; None if there is none.
 
         Raises:
-            UserError: It is damaged.
+            UserError: it is damaged.
         """
         path = run_dir / CONFIG
         data = read_file(path)

@@ -23,11 +23,11 @@ DECIDE = {"betas", "eps", "weight_decay", "momentum"}  # compared always; other 
 class Owner:
     """The properties that all checkpoints of one meta-training share.
 
-    Args:
-        training: Settings that affect the training, dotted key -> value; empty: not known.
-        steps: Meta-iterations of the whole training.
-        meta: Meta-parameters as one flat dict; their names, shapes and types are compared.
-        optimizer: The outer optimiser's state dict after one step, from torch.
+    Attributes:
+        training: settings that affect the training, dotted key -> value; empty: not known.
+        steps: meta-iterations of the whole training.
+        meta: meta-parameters as one flat dict; their names, shapes and types are compared.
+        optimizer: the outer optimiser's state dict after one step, from torch.
     """
 
     training: dict[str, Any]
@@ -47,13 +47,13 @@ class Owner:
         """Check that a checkpoint belongs to this training.
 
         Args:
-            path: The checkpoint's file, for the message.
-            content: Its content.
-            selected: Whether the file may be a ``best.pt``. That holds only the parameters selected on validation, and
+            path: the checkpoint's file, for the message.
+            content: its content.
+            selected: whether the file may be a ``best.pt``. That holds only the parameters selected on validation, and
                 training cannot resume from it.
 
         Raises:
-            UserError: It does not belong; the message names the difference.
+            UserError: it does not belong; the message names the difference.
         """
         try:
             problem = next(self._problems(content, selected), None)

@@ -32,7 +32,7 @@ def unchecked(algorithms: dict[str, Algorithm]) -> dict[str, str]:
     """Find the methods that ``rows`` cannot check because they have no reference.
 
     Args:
-        algorithms: Option name -> method.
+        algorithms: option name -> method.
 
     Returns:
         Option name -> reason.
@@ -73,12 +73,12 @@ def query_loss_after_adapting(algorithm: Algorithm, case: Case) -> Callable[[Met
 class Row:
     """One line of ``metarun check``.
 
-    Args:
-        algo: The method's option name, with "recompute" behind it for that variant.
-        network: The name of the case.
-        path: The name of the engine, as in ``engines``.
-        against: The independent computation.
-        error: Relative error, without unit.
+    Attributes:
+        algo: the method's option name, with "recompute" behind it for that variant.
+        network: the name of the case.
+        path: the name of the engine, as in ``engines``.
+        against: the independent computation.
+        error: relative error, without unit.
     """
 
     algo: str
@@ -97,7 +97,7 @@ def engines(device: torch.device) -> dict[str, tuple[Engine, int]]:
     """List every way to run tasks on this machine.
 
     Args:
-        device: Where tasks run; the native kernels are for the CPU.
+        device: where tasks run; the native kernels are for the CPU.
 
     Returns:
         Name -> (engine, expected calls). The number of calls decides whether the function is traced.
@@ -123,8 +123,8 @@ def rows(algorithms: dict[str, Algorithm], device: torch.device) -> Iterator[Row
     """Check every method that has a reference, on every engine.
 
     Args:
-        algorithms: Option name -> method.
-        device: Where to compute.
+        algorithms: option name -> method.
+        device: where to compute.
 
     Yields:
         One row for each combination of method, case and engine, and one of finite differences where the method

@@ -54,8 +54,8 @@ def plain_descent(
     """Run gradient descent in a plain loop.
 
     Args:
-        create_graph: Whether the inner gradients can be differentiated. Without it they are constants.
-        proximal: Strength of the pull to the start (iMAML's lambda).
+        create_graph: whether the inner gradients can be differentiated. Without it they are constants.
+        proximal: strength of the pull to the start (iMAML's lambda).
 
     Returns:
         The model's parameters after 0, 1, ... S inner steps.

@@ -27,11 +27,18 @@ from metarun.models.mlp import MLP, Activation
 
 @dataclass(frozen=True)
 class Case:
-    """A tiny network with its first parameters, and a few tasks for it with leaves [T, ...], in float64."""
+    """A tiny network with its first parameters, and a few tasks for it, in float64.
+
+    Attributes:
+        name: name of the network.
+        problem: the network with its losses.
+        meta: the network's parameters alone.
+        episodes: T tasks.
+    """
 
     name: str
     problem: Supervised
-    meta: Meta  # the network's parameters alone
+    meta: Meta
     episodes: Episode
 
 
@@ -42,7 +49,7 @@ def cases(device: torch.device, tasks: int = 3, way: int = 3, shot: int = 2, que
     kernels holds. The max-pooled Conv4 has eight filters, which fill whole vectors.
 
     Args:
-        device: Where the parameters and the tasks are.
+        device: where the parameters and the tasks are.
         tasks: T.
         way: N.
         shot: K.
@@ -124,10 +131,10 @@ def finite_difference(fn: Callable[[Tree], Tensor], at: Tree, direction: Tree, s
     """Compute the central difference of a scalar function.
 
     Args:
-        fn: A function of a tree of tensors.
-        at: The point.
-        direction: A tree of the same structure.
-        step: Factor of ``direction`` to each side. It is small because inner gradients, and so the adapted parameters,
+        fn: a function of a tree of tensors.
+        at: the point.
+        direction: a tree of the same structure.
+        step: factor of ``direction`` to each side. It is small because inner gradients, and so the adapted parameters,
             jump where the input of a ReLU changes its sign.
 
     Returns:
