@@ -15,7 +15,7 @@ def parser(add: Callable[..., Parser]) -> None:
     command = add(
         "check",
         usage="metarun check [algo=NAME,NAME] [device=auto|cpu|cuda]",
-        description="Compares the meta-gradient of every method (or of those named) with independent references in\n"
+        description="Compares the meta-gradient of every method (or of those named) with independent definitions in\n"
         "float64, on small networks with batch norm, on each way of computing it. Exit status 1 if one is wrong.",
         epilog="  metarun check algo=maml,fomaml device=cpu",
     )

@@ -26,7 +26,7 @@ metarun: one bench for gradient-based meta-learning
   metarun train    meta-train, test and report; any key of the configuration can be set
                      metarun train algo=fomaml dataset=omniglot
                      metarun train -m algo=maml,reptile seed=0,1,2      (a sweep)
-  metarun eval     measure a run's checkpoint again, under another protocol
+  metarun eval     test a run's checkpoint again, under another protocol
                      metarun eval run=outputs/RUN eval.norm=all eval.tasks=1000
   metarun report   one table (Markdown and CSV) of any number of runs
                      metarun report outputs/
@@ -38,7 +38,7 @@ metarun: one bench for gradient-based meta-learning
                      metarun reproduce sinusoid
 
 metarun COMMAND --help says more. --debug (or HYDRA_FULL_ERROR=1) shows the traceback of an error.
-Exit status: 0 done, 1 a file that cannot be written, a wrong gradient or a rank that is gone, 2 input that cannot
+Exit status: 0 done, 1 a file that cannot be written, a wrong meta-gradient or a rank that is gone, 2 input that cannot
 be used or does not fit into memory, 3 numbers no longer finite, 130/143 stopped by a signal.
 """
 COMMANDS = ("train", "eval", "report", "check", "bench", "reproduce")  # each a file beside this one

@@ -16,8 +16,8 @@ def parser(add: Callable[..., Parser]) -> None:
     command = add(
         "reproduce",
         usage="metarun reproduce TABLE [seed=0,1] [budget=1] [out=DIR] [--list] [--report] [KEY=VALUE ...]",
-        description="Runs the recipes of conf/recipe that are not done yet, each in out/results/CELL_sSEED, going on\n"
-        "where one was interrupted, then writes RESULTS.md, .csv and .png to out: ours, the published number and a\n"
+        description="Runs the recipes of conf/recipe that are not done yet, each in out/results/CELL_sSEED, resuming\n"
+        "those that were interrupted, then writes RESULTS.md, .csv and .png to out: ours, the published number and a\n"
         "verdict. KEY=VALUE: device, data_root and Hydra's own, such as hydra/launcher; every other key belongs to\n"
         "the recipe.",
         more=_tables,
@@ -73,7 +73,7 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
         print(cells.listing(out, chosen, seeds, budget, extra))
         return 0
     if given.report and not any(cells.finished(out, cell) for cell in cells.cells("all")):
-        raise UserError(f"out={out}: holds no finished run of a recipe; without --report they are run")
+        raise UserError(f"out={out}: holds no finished run of a recipe; without --report the recipes are run")
     failure = None
     if not given.report:
         for cell in chosen:

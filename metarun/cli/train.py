@@ -24,7 +24,7 @@ ONE = "metarun has one configuration; --config-dir DIR adds choices of your own 
 REFUSED = {  # Hydra's flags -> what to do instead
     ("--config-name", "-cn"): ONE,
     ("--config-path", "-cp"): ONE,
-    ("--experimental-rerun",): "the same command goes on with a run, and finds a finished one done",
+    ("--experimental-rerun",): "the same command resumes an unfinished run, and does nothing for a finished one",
     ("--shell-completion", "-sc"): "there is none; metarun train --help lists the choices and keys",
 }
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -74,7 +74,7 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
     """Run the jobs, or print what a flag asks for. Returns the exit status."""
     for name in ("resolve", "package"):
         if getattr(given, name) and not given.cfg:
-            raise UserError(f"--{name}: goes with --cfg job")
+            raise UserError(f"--{name}: needs --cfg job")
     ways = [name for name in ("run", "multirun", "cfg", "info") if getattr(given, name)]
     if len(ways) > 1:
         raise UserError(f"--{ways[0]}, --{ways[1]}: one at a time")

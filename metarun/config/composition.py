@@ -103,7 +103,7 @@ def _suits_a_search(job: list[str]) -> None:
     """Raise ``UserError`` if a sweeper that chooses by results gets none, or would search for the worst result."""
     composed = compose_words(job)
     experiment, _ = parse(*_split(composed))
-    require(experiment.eval.every > 0, "eval.every", 0, "> 0 with this sweeper, which chooses by the validation figure")
+    require(experiment.eval.every > 0, "eval.every", 0, "> 0 with this sweeper, which chooses by validation results")
     direction = OmegaConf.select(composed, "hydra.sweeper.direction")
     metric = experiment.dataset.metric
     wanted = "maximize" if metric.larger_is_better else "minimize"

@@ -101,7 +101,7 @@ def refuse_empty_sweep(overrides: list[Override]) -> None:
     """Raise ``UserError`` if an override is a sweep without values."""
     for override in overrides:
         if override.is_discrete_sweep() and not list(override.sweep_iterator()):
-            raise UserError(f"{override.input_line}: is a sweep over no value")
+            raise UserError(f"{override.input_line}: is a sweep without values")
 
 
 def check_choice(override: Override) -> None:
@@ -130,7 +130,7 @@ def check_name(cfg: DictConfig, override: Override) -> None:
     if override.is_delete() or override.package is not None:
         raise UserError(f"{override.input_line}: keys can be set, not removed or moved")
     if key.startswith("recipe.") and key not in known:
-        raise UserError(f"{override.input_line}: is of a recipe; choose one, such as recipe=sinusoid/maml_5s")
+        raise UserError(f"{override.input_line}: belongs to a recipe; choose one, such as recipe=sinusoid/maml_5s")
     if key not in known:
         inside = [name for name in known if name.startswith(f"{key}.")]
         if inside:

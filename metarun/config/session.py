@@ -28,7 +28,7 @@ def opened(types: Types, config_dir: str | None = None) -> AbstractContextManage
         ConfigError: there is no such folder.
     """
     if config_dir is not None and not Path(config_dir).is_dir():
-        raise ConfigError("--config-dir", config_dir, "a folder that is there")
+        raise ConfigError("--config-dir", config_dir, "an existing folder")
     return reading(conf_dir(), None if config_dir is None else Path(config_dir), types)
 
 

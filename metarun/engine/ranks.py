@@ -200,6 +200,6 @@ def _talking() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise RankLost(
-            f"another rank is gone or does not answer ({without_place(error)}); the same command goes on from the last "
+            f"another rank is gone or does not answer ({without_place(error)}); the same command resumes from the last "
             "checkpoint"
         ) from error

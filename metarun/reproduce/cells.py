@@ -95,7 +95,7 @@ def results(out: Path, cell: str) -> list[Result]:
     for file in finished(out, cell):
         result = read(file)
         if not result.recipe or result.recipe.name != cell:
-            raise UserError(f"{file}: is no result of recipe {cell}")
+            raise UserError(f"{file}: is not a result of recipe {cell}")
         _fits(file, result, result.recipe)
         found.append(result)
     return found
@@ -121,7 +121,7 @@ def state(out: Path, cell: str, seed: int, budget: float) -> str:
     if run_folder.finished(run_dir):
         return "done"
     lines = journal.read(run_dir)
-    return f"at step {lines[-1]['step']}" if lines else "not run"
+    return f"at meta-iteration {lines[-1]['step']}" if lines else "not run"
 
 
 def _measured(path: Path) -> dict[str, float]:

@@ -169,7 +169,7 @@ def claim(experiment: Experiment, record: Record) -> tuple[Path, filelock.BaseFi
     if experiment.resume is Resume.auto:
         for run_dir in sorted(OUTPUTS.glob(f"*_{name}*"), reverse=True):
             if _unfinished(run_dir, record) and (lock := _lock(run_dir)):
-                print(f"going on with an unfinished run of this configuration (resume=never begins anew): {run_dir}")
+                print(f"resuming an unfinished run of this configuration (resume=never starts a new one): {run_dir}")
                 return run_dir, lock
     run_dir = fresh(OUTPUTS / f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}_{name}")
     lock = _lock(run_dir)

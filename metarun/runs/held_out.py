@@ -104,8 +104,8 @@ def refuse_trained(
     if test is None or names[Split.train] is None:
         if differences(trained, tested):
             raise UserError(
-                f"{place}: {keys}: its splits are no different classes, so it is tested on the data of its training "
-                f"alone ({differences(trained, tested)})"
+                f"{place}: {keys}: its splits do not differ by classes, so it can be tested only on the data of its "
+                f"training ({differences(trained, tested)})"
             )
         return
     seen = {"meta-trained on": _common(test, names[Split.train])}

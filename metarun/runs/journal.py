@@ -41,8 +41,8 @@ class Journal:
         kept = [line for line in read(run_dir) if line["step"] <= resume_step]
         if keep and resume_step > 0 and all(line["step"] != resume_step for line in kept):  # written before the save
             warnings.warn(
-                f"{self._path}: has no line of meta-iteration {resume_step}, which the checkpoint is of: lines are "
-                "lost, so curves and training time lack a part",
+                f"{self._path}: has no line of meta-iteration {resume_step}, the checkpoint's: lines are lost, so "
+                "curves and training time are incomplete",
                 stacklevel=2,
             )
         if keep:

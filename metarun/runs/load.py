@@ -113,4 +113,4 @@ def _refuse_other_step_size(trained: Meta, run_dir: Path, asked: Record) -> None
     before = Record.read(run_dir)
     was, now = (record and record.values["algo"].get("inner_lr") for record in (before, asked))
     if trained.step_sizes and now != was:
-        raise ConfigError("algo.inner_lr", now, f"as trained, {was}: this method found step sizes of its own")
+        raise ConfigError("algo.inner_lr", now, f"as trained, {was}: this method learned step sizes of its own")

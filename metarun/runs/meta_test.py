@@ -225,5 +225,5 @@ def require_figures(result: Result) -> None:
         f"{result.protocol['train_steps']}); fewer (algo.eval_inner_steps) or a smaller algo.inner_lr may help"
     )
     if without:
-        raise NotFinite(f"{message}. No figure can be given")
+        raise NotFinite(f"{message}. There is no result to report")
     warnings.warn(f"{message}. They count as {result.metric.worst_in_words}", stacklevel=2)

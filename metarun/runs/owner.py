@@ -61,7 +61,7 @@ class Owner:
             problem = f"its content is not what metarun writes ({type(error).__name__})"
         if problem:
             raise UserError(
-                f"{path}: does not fit this run: {problem}. A run goes on from its own checkpoints alone, with way and "
+                f"{path}: does not fit this run: {problem}. A run resumes only from its own checkpoints, with way and "
                 "model.* as they were trained"
             )
 
@@ -69,7 +69,7 @@ class Owner:
         kinds = ({"step", "meta", "optimizer", "selection"}, {"step", "meta", "value", "ci95"})  # last.pt, best.pt
         newer = {"training", "diverged"}  # entries that older files lack
         if not isinstance(content, dict) or set(content) - newer not in kinds[: 1 + selected]:
-            yield f"its entries are not those of {'a checkpoint' if selected else 'a checkpoint to go on from'}"
+            yield f"its entries are not those of {'a checkpoint' if selected else 'a checkpoint to resume from'}"
         yield from self._settings(content.get("training", {}))  # older files have none
         yield from self._parameters("meta-parameters", content["meta"])
         yield from _step(content["step"], self.steps)
@@ -104,22 +104,22 @@ class Owner:
         for group, mine in zip(theirs["param_groups"], self.optimizer["param_groups"], strict=True):
             for key in mine.keys() & (group.keys() | DECIDE) - {"lr"}:  # lr is set again at every step
                 if key not in group or group[key] != mine[key]:
-                    yield f"its meta-optimiser has {key}={group.get(key, 'nothing')}, this run's {mine[key]}"
+                    yield f"its outer optimiser has {key}={group.get(key, 'nothing')}, this run's {mine[key]}"
         if step == 0:
             return
         for index, mine in self.optimizer["state"].items():
             entry = theirs["state"].get(index, {})
             there, here = ({key: _kind(v) for key, v in s.items() if v is not None} for s in (entry, mine))
             if there != here:
-                yield f"its meta-optimiser's state is {there} for parameter {index}, this run's {here}"
+                yield f"its outer optimiser's state is {there} for parameter {index}, this run's {here}"
             made = entry.get("step")
             if made is not None and int(made) != min(step, 2**24):  # float32 counts no further
-                yield f"it says step {step}, and its meta-optimiser made {int(made)}"
+                yield f"it is of meta-iteration {step}, and its outer optimiser made {int(made)} steps"
 
 
 def _step(step: Any, most: int) -> Iterator[str]:
     if type(step) is not int or not 0 <= step <= most:
-        yield f"step {step} is not one of 0..{most}"
+        yield f"meta-iteration {step} is not one of 0..{most}"
 
 
 def _kind(value: Tensor) -> str:

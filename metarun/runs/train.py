@@ -101,7 +101,7 @@ def train(setup: Setup, run_dir: Path, stop: StopSignals, training: dict[str, An
             if step == x.steps:
                 signal = ranks.highest(stop.received or 0)  # there is no next step
             if signal:
-                message = f"stopped at step {step} of {x.steps}, saved; the same command goes on from there"
+                message = f"stopped after meta-iteration {step} of {x.steps}, saved; the same command resumes the run"
                 raise Interrupted(message, signal)
     return TrainState(step, meta, outer.optimizer.state_dict(), selection)
 
