@@ -28,9 +28,9 @@ def parser(add: Callable[..., Parser]) -> None:
     command.add_argument(
         "--list",
         action="store_true",
-        help="the cells, how long their meta-training takes here (measured), what is done",
+        help="list the cells: how long meta-training takes on this machine (measured), and what is done",
     )
-    command.add_argument("--report", action="store_true", help="write the table from what is there")
+    command.add_argument("--report", action="store_true", help="write the table of finished runs, without running any")
 
 
 def _tables() -> str:

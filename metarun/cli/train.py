@@ -40,11 +40,11 @@ def parser(add: Callable[..., Parser]) -> None:
     )
     sweep = "sweep: metarun train -m algo=maml,fomaml seed=0,1 runs every combination"
     command.add_argument("-m", "--multirun", action="store_true", help=sweep)
-    command.add_argument("-r", "--run", action="store_true", help="one run, as without it")
+    command.add_argument("-r", "--run", action="store_true", help="one run, the default")
     shown = "print the resolved configuration, or Hydra's, and stop"
     command.add_argument("-c", "--cfg", choices=("job", "hydra", "all"), metavar="job|hydra|all", help=shown)
     command.add_argument("-p", "--package", metavar="GROUP", help="with --cfg: this part alone")
-    command.add_argument("--resolve", action="store_true", help="with --cfg job, which does so in any case")
+    command.add_argument("--resolve", action="store_true", help="with --cfg job, which resolves in any case")
     more = "more choices of your own: DIR/algo/mine.yaml"
     command.add_argument("-cd", "--config-dir", metavar="DIR", help=more)
     command.add_argument("--hydra-help", action="store_true", help="Hydra's own options")

@@ -1,6 +1,6 @@
-"""``metarun check``: compare each method's meta-gradient with an independent reference, on this machine, in float64.
+"""``metarun check``: compare each method's meta-gradient with its definition, on this machine, in float64.
 
-The references are in ``definitions.py``. The test suite compares more settings with them.
+The definitions are in ``definitions.py``. The test suite compares more settings with them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LIMIT = 1e-6  # largest allowed relative error in float64; the error of finite d
 
 
 def unchecked(algorithms: dict[str, Algorithm]) -> dict[str, str]:
-    """Find the methods that ``rows`` cannot check because they have no reference.
+    """Find the methods that ``rows`` cannot check because they have no definition.
 
     Args:
         algorithms: option name -> method.
@@ -38,7 +38,7 @@ def unchecked(algorithms: dict[str, Algorithm]) -> dict[str, str]:
         Option name -> reason.
     """
     write = (
-        "it has no reference: write its meta-gradient the long way and add it to REFERENCES in "
+        "it has no definition: write its meta-gradient the long way and add it to REFERENCES in "
         "metarun/verify/definitions.py (CONTRIBUTING.md, Adding a part)"
     )
     return {
@@ -49,7 +49,7 @@ def unchecked(algorithms: dict[str, Algorithm]) -> dict[str, str]:
 
 
 def reference(algorithm: Algorithm, case: Case) -> Meta:
-    """Compute the method's reference meta-gradient, the mean over the case's tasks."""
+    """Compute the method's meta-gradient by its definition, the mean over the case's tasks."""
     one, meta = REFERENCES[type(algorithm)], first_meta(algorithm, case).flat()
     per_task = [one(algorithm, case.problem, meta, Episode(*row)) for row in zip(*case.episodes, strict=True)]
     mean = tree.combine(lambda *grads: torch.stack(grads).sum(0), *per_task)
@@ -120,7 +120,7 @@ def engines(device: torch.device) -> dict[str, tuple[Engine, int]]:
 
 
 def rows(algorithms: dict[str, Algorithm], device: torch.device) -> Iterator[Row]:
-    """Check every method that has a reference, on every engine.
+    """Check every method that has a definition, on every engine.
 
     Args:
         algorithms: option name -> method.

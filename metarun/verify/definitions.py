@@ -1,4 +1,4 @@
-"""Reference meta-gradients, one task at a time, by ``torch.autograd``, to compare the package's own with.
+"""Definitions of the meta-gradients: one task at a time, by ``torch.autograd``, to compare the methods with.
 
 They use nothing of ``hypergrad.py`` and ``over_tasks.py``, and of ``inner.py`` only the order of mini-batches.
 

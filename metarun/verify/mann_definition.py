@@ -1,4 +1,4 @@
-"""MANN's reference meta-gradient: slot by slot and head by head, one task at a time, by ``torch.autograd``.
+"""Definition of MANN's meta-gradient: slot by slot and head by head, one task at a time, by ``torch.autograd``.
 
 It uses nothing of ``memory_cell.py`` and ``algorithms/mann.py`` but the number of slots.
 """

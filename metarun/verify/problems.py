@@ -106,7 +106,7 @@ def small(algorithm: Any) -> Any:
     if isinstance(algorithm, MANN):  # few slots, so that some are used again
         return dataclasses.replace(algorithm, slots=5)
     wanted: dict[str, Any] = {"inner_lr": 0.2, "inner_steps": 3, "inner_batch": 4}
-    if isinstance(algorithm, IMAML):  # so that conjugate gradient and the reference both solve the implicit equation
+    if isinstance(algorithm, IMAML):  # so that conjugate gradient and the definition both solve the implicit equation
         wanted |= {"inner_lr": 0.001, "proximal": 400.0, "cg_steps": 12}
     used = {field.name for field in dataclasses.fields(algorithm) if getattr(algorithm, field.name)}
     try:
