@@ -34,12 +34,12 @@ LATER = {"image_folder": {"split": "shares", "layers": 1, "min_images": 0, "whit
 class Record:
     """A configuration as plain data.
 
-    Args:
-        names: Group -> chosen option.
-        kinds: Group -> the option's module.
-        values: All settings, nested.
-        changed: Settings that differ from those of the recipe, where there is one.
-        data: Description of the data (``held_out.facts``); None in older folders.
+    Attributes:
+        names: group -> chosen option.
+        kinds: group -> the option's module.
+        values: all settings, nested.
+        changed: settings that differ from those of the recipe, where there is one.
+        data: description of the data (``held_out.facts``); None in older folders.
     """
 
     names: dict[str, str]
@@ -95,7 +95,7 @@ class Record:
         """Read the record of a run folder; None if there is none.
 
         Raises:
-            UserError: It is damaged.
+            UserError: it is damaged.
         """
         path = run_dir / CONFIG
         data = read_file(path)
@@ -169,7 +169,7 @@ def claim(experiment: Experiment, record: Record) -> tuple[Path, filelock.BaseFi
     if experiment.resume is Resume.auto:
         for run_dir in sorted(OUTPUTS.glob(f"*_{name}*"), reverse=True):
             if _unfinished(run_dir, record) and (lock := _lock(run_dir)):
-                print(f"going on with an unfinished run of this configuration (resume=never begins anew): {run_dir}")
+                print(f"resuming an unfinished run of this configuration (resume=never starts a new one): {run_dir}")
                 return run_dir, lock
     run_dir = fresh(OUTPUTS / f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}_{name}")
     lock = _lock(run_dir)

@@ -35,9 +35,9 @@ def measure(experiment: Experiment, seconds: float, compare: bool) -> dict[str, 
     """Measure meta-steps after a warm-up step.
 
     Args:
-        experiment: What to run; its data set is replaced by generated data of the same shape.
-        seconds: Time to measure for; at least three steps are measured.
-        compare: Whether the plain loop of ``benchmarks/reference_loop.py`` runs in turns with metarun, for the ratio.
+        experiment: what to run; its data set is replaced by generated data of the same shape.
+        seconds: time to measure for; at least three steps are measured.
+        compare: whether the plain loop of ``benchmarks/reference_loop.py`` runs in turns with metarun, for the ratio.
 
     Returns:
         The entries that ``table`` prints: tasks per second, seconds, MB, and shares 0..1.
@@ -92,8 +92,8 @@ def throughput(experiment: Experiment, seconds: float) -> float:
     """Measure the median tasks per second of meta-steps, after one warm-up step.
 
     Args:
-        experiment: What to run, on generated data.
-        seconds: Time to measure for; at least one step is measured.
+        experiment: what to run, on generated data.
+        seconds: time to measure for; at least one step is measured.
     """
     with experiment.device.applied() as device:
         setup = assemble(experiment, Generated(experiment.dataset, device), device)
@@ -176,8 +176,11 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 def _peak_memory(step: Callable[..., None], episodes: Any, device: torch.device) -> float:
-    """Measure the largest memory during a step, MB: the GPU's allocations, or the whole process with its libraries on
-    a CPU. Only Linux can reset the peak; elsewhere it is the largest since the process began."""
+    """Measure the largest memory during a step, in MB.
+
+    It is the GPU's allocations or, on a CPU, the whole process with its libraries. Only Linux can reset the peak;
+    elsewhere it is the largest since the process began.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         step(episodes)

@@ -84,7 +84,7 @@ def test_a_signal_saves_and_says_so(metarun: Command, tmp_path: Path, number: si
     (run_dir,) = (path for path in (tmp_path / "outputs").iterdir() if path.is_dir())
     saved = (run_dir / "checkpoints/last.pt").stat().st_mtime_ns
 
-    again = start(tmp_path, *words)  # the same command: it goes on in the same folder
+    again = start(tmp_path, *words)  # the same command: it resumes in the same folder
     end = time.monotonic() + 120
     log = run_dir / "metrics.jsonl"
     lines = len(log.read_text().splitlines())
@@ -93,7 +93,7 @@ def test_a_signal_saves_and_says_so(metarun: Command, tmp_path: Path, number: si
         time.sleep(0.02)
     again.send_signal(number)
     out, _ = again.communicate(timeout=60)
-    assert "going on with an unfinished run" in out and str(run_dir.name) in out
+    assert "resuming an unfinished run" in out and str(run_dir.name) in out
     assert (run_dir / "checkpoints/last.pt").stat().st_mtime_ns > saved
 
 

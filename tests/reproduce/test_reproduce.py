@@ -109,7 +109,7 @@ def test_a_result_in_another_cells_folder_is_refused(tmp_path: Path) -> None:
     file = put(tmp_path, result())
     other = reproduce.folder(tmp_path, "sinusoid/maml_10s", 0, 1.0)
     shutil.move(file.parent, other)
-    with pytest.raises(UserError, match="is no result of recipe sinusoid/maml_10s"):
+    with pytest.raises(UserError, match="is not a result of recipe sinusoid/maml_10s"):
         comparison.rows(tmp_path, "sinusoid/maml_10s")
 
 
@@ -185,9 +185,9 @@ def test_an_interrupted_reproduce_goes_on(tmp_path: Path) -> None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=100)
-    assert process.returncode == 130 and "saved; the same command goes on" in stderr
+    assert process.returncode == 130 and "saved; the same command resumes" in stderr
     listed = subprocess.run([*words, "--list"], cwd=tmp_path, capture_output=True, text=True, timeout=200)
-    assert CELL in listed.stdout and " s " in listed.stdout and "at step" in listed.stdout, listed.stderr
+    assert CELL in listed.stdout and " s " in listed.stdout and "at meta-iteration" in listed.stdout, listed.stderr
     again = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0 and "partial budget" in again.stdout, again.stderr
 

@@ -136,10 +136,10 @@ def test_a_signal_during_validation_loses_nothing(tmp_path: Path, monkeypatch: p
         return meta, Estimate(0.5, 0.01, 4, 0)
 
     monkeypatch.setattr(loop, "validate", validate)
-    with pytest.raises(Interrupted, match=r"stopped at step (\d+) of 9, saved") as caught:
+    with pytest.raises(Interrupted, match=r"stopped after meta-iteration (\d+) of 9, saved") as caught:
         loop.train(bench("steps=9", "eval.every=3", "checkpoint_every=50"), tmp_path, stop)
     saved = checkpoint.load(tmp_path)
-    assert saved is not None and f"step {saved.step} of 9" in str(caught.value)
+    assert saved is not None and f"meta-iteration {saved.step} of 9" in str(caught.value)
     assert saved.step >= 3 * during and saved.selection is not None
 
 
