@@ -22,6 +22,7 @@ from metarun.errors import UserError
 from metarun.runs.evaluate import evaluate
 from metarun.runs.setup import Setup, build
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 PATHS = [
     "/data/my images ü",
     "~/flowers",
@@ -174,6 +175,7 @@ def measured(bench: Setup, algo: Algorithm) -> torch.Tensor:
     return torch.stack([score.metric, score.loss])
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", CHOICES)
 def test_what_only_training_reads_changes_no_test(name: str) -> None:
     bench = bench_of(name)

@@ -27,7 +27,6 @@ from metarun.reproduce.verdict import Verdict
 from metarun.results.result import OfRecipe, Result, Selected
 from metarun.results.result_file import read as read_result
 from metarun.results.result_file import write
-from tests.support.commands import Command
 from tests.support.results import result as made
 from tests.support.results import score
 
@@ -157,22 +156,25 @@ def test_the_report_holds_table_notes_sources_and_plot(tmp_path: Path) -> None:
 BRIEF = ["budget=0.0003", "device.compile=false"]  # 21 meta-iterations
 
 
-def test_reproduce_runs_what_is_missing_and_shares_training(metarun: Command, tmp_path: Path) -> None:
-    first = metarun("reproduce", CELL, *BRIEF)
-    assert first.returncode == 0, first.stderr
-    assert "partial budget" in first.stdout and "0.0003" in first.stdout
-    second = metarun("reproduce", CELL, *BRIEF)
-    assert second.returncode == 0 and "run folder" not in second.stdout, "nothing is left to run"
-    third = metarun("reproduce", "sinusoid/maml_10s", *BRIEF)
-    assert "the same meta-training is done: testing the parameters of" in third.stdout
+def test_reproduce_runs_what_is_missing_and_shares_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def said(*words: str) -> str:
+        assert cli.main([*words]) == 0
+        return capsys.readouterr().out
+
+    first = said("reproduce", CELL, *BRIEF)
+    assert "partial budget" in first and "0.0003" in first
+    assert "run folder" not in said("reproduce", CELL, *BRIEF), "nothing is left to run"
+    third = said("reproduce", "sinusoid/maml_10s", *BRIEF)
+    assert "the same meta-training is done: testing the parameters of" in third
     results = {file.parent.name: read_result(file) for file in (tmp_path / "outputs").rglob("result.json")}
     five, ten = results["maml_5s_s0_b0.0003"], results["maml_10s_s0_b0.0003"]
     assert (five.protocol["task"], ten.protocol["task"]) == ("5-shot", "10-shot")
     assert five.protocol["recipe"] == "sinusoid/maml_5s, budget 0.0003"
-    alone = metarun(
-        "train", "recipe=sinusoid/maml_10s", "recipe.budget=0.0003", "device.compile=false", "run_dir=alone"
-    )
-    assert alone.returncode == 0, alone.stderr
+    said("train", "recipe=sinusoid/maml_10s", "recipe.budget=0.0003", "device.compile=false", "run_dir=alone")
     assert read_result(tmp_path / "alone" / "result.json").scores == ten.scores, "as if it had trained itself"
 
 

@@ -23,6 +23,8 @@ from metarun.runs.setup import build
 from metarun.runs.signals import StopSignals
 from tests.support.commands import same
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def state(step: int) -> TrainState:
     w = torch.full((3,), float(step))

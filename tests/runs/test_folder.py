@@ -23,7 +23,7 @@ from metarun.runs.folder import CONFIG, LOCK, RESULT, Record, claim, finished, f
 from tests.support.results import result
 
 
-@functools.cache  # composing takes a quarter of a second
+@functools.cache  # composing takes a quarter of a secondpytestmark = pytest.mark.usefixtures("undrawn")
 def record_of(*words: str) -> Record:
     return config.compose(list(words))[1]
 

@@ -115,6 +115,7 @@ INPUTS = {
 }
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", INPUTS)
 def test_any_inputs_have_a_result_and_a_picture_where_they_are_one(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
