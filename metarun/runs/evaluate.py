@@ -125,7 +125,7 @@ def evaluate(
     return Evaluator(setup, tasks, norm, last_only=last_only)(meta, split, progress)
 
 
-def measured_episodes(setup: Setup, split: Split, tasks: int, at_once: int = AT_ONCE) -> Iterator[Episode]:
+def measured_episodes(setup: Setup, split: Split, tasks: int, at_once: int = AT_ONCE) -> Iterator[Any]:
     """Yield this rank's share of tasks 0..tasks-1 of a split, ``at_once`` tasks at a time.
 
     The tasks depend on ``eval.seed``. They do not depend on the algorithm, the checkpoint or the run's seed.

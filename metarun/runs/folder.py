@@ -26,8 +26,13 @@ CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
 OUTPUTS = Path("outputs")
 # keys that do not affect the result: paths, resume policy, and presets, whose values are stored where they are used
 NOT_IDENTITY = ("run_dir", "data_root", "resume", "recipe.reference", "dataset.preset")
-# settings that older run folders lack, by the data set's module, with the values that those runs used
-LATER = {"image_folder": {"split": "shares", "layers": 1, "min_images": 0, "white": None}}
+# settings that older run folders lack, by group and module, with the values that those runs used; a new setting of a
+# part belongs here, or runs from before it are refused
+DESCENT = {"eval_later_lr": 1.0}
+LATER: dict[tuple[str, str], dict[str, Any]] = {
+    ("dataset", "image_folder"): {"split": "shares", "layers": 1, "min_images": 0, "white": None},
+    **{("algo", name): DESCENT for name in ("maml", "mamlpp", "meta_sgd", "oracle", "pretrain", "random")},
+}
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,8 @@ class Record:
                     flat[prefix + key] = value
 
         walk(self.values, "")
-        as_before = {f"dataset.{key}": value for key, value in LATER.get(self.kinds.get("dataset", ""), {}).items()}
-        return {key: v for key, v in flat.items() if key not in as_before or as_before[key] != v}
+        later = {f"{of[0]}.{key}": v for of in self.kinds.items() for key, v in LATER.get(of, {}).items()}
+        return {key: v for key, v in flat.items() if key not in later or later[key] != v}
 
     def tested_on(self, which: str) -> Record:
         """Return the record of a test of one checkpoint, ``which`` = best or last.
@@ -107,8 +112,8 @@ class Record:
             raise UserError(f"{path}: damaged ({error})") from None
         if not record._is_sound():
             raise UserError(f"{path}: damaged (its names, kinds, values, changed and data are not what metarun writes)")
-        if later := LATER.get(record.kinds.get("dataset", "")):
-            record.values["dataset"] = {**later, **record.values["dataset"]}
+        for group, module in record.kinds.items():
+            record.values[group] = {**LATER.get((group, module), {}), **record.values[group]}
         return record
 
     def _is_sound(self) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from metarun.core.batch_norm import Mixing
 from metarun.core.meta import OWN, Meta
+from metarun.core.objective import Supervised
 from metarun.core.problem import Problem
 from metarun.datasets.base import Split, Tasks, default_data_root
 from metarun.engine.meta_gradient import MetaGradient
@@ -112,10 +113,17 @@ def build(experiment: Experiment, testing: bool = False, ranks: Ranks = ALONE) -
         UserError: settings, data, network or memory do not fit together. It comes before any training.
     """
     device = experiment.device.torch_device(ranks.local)
-    tasks = experiment.dataset.load(
-        user_path(experiment.data_root) if experiment.data_root else default_data_root(), device
-    )
-    return assemble(experiment, tasks, device, testing, ranks)
+    setup = assemble(experiment, load(experiment, device), device, testing, ranks)
+    of, problem = experiment.dataset, setup.problem
+    if problem.metric != of.metric or (of.labelled and not isinstance(problem, Supervised)):
+        raise TypeError(f"{type(of).__name__}: metric and labelled must be those of its problem (datasets/base.py)")
+    return setup
+
+
+def load(experiment: Experiment, device: torch.device) -> Tasks:
+    """Find or make the experiment's data."""
+    root = user_path(experiment.data_root) if experiment.data_root else default_data_root()
+    return experiment.dataset.load(root, device)
 
 
 def assemble(

@@ -17,14 +17,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import metarun
-from metarun.core.episode import Episode
 from metarun.core.objective import supervised
 from metarun.datasets.base import Split
 from metarun.datasets.generated import Generated
 from metarun.errors import UserError
 from metarun.progress import progress_bar
 from metarun.runs.experiment import Experiment
-from metarun.runs.setup import Setup, assemble
+from metarun.runs.setup import Setup, assemble, load
 
 POOL = 4  # meta-batches that take turns
 CONVOLUTIONS = ("conv", "metarun::transpose", "metarun::correlate")
@@ -35,7 +34,7 @@ def measure(experiment: Experiment, seconds: float, compare: bool) -> dict[str, 
     """Measure meta-steps after a warm-up step.
 
     Args:
-        experiment: what to run; its data set is replaced by generated data of the same shape.
+        experiment: what to run; labelled examples are replaced by generated ones of the same shape.
         seconds: time to measure for; at least three steps are measured.
         compare: whether the plain loop of ``benchmarks/reference_loop.py`` runs in turns with metarun, for the ratio.
 
@@ -50,7 +49,7 @@ def measure(experiment: Experiment, seconds: float, compare: bool) -> dict[str, 
 
 
 def _measure(experiment: Experiment, device: torch.device, seconds: float, compare: bool) -> dict[str, Any]:
-    setup = assemble(experiment, Generated(experiment.dataset, device), device)
+    setup = _assembled(experiment, device)
     setup.require_room()
     batches = _meta_batches(setup)
     ours = _meta_step(setup)
@@ -96,7 +95,7 @@ def throughput(experiment: Experiment, seconds: float) -> float:
         seconds: time to measure for; at least one step is measured.
     """
     with experiment.device.applied() as device:
-        setup = assemble(experiment, Generated(experiment.dataset, device), device)
+        setup = _assembled(experiment, device)
         setup.require_room()
         step, batches = _meta_step(setup), _meta_batches(setup)
         step(batches[0])
@@ -111,7 +110,13 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
-def _meta_batches(setup: Setup) -> list[Episode]:
+def _assembled(experiment: Experiment, device: torch.device) -> Setup:
+    """Build everything on noise of the data set's shapes, or on its own tasks where noise cannot stand in for them."""
+    of = experiment.dataset
+    return assemble(experiment, Generated(of, device) if of.labelled else load(experiment, device), device)
+
+
+def _meta_batches(setup: Setup) -> list[Any]:
     """Draw the meta-batches before the measurement starts."""
     x = setup.experiment
     support, query = x.training_shots()
