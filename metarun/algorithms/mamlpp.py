@@ -49,6 +49,9 @@ class MAMLpp(MAML):
     def unread(self) -> dict[str, str]:
         return MAML.unread(self) | ({} if self.multi_step > 0 else {"multi_step_until": "algo.multi_step > 0"})
 
+    def descends_query_loss(self) -> bool:
+        return self.multi_step == 0  # else other losses are added to it
+
     def at(self, progress: float) -> Algorithm:
         return dataclasses.replace(
             self,
