@@ -117,3 +117,15 @@ class Problem(abc.ABC):
         Returns:
             (metric, loss), each [len(norms)].
         """
+
+
+def require_given_data(problem: Problem, who: str, why: str) -> None:
+    """Raise ``UserError`` for tasks whose data are collected by acting, for methods that cannot work on them.
+
+    Args:
+        problem: the problem.
+        who: the method, for the message, e.g. ``algo=imaml``.
+        why: what it would need, for the message.
+    """
+    if problem.collects:
+        raise UserError(f"{who}: cannot work on data that are collected by acting, as this data set's are: {why}")

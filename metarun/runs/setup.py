@@ -153,7 +153,7 @@ def assemble(
         mixing=Mixing.of(module, support, query, others),
         ranks=ranks,
     )
-    experiment.algo.check_problem(setup.problem)
+    experiment.algo.check_problem(setup.problem, dict(module.named_parameters()))
     meta_batch.check(experiment.algo, setup.problem)
     experiment.model.check_problem(setup.problem)
     tunes = len(experiment.algo.candidates(setup.first_meta())) > 1  # on validation; a method may also refuse a network

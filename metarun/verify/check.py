@@ -17,11 +17,10 @@ from metarun.algorithms.maml import MAML, Derivative
 from metarun.algorithms.random import Random
 from metarun.algorithms.reptile import Reptile
 from metarun.core import tree
-from metarun.core.episode import Episode
 from metarun.core.meta import Meta
 from metarun.engine.kernels.build import NotBuilt, library
 from metarun.engine.meta_gradient import MetaGradient
-from metarun.engine.over_tasks import TRACE_PAYS, Compile, Engine, Vectorize
+from metarun.engine.over_tasks import TRACE_PAYS, Compile, Engine, Vectorize, each
 from metarun.verify.definitions import REFERENCES, query_objective
 from metarun.verify.problems import Case, cases, finite_difference, first_meta, relative_error, small, suits
 
@@ -51,7 +50,7 @@ def unchecked(algorithms: dict[str, Algorithm]) -> dict[str, str]:
 def reference(algorithm: Algorithm, case: Case) -> Meta:
     """Compute the method's reference meta-gradient, the mean over the case's tasks."""
     one, meta = REFERENCES[type(algorithm)], first_meta(algorithm, case).flat()
-    per_task = [one(algorithm, case.problem, meta, Episode(*row)) for row in zip(*case.episodes, strict=True)]
+    per_task = [one(algorithm, case.problem, meta, task) for task in each(case.episodes)]
     mean = tree.combine(lambda *grads: torch.stack(grads).sum(0), *per_task)
     return Meta.from_flat(tree.scale(1 / len(per_task), mean))
 
@@ -61,8 +60,7 @@ def query_loss_after_adapting(algorithm: Algorithm, case: Case) -> Callable[[Met
 
     def fn(meta: Meta) -> Tensor:
         losses = []
-        for row in zip(*case.episodes, strict=True):
-            task = Episode(*row)
+        for task in each(case.episodes):
             losses.append(query_objective(algorithm, case.problem, meta.flat(), task, create_graph=False))
         return torch.stack(losses).mean()
 
