@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, vjp
+from torch.func import grad, vjp
 
 from metarun.algorithms.base import Algorithm
 from metarun.core import outer_step, policy, tree
@@ -117,10 +117,13 @@ class Functions:
         """
         (meta, rows), v = shared
         data, outputs_of = task.experience[-1], partial(self._outputs, task)
-        at: Any = jvp(outputs_of, (meta,), (v,))
-        outputs, moved = at
-        weight = policy.curvature(outputs) * data.valid[..., None] / rows
-        return vjp(outputs_of, meta)[1](weight * moved)[0]
+        outputs, pull = vjp(outputs_of, meta)
+
+        def pulled(u: Tensor) -> Meta:  # linear, so that its own transpose is J
+            return vjp(outputs_of, meta)[1](u)[0]
+
+        (moved,) = vjp(pulled, torch.zeros_like(outputs))[1](v)
+        return pull(policy.curvature(outputs) * data.valid[..., None] / rows * moved)[0]
 
     def _penalty(self, meta: Meta, task: ActingTask) -> Meta:
         """Differentiate the mean KL divergence of the policies that each inner step starts from.
