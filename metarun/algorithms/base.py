@@ -76,6 +76,10 @@ class Algorithm(OuterSettings, abc.ABC):
         """Return the number of meta-iterations to run, 1..``steps``."""
         return steps
 
+    def descends_query_loss(self) -> bool:
+        """Whether the meta-gradient is that of the query loss after ``inner_steps``, exactly or to first order."""
+        return False
+
     def at(self, progress: float) -> Algorithm:
         """Return the method for this share (0..1) of meta-training, for methods that change during training.
 

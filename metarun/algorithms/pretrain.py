@@ -63,6 +63,9 @@ class Pretrain(GradientDescent):
             return False
         return not supervised(problem, "algo=pretrain").fixed_labels
 
+    def descends_query_loss(self) -> bool:
+        return True
+
     def candidates(self, meta: Meta) -> list[Meta]:
         now = meta.step_sizes[RATE]
         return [meta._replace(step_sizes={RATE: torch.full_like(now, rate)}) for rate in self.rates]

@@ -226,7 +226,7 @@ INSTEAD = {
 
 def only_training_reads(key: str, algorithm: type[Algorithm]) -> bool:
     """Whether a test of a trained run would be the same for any value of this key."""
-    group, _, name = key.partition(".")
+    group, name, *_ = (*key.split("."), "")
     if key == "eval.val_tasks":
         return not algorithm.tunes()
     return key in TRAINING or group == "recipe" or (group == "algo" and name in algorithm.training_only())

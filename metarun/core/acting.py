@@ -173,13 +173,23 @@ class Acting(Problem):
 
     def query_loss(self, params: Params, task: ActingTask) -> tuple[Tensor, Metrics]:
         data = task.experience[-1]
-        loss = self.surrogate(self.outputs(params, data), data)
-        return loss, {"loss": loss.detach(), **self.facts(task)}
+        outputs = self.outputs(params, data)
+        loss = self.surrogate(outputs, data)
+        far = {} if self.clip is None else {"clipped": self.far(outputs, data, self.clip).detach()}
+        return loss, {"loss": loss.detach(), **self.facts(task), **far}
+
+    def ratio(self, outputs: Tensor, data: Experience) -> Tensor:
+        """Compute pi / pi_old of the actions, [M, H]."""
+        log_pi, old = self.log_probabilities(outputs, data)
+        return (log_pi - old).exp()
+
+    def far(self, outputs: Tensor, data: Experience, clip: float) -> Tensor:
+        """Share of the valid rows whose ratio is not within 1 - clip..1 + clip, a scalar."""
+        return mean_valid(((self.ratio(outputs, data) - 1).abs() > clip).to(outputs), data.valid)
 
     def surrogate(self, outputs: Tensor, data: Experience) -> Tensor:
         """Compute minus the mean of ratio * advantage, a scalar, clipped where the problem says so."""
-        log_pi, old = self.log_probabilities(outputs, data)
-        ratio = (log_pi - old).exp()
+        ratio = self.ratio(outputs, data)
         gain = ratio * data.advantage
         if self.clip is not None:
             gain = torch.minimum(gain, ratio.clamp(1 - self.clip, 1 + self.clip) * data.advantage)

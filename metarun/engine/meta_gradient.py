@@ -11,7 +11,6 @@ from metarun.algorithms.base import Algorithm
 from metarun.core import tree
 from metarun.core.meta import Meta
 from metarun.core.problem import Metrics, Problem
-from metarun.engine.collect import collected
 from metarun.engine.over_tasks import TRACED_STEPS, Compile, Engine, OverTasks, concatenate
 
 
@@ -46,14 +45,12 @@ class MetaGradient:
 
         Args:
             meta: the meta-parameters.
-            tasks: a pytree with leaves [T, ...].
+            tasks: a pytree with leaves [T, ...]; their data are collected already (collect.py).
             progress: fraction of meta-training that is done, 0..1, for methods with a schedule.
         """
         algorithm = self.algorithm.at(progress)
         if self._now is None or self._now[0] != algorithm:
             self._now = algorithm, self._prepare(algorithm)
-        steps = algorithm.inner_steps
-        tasks = collected(self.engine, algorithm, self.problem, meta, tasks, steps, training=True)
         now = next(tree.leaves(meta)).new_tensor(progress, dtype=torch.float64)
         chunks = list(self._now[1]((meta, now), tasks))
         total = chunks[0][0]

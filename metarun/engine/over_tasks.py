@@ -19,7 +19,7 @@ from metarun.compat import torch_pytree as pytree
 from metarun.engine.kernels.build import Library, NotBuilt, library
 from metarun.engine.kernels.layout import PlainLayout
 from metarun.engine.kernels.mode import Grouped, serves
-from metarun.engine.trace import Replay, traced
+from metarun.engine.trace import Replay, Trace, traced
 
 TaskFn = Callable[[Any, Any], Any]  # (what all tasks share, one task) -> tensors; each a pytree
 Reduce = Callable[[Any, int], Any]
@@ -167,10 +167,14 @@ class OverTasks:
         """
         total = count(tasks)
         for part in self.engine.parts(tasks):
-            shapes = (total, *(leaf.shape for leaf in pytree.tree_leaves(part)))
-            if shapes not in self._compiled:
-                self._compiled[shapes] = self._prepare(total, shared, part)
-            yield self._compiled[shapes](shared, part)
+            yield self._for(total, shared, part)(shared, part)
+
+    def _for(self, total: int, shared: Any, part: Any) -> Callable[..., Any]:
+        """Return the function for chunks of this shape."""
+        shapes = (total, *(leaf.shape for leaf in pytree.tree_leaves(part)))
+        if shapes not in self._compiled:
+            self._compiled[shapes] = self._prepare(total, shared, part)
+        return self._compiled[shapes]
 
     def _chunk(self, total: int, shared: Any, part: Any) -> Any:
         grouped = self.engine.how is Vectorize.grouped
@@ -193,10 +197,12 @@ class OverTasks:
         if wish is Compile.false or not pays:
             return plain
         trace = traced(plain, shared, part)
-        if trace is None:
-            return plain
+        return plain if trace is None else self._replay(plain, trace, shared, part)
+
+    def _replay(self, plain: Callable[..., Any], trace: Trace, shared: Any, part: Any) -> Callable[..., Any]:
+        """Return the function that runs a trace, compiled where that saves time."""
         long_run = self.calls >= COMPILE_PAYS and trace.operations <= COMPILED_OPERATIONS
-        if not self.engine.native and (wish is Compile.true or long_run):
+        if not self.engine.native and (self.engine.compile is Compile.true or long_run):
             trace.compile(shared, part)
         return Replay(plain, trace)
 

@@ -29,8 +29,8 @@ PATIENCE = datetime.timedelta(minutes=10)
 class Ranks:
     """Rank and world size of this process. The default is one process, for which every method is a no-op.
 
-    All ranks must call the methods that communicate (``mean``, ``highest``, ``gather``, ``on_first``, ``together``) in
-    the same order.
+    All ranks must call the methods that communicate (``mean``, ``total``, ``highest``, ``gather``, ``on_first``,
+    ``together``) in the same order.
 
     Attributes:
         rank: number of this process, from 0.
@@ -74,16 +74,24 @@ class Ranks:
         """
         if self.world == 1:
             return grads
+        from metarun.core import tree
+
+        return self.total(tree.scale(tasks / of, grads))
+
+    def total(self, values: Tree) -> Tree:
+        """Add up the values of all ranks; the sums have the same bits on every rank."""
+        if self.world == 1:
+            return values
         import torch
         import torch.distributed as dist
 
         from metarun.core import tree
 
-        flat = torch.cat([g.flatten() for g in tree.leaves(grads)]) * (tasks / of)  # one message, not one a parameter
+        flat = torch.cat([value.flatten() for value in tree.leaves(values)])  # one message, not one a parameter
         with _talking():
             dist.all_reduce(flat)
-        parts = iter(flat.split([g.numel() for g in tree.leaves(grads)]))
-        return tree.combine(lambda g: next(parts).view_as(g), grads)
+        parts = iter(flat.split([value.numel() for value in tree.leaves(values)]))
+        return tree.combine(lambda value: next(parts).view_as(value), values)
 
     def highest(self, value: int) -> int:
         """Return the largest of the ranks' values. Uses the CPU, so that it waits for no GPU."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from metarun.core import tree
+from metarun.core.outer_step import Nothing
 from metarun.core.tree import Params
 from metarun.errors import UserError
 from metarun.runs.setup import Setup
@@ -27,7 +28,7 @@ class Owner:
         training: settings that affect the training, dotted key -> value; empty: not known.
         steps: meta-iterations of the whole training.
         meta: meta-parameters as one flat dict; their names, shapes and types are compared.
-        optimizer: the outer optimiser's state dict after one step, from torch.
+        optimizer: the outer step's state dict after one meta-iteration; empty where it has none.
     """
 
     training: dict[str, Any]
@@ -40,8 +41,8 @@ class Owner:
         """Compute the properties from a setup and the settings that affect its training."""
         meta = tree.combine(torch.clone, setup.first_meta())
         outer = setup.experiment.algo.outer_step(meta)
-        outer.step(tree.zeros_like(meta), progress=0.0)
-        return Owner(training or {}, setup.experiment.steps, meta.flat(), outer.optimizer.state_dict())
+        outer.step(tree.zeros_like(meta), 0.0, Nothing())
+        return Owner(training or {}, setup.experiment.steps, meta.flat(), outer.state_dict())
 
     def check(self, path: Path, content: Any, selected: bool = False) -> None:
         """Check that a checkpoint belongs to this training.
@@ -101,19 +102,22 @@ class Owner:
                 yield f"its {what} are not finite numbers ({name})"
 
     def _moments(self, theirs: dict[str, Any], step: int) -> Iterator[str]:
-        for group, mine in zip(theirs["param_groups"], self.optimizer["param_groups"], strict=True):
+        groups, mine_too = (state.get("param_groups", []) for state in (theirs, self.optimizer))
+        if len(groups) != len(mine_too):
+            yield "its meta-optimiser is another than this run's"
+        for group, mine in zip(groups, mine_too, strict=False):
             for key in mine.keys() & (group.keys() | DECIDE) - {"lr"}:  # lr is set again at every step
                 if key not in group or group[key] != mine[key]:
                     yield f"its outer optimiser has {key}={group.get(key, 'nothing')}, this run's {mine[key]}"
         if step == 0:
             return
-        for index, mine in self.optimizer["state"].items():
+        for index, mine in self.optimizer.get("state", {}).items():
             entry = theirs["state"].get(index, {})
             there, here = ({key: _kind(v) for key, v in s.items() if v is not None} for s in (entry, mine))
             if there != here:
                 yield f"its outer optimiser's state is {there} for parameter {index}, this run's {here}"
             made = entry.get("step")
-            if made is not None and int(made) != min(step, 2**24):  # float32 counts no further
+            if made is not None and int(made) != min(step * int(mine["step"]), 2**24):  # float32 counts no further
                 yield f"it is of meta-iteration {step}, and its outer optimiser made {int(made)} steps"
 
 

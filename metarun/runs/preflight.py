@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from metarun.compat.torch_errors import is_one_value, lacks_derivative
+from metarun.core import tree
 from metarun.core.episode import Episode, TaskFigure
 from metarun.core.problem import Problem
 from metarun.core.tree import Params
 from metarun.datasets.base import Split, Tasks
+from metarun.engine.meta_batch import Questions
 from metarun.engine.meta_gradient import MetaGradient
 from metarun.engine.over_tasks import Engine, Vectorize
 from metarun.engine.ranks import Ranks
@@ -24,7 +26,7 @@ from metarun.runs.setup import Setup
 
 
 def preflight(setup: Setup, training: bool = True) -> None:
-    """Run a meta-gradient and an evaluation with the run's settings, each on two tasks.
+    """Run a meta-iteration and an evaluation with the run's settings, each on two tasks.
 
     Args:
         setup: the experiment's parts.
@@ -91,7 +93,11 @@ def _train(setup: Setup) -> None:
     tasks = setup.tasks.sample(Split.train, x.seed, range(2), x.way, *x.training_shots())
     begin, end = 0.0, 1 - 1 / x.steps
     for progress in (begin, end) if algo.at(end) != algo.at(begin) else (begin,):
-        MetaGradient(setup.engine, algo, setup.problem)(setup.first_meta(), tasks, progress)
+        meta = tree.combine(torch.clone, setup.first_meta())
+        collected = setup.collected(meta, tasks)
+        grads, _ = MetaGradient(setup.engine, algo, setup.problem)(meta, collected, progress)
+        questions = Questions(setup.engine, algo, setup.problem, tasks=2)
+        algo.outer_step(meta).step(grads, progress, questions.about(collected, progress))
 
 
 def _evaluate(setup: Setup) -> None:

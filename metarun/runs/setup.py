@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from metarun.core.meta import OWN, Meta
 from metarun.core.objective import Supervised
 from metarun.core.problem import Problem
 from metarun.datasets.base import Split, Tasks, default_data_root
+from metarun.engine import meta_batch
+from metarun.engine.collect import collected
+from metarun.engine.meta_batch import Questions
 from metarun.engine.meta_gradient import MetaGradient
 from metarun.engine.over_tasks import Engine
 from metarun.engine.ranks import ALONE, Ranks
@@ -80,6 +84,16 @@ class Setup:
         """Return the function (meta-parameters, tasks) -> meta-gradient of a training step."""
         x = self.experiment
         return MetaGradient(self.engine, x.algo, self.problem, calls=x.steps)
+
+    def collected(self, meta: Meta, tasks: Any) -> Any:
+        """Return meta-training tasks with the data that come from acting; other tasks as they are."""
+        algo = self.experiment.algo
+        return collected(self.engine, algo, self.problem, meta, tasks, algo.inner_steps, training=True)
+
+    def questions(self) -> Questions:
+        """Return what answers the questions of the outer steps."""
+        x = self.experiment
+        return Questions(self.engine, x.algo, self.problem, self.ranks, tasks=x.meta_batch, steps=x.steps)
 
     def protocol(self) -> dict[str, object]:
         """Return the facts that a few-shot result depends on. Norm and number of tasks are stored with each result."""
@@ -159,6 +173,7 @@ def assemble(
         ranks=ranks,
     )
     experiment.algo.check_problem(setup.problem, dict(module.named_parameters()))
+    meta_batch.check(experiment.algo, setup.problem)
     experiment.model.check_problem(setup.problem)
     tunes = len(experiment.algo.candidates(setup.first_meta())) > 1  # on validation; a method may also refuse a network
     if tasks.has(Split.val) and (tunes or (experiment.eval.every > 0 and not testing)):

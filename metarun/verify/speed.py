@@ -130,11 +130,12 @@ def _meta_step(setup: Setup) -> Callable[..., None]:
     """Return a training step without sampling and logging."""
     meta = setup.first_meta()
     outer = setup.experiment.algo.outer_step(meta)
-    meta_gradient = setup.meta_gradient()
+    meta_gradient, questions = setup.meta_gradient(), setup.questions()
 
     def step(episodes: Any) -> None:
-        grads, metrics = meta_gradient(meta, episodes)
-        outer.step(grads, progress=0.0)
+        tasks = setup.collected(meta, episodes)
+        grads, metrics = meta_gradient(meta, tasks)
+        outer.step(grads, 0.0, questions.about(tasks))
         metrics["loss"].mean().item()
 
     return step
