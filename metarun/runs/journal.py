@@ -97,8 +97,8 @@ def read(run_dir: Path, ends: Iterable[End] = ()) -> list[Line]:
     last line is left out without a warning: the run was killed while writing it.
 
     Args:
-        run_dir: The run folder.
-        ends: Lines that the run has certainly written; those of meta-iteration 0 do not count.
+        run_dir: the run folder.
+        ends: lines that the run has certainly written; those of meta-iteration 0 do not count.
     """
     path = run_dir / NAME
     *texts, cut = (read_file(path) or b"").split(b"\n")
