@@ -145,9 +145,14 @@ def _parsed(text: bytes) -> Line | None:
         line = json.loads(text.decode())
         known = type(line["step"]) is int and line["split"] in ("train", "val") and 0 <= line["seconds"] < float("inf")
         rest = [value for key, value in line.items() if key not in ("split", SEAL)]
-        numbers = all(type(value) in (int, float, type(None)) for value in rest) and type(line.get(SEAL, "")) is str
+        numbers = all(map(_is_number, rest)) and type(line.get(SEAL, "")) is str
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     if not (known and numbers):
         return None
     return {key: math.nan if value is None else value for key, value in line.items()}
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that a float can hold, or null, which stands for one that is not finite."""
+    return value is None or type(value) is float or (type(value) is int and abs(value) < 2**1023)

@@ -59,6 +59,8 @@ ODD = {  # lines that are none of metarun's
     "a list": b'[1, "step"]',
     "deep": b"[" * 100_000,
     "many digits": b'{"step": ' + b"1" * 10_000 + b', "split": "val", "seconds": 1' + b"0" * 9_000 + b"}",
+    "seconds that no float holds": b'{"step": 20, "split": "val", "seconds": 1' + b"0" * 400 + b"}",
+    "a number that no float holds": b'{"step": 20, "split": "val", "seconds": 1, "lr": -1' + b"0" * 400 + b"}",
     "no step": json.dumps({"split": "val", "seconds": 1.0}).encode(),
     "step as text": json.dumps({**GOOD, "step": "20"}).encode(),
     "step as a truth": json.dumps({**GOOD, "step": True}).encode(),
