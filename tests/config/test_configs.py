@@ -14,7 +14,7 @@ from metarun.config import composition, registry
 from metarun.config.registry import GROUPS
 from metarun.errors import UserError
 from metarun.runs.experiment import Experiment
-from metarun.runs.folder import Record
+from metarun.runs.record import Record
 from metarun.runs.setup import build
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import train

@@ -19,7 +19,8 @@ from metarun.results import page
 from metarun.results.result_file import read as read_result
 from metarun.results.result_file import sealed
 from metarun.runs import folder
-from metarun.runs.folder import CONFIG, LATER, LOCK, RESULT, Record, claim, finished, fresh, misfit, same_training
+from metarun.runs.folder import LOCK, RESULT, claim, finished, fresh, misfit, same_training
+from metarun.runs.record import CONFIG, LATER, Record
 from tests.support.results import result
 
 
@@ -164,7 +165,7 @@ def test_a_spoiled_neighbour_is_none(tmp_path: Path) -> None:
     assert same_training(tmp_path / "mine", record) == tmp_path / "b"
 
 
-SOUND = {"names": {"algo": "maml"}, "kinds": {"algo": "maml"}, "values": {"algo": {}}, "changed": []}
+SOUND = {"names": {"algo": "maml"}, "kinds": {"algo": "mine"}, "values": {"algo": {}}, "changed": []}
 
 
 @pytest.mark.parametrize(
