@@ -47,6 +47,7 @@ class ActingDataset(Dataset, abc.ABC):
     """
 
     has_way: ClassVar[bool] = False
+    labelled: ClassVar[bool] = False
     metric: ClassVar[Metric] = RETURN
     horizon: int
     discount: float

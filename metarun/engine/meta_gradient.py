@@ -18,10 +18,10 @@ class MetaGradient:
     """Compute the mean meta-gradient of T tasks.
 
     Args:
-        engine: How to run tasks.
-        algorithm: The method whose ``meta_grad`` is averaged.
-        problem: The network and the tasks' losses.
-        calls: Expected calls over the whole of meta-training, as for ``OverTasks``.
+        engine: how to run tasks.
+        algorithm: the method whose ``meta_grad`` is averaged.
+        problem: the network and the tasks' losses.
+        calls: expected calls over the whole of meta-training, as for ``OverTasks``.
     """
 
     def __init__(self, engine: Engine, algorithm: Algorithm, problem: Problem, calls: int = 0):
@@ -44,9 +44,9 @@ class MetaGradient:
         """Return the mean of the tasks' meta-gradients, and the tasks' metrics, each [T].
 
         Args:
-            meta: The meta-parameters.
-            tasks: A pytree with leaves [T, ...]; their data are collected already (collect.py).
-            progress: Fraction of meta-training that is done, 0..1, for methods with a schedule.
+            meta: the meta-parameters.
+            tasks: a pytree with leaves [T, ...]; their data are collected already (collect.py).
+            progress: fraction of meta-training that is done, 0..1, for methods with a schedule.
         """
         algorithm = self.algorithm.at(progress)
         if self._now is None or self._now[0] != algorithm:

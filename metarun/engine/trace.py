@@ -234,8 +234,10 @@ VIEWS = {
 
 
 def _skip_round_trips(graph: Graph) -> None:
-    """Remove chains of views that end with the layout they began with; batching rules make many, and each takes
-    microseconds."""
+    """Remove chains of views that end with the layout they began with.
+
+    Batching rules make many of them, and each takes microseconds.
+    """
 
     def layout(node: Node) -> Any:
         value = foreseen(node)

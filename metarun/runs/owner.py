@@ -24,11 +24,11 @@ DECIDE = {"betas", "eps", "weight_decay", "momentum"}  # compared always; other 
 class Owner:
     """The properties that all checkpoints of one meta-training share.
 
-    Args:
-        training: Settings that affect the training, dotted key -> value; empty: not known.
-        steps: Meta-iterations of the whole training.
-        meta: Meta-parameters as one flat dict; their names, shapes and types are compared.
-        optimizer: The outer step's state dict after one meta-iteration; empty where it has none.
+    Attributes:
+        training: settings that affect the training, dotted key -> value; empty: not known.
+        steps: meta-iterations of the whole training.
+        meta: meta-parameters as one flat dict; their names, shapes and types are compared.
+        optimizer: the outer step's state dict after one meta-iteration; empty where it has none.
     """
 
     training: dict[str, Any]
@@ -48,13 +48,13 @@ class Owner:
         """Check that a checkpoint belongs to this training.
 
         Args:
-            path: The checkpoint's file, for the message.
-            content: Its content.
-            selected: Whether the file may be a ``best.pt``. That holds only the parameters selected on validation, and
+            path: the checkpoint's file, for the message.
+            content: its content.
+            selected: whether the file may be a ``best.pt``. That holds only the parameters selected on validation, and
                 training cannot resume from it.
 
         Raises:
-            UserError: It does not belong; the message names the difference.
+            UserError: it does not belong; the message names the difference.
         """
         try:
             problem = next(self._problems(content, selected), None)
@@ -62,7 +62,7 @@ class Owner:
             problem = f"its content is not what metarun writes ({type(error).__name__})"
         if problem:
             raise UserError(
-                f"{path}: does not fit this run: {problem}. A run goes on from its own checkpoints alone, with way and "
+                f"{path}: does not fit this run: {problem}. A run resumes only from its own checkpoints, with way and "
                 "model.* as they were trained"
             )
 
@@ -70,7 +70,7 @@ class Owner:
         kinds = ({"step", "meta", "optimizer", "selection"}, {"step", "meta", "value", "ci95"})  # last.pt, best.pt
         newer = {"training", "diverged"}  # entries that older files lack
         if not isinstance(content, dict) or set(content) - newer not in kinds[: 1 + selected]:
-            yield f"its entries are not those of {'a checkpoint' if selected else 'a checkpoint to go on from'}"
+            yield f"its entries are not those of {'a checkpoint' if selected else 'a checkpoint to resume from'}"
         yield from self._settings(content.get("training", {}))  # older files have none
         yield from self._parameters("meta-parameters", content["meta"])
         yield from _step(content["step"], self.steps)
@@ -104,26 +104,26 @@ class Owner:
     def _moments(self, theirs: dict[str, Any], step: int) -> Iterator[str]:
         groups, mine_too = (state.get("param_groups", []) for state in (theirs, self.optimizer))
         if len(groups) != len(mine_too):
-            yield "its meta-optimiser is another than this run's"
+            yield "its outer optimiser is another than this run's"
         for group, mine in zip(groups, mine_too, strict=False):
             for key in mine.keys() & (group.keys() | DECIDE) - {"lr"}:  # lr is set again at every step
                 if key not in group or group[key] != mine[key]:
-                    yield f"its meta-optimiser has {key}={group.get(key, 'nothing')}, this run's {mine[key]}"
+                    yield f"its outer optimiser has {key}={group.get(key, 'nothing')}, this run's {mine[key]}"
         if step == 0:
             return
         for index, mine in self.optimizer.get("state", {}).items():
             entry = theirs["state"].get(index, {})
             there, here = ({key: _kind(v) for key, v in s.items() if v is not None} for s in (entry, mine))
             if there != here:
-                yield f"its meta-optimiser's state is {there} for parameter {index}, this run's {here}"
+                yield f"its outer optimiser's state is {there} for parameter {index}, this run's {here}"
             made = entry.get("step")
             if made is not None and int(made) != min(step * int(mine["step"]), 2**24):  # float32 counts no further
-                yield f"it says step {step}, and its meta-optimiser made {int(made)}"
+                yield f"it is of meta-iteration {step}, and its outer optimiser made {int(made)} steps"
 
 
 def _step(step: Any, most: int) -> Iterator[str]:
     if type(step) is not int or not 0 <= step <= most:
-        yield f"step {step} is not one of 0..{most}"
+        yield f"meta-iteration {step} is not one of 0..{most}"
 
 
 def _kind(value: Tensor) -> str:

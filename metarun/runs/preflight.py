@@ -29,13 +29,13 @@ def preflight(setup: Setup, training: bool = True) -> None:
     """Run a meta-iteration and an evaluation with the run's settings, each on two tasks.
 
     Args:
-        setup: The experiment's parts.
-        training: Whether the run trains. Then all tasks are made of meta-training examples, and no validation or test
+        setup: the experiment's parts.
+        training: whether the run trains. Then all tasks are made of meta-training examples, and no validation or test
             example is drawn. Otherwise there is no meta-gradient, and the tasks are made of test examples, since the
             data may have no others.
 
     Raises:
-        UserError: Something cannot be computed with these settings.
+        UserError: something cannot be computed with these settings.
     """
     setup = dataclasses.replace(setup, tasks=Rehearsal(setup, training), ranks=Ranks())
     if training:
@@ -47,8 +47,8 @@ class Rehearsal(Tasks):
     """Tasks for ``preflight``. Evaluation tasks have the shape of real ones and the inputs of training tasks.
 
     Args:
-        setup: The experiment's parts, with its real tasks.
-        training: Whether the run trains; if not, inputs come from test tasks.
+        setup: the experiment's parts, with its real tasks.
+        training: whether the run trains; if not, inputs come from test tasks.
     """
 
     def __init__(self, setup: Setup, training: bool = True):

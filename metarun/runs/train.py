@@ -40,18 +40,18 @@ def train(setup: Setup, run_dir: Path, stop: StopSignals, training: dict[str, An
     The same settings give the same bits, however often the run was killed and resumed.
 
     Args:
-        setup: The experiment's parts.
-        run_dir: The run folder.
-        stop: The signals received; training stops after the step in which one arrives.
-        training: Settings that affect the training, dotted key -> value. Checkpoints store them, so that a checkpoint
+        setup: the experiment's parts.
+        run_dir: the run folder.
+        stop: the signals received; training stops after the step in which one arrives.
+        training: settings that affect the training, dotted key -> value. Checkpoints store them, so that a checkpoint
             of another training is recognised.
 
     Returns:
         The state after the last step.
 
     Raises:
-        UserError: The checkpoint does not fit.
-        NotFinite: The loss, the meta-gradient or a meta-parameter is not finite.
+        UserError: the checkpoint does not fit.
+        NotFinite: the loss, the meta-gradient or a meta-parameter is not finite.
         Interrupted: ``stop`` received a signal; the state is saved.
     """
     x, ranks = setup.experiment, setup.ranks
@@ -102,7 +102,7 @@ def train(setup: Setup, run_dir: Path, stop: StopSignals, training: dict[str, An
             if step == x.steps:
                 signal = ranks.highest(stop.received or 0)  # there is no next step
             if signal:
-                message = f"stopped at step {step} of {x.steps}, saved; the same command goes on from there"
+                message = f"stopped after meta-iteration {step} of {x.steps}, saved; the same command resumes the run"
                 raise Interrupted(message, signal)
     return TrainState(step, meta, outer.state_dict(), selection)
 
@@ -144,8 +144,8 @@ def validator(setup: Setup, times: int) -> Evaluator:
     With ``eval.norm=all`` it uses transductive statistics.
 
     Args:
-        setup: The experiment's parts.
-        times: Expected validations; tracing is chosen from it.
+        setup: the experiment's parts.
+        times: expected validations; tracing is chosen from it.
     """
     settings = setup.experiment.eval
     norm = Norm.transductive if settings.norm is Norm.all else settings.norm
@@ -186,8 +186,8 @@ class Window:
     """Metrics of the steps since the last log line. They stay on the device, so that no step waits for them.
 
     Args:
-        setup: The experiment's parts.
-        run_dir: The run folder, for messages.
+        setup: the experiment's parts.
+        run_dir: the run folder, for messages.
     """
 
     def __init__(self, setup: Setup, run_dir: Path):
@@ -206,10 +206,10 @@ class Window:
         """Return the means over the window and all ranks, and start a new window.
 
         Args:
-            step: Meta-iterations done.
+            step: meta-iterations done.
 
         Raises:
-            NotFinite: A loss or a meta-gradient is not finite.
+            NotFinite: a loss or a meta-gradient is not finite.
         """
         mine = {name: torch.stack([metrics[name] for metrics, _ in self.rows]).cpu() for name in self.rows[0][0]}
         tables = self.ranks.gather([mine])

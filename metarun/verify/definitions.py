@@ -1,4 +1,4 @@
-"""Reference meta-gradients, one task at a time, by ``torch.autograd``, to compare the package's own with.
+"""Definitions of the meta-gradients: one task at a time, by ``torch.autograd``, to compare the methods with.
 
 They use nothing of ``hypergrad.py`` and ``over_tasks.py``, and of ``inner.py`` only the order of mini-batches.
 
@@ -76,8 +76,8 @@ def plain_descent(
     """Run gradient descent in a plain loop.
 
     Args:
-        create_graph: Whether the inner gradients can be differentiated. Without it they are constants.
-        proximal: Strength of the pull to the start (iMAML's lambda).
+        create_graph: whether the inner gradients can be differentiated. Without it they are constants.
+        proximal: strength of the pull to the start (iMAML's lambda).
 
     Returns:
         The model's parameters after 0, 1, ... S inner steps.

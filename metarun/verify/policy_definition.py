@@ -13,10 +13,10 @@ def policy_loss(problem: Acting, params: Params, data: Experience, query: bool) 
     """Compute minus the mean over valid rows of log pi * A, or for query data of pi / pi_old * A, a scalar.
 
     Args:
-        problem: The problem; its ``forward`` is the policy network.
-        params: The model's parameters.
-        data: One task's experience, [M, H, ...].
-        query: Whether these are query data.
+        problem: the problem; its ``forward`` is the policy network.
+        params: the model's parameters.
+        data: one task's experience, [M, H, ...].
+        query: whether these are query data.
     """
     rows = data.valid.bool()
     action, advantage = data.action[rows], data.advantage[rows]

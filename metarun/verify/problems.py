@@ -33,12 +33,19 @@ from metarun.models.mlp import MLP, Activation
 
 @dataclass(frozen=True)
 class Case:
-    """A tiny network with its first parameters, and a few tasks for it with leaves [T, ...], in float64."""
+    """A tiny network with its first parameters, and a few tasks for it, in float64.
+
+    Attributes:
+        name: name of the network.
+        problem: the network with its losses (Supervised or Acting).
+        meta: the network's parameters alone.
+        episodes: T tasks (an Episode or an ActingTask).
+    """
 
     name: str
-    problem: Any  # Supervised or Acting
-    meta: Meta  # the network's parameters alone
-    episodes: Any  # tasks: an Episode or an ActingTask
+    problem: Any
+    meta: Meta
+    episodes: Any
 
 
 def cases(device: torch.device, tasks: int = 3, way: int = 3, shot: int = 2, query: int = 2) -> Iterator[Case]:
@@ -48,7 +55,7 @@ def cases(device: torch.device, tasks: int = 3, way: int = 3, shot: int = 2, que
     kernels holds. The max-pooled Conv4 has eight filters, which fill whole vectors.
 
     Args:
-        device: Where the parameters and the tasks are.
+        device: where the parameters and the tasks are.
         tasks: T.
         way: N.
         shot: K.
@@ -167,7 +174,7 @@ def small(algorithm: Any) -> Any:
     if isinstance(algorithm, MANN):  # few slots, so that some are used again
         return dataclasses.replace(algorithm, slots=5)
     wanted: dict[str, Any] = {"inner_lr": 0.2, "inner_steps": 3, "inner_batch": 4}
-    if isinstance(algorithm, IMAML):  # so that conjugate gradient and the reference both solve the implicit equation
+    if isinstance(algorithm, IMAML):  # so that conjugate gradient and the definition both solve the implicit equation
         wanted |= {"inner_lr": 0.001, "proximal": 400.0, "cg_steps": 12}
     used = {field.name for field in dataclasses.fields(algorithm) if getattr(algorithm, field.name)}
     try:
@@ -192,10 +199,10 @@ def finite_difference(fn: Callable[[Tree], Tensor], at: Tree, direction: Tree, s
     """Compute the central difference of a scalar function.
 
     Args:
-        fn: A function of a tree of tensors.
-        at: The point.
-        direction: A tree of the same structure.
-        step: Factor of ``direction`` to each side. It is small because inner gradients, and so the adapted parameters,
+        fn: a function of a tree of tensors.
+        at: the point.
+        direction: a tree of the same structure.
+        step: factor of ``direction`` to each side. It is small because inner gradients, and so the adapted parameters,
             jump where the input of a ReLU changes its sign.
 
     Returns:

@@ -120,16 +120,19 @@ def test_equals_its_definition(name: str, on: str, path: str) -> None:
 
 
 def to_record() -> list[tuple[str, str, str]]:
-    """(method, network, path): one of each kind, on a network that suits it for each path; tracing takes seconds."""
+    """(method, network, path): one of each kind, on a network that suits it for each path."""
     networks = {"vmap traced": ("mlp", "mann"), "native traced": ("conv4 max-pool",)}
     methods = ("maml", "maml recompute", "imaml", "reptile", "anil", "mamlpp", "pretrain", "protonet", "mann")
     return [(m, on, path) for m, on in SUITED if m in methods for path in TRACED if on in networks[path]]
 
 
+@pytest.mark.sampled(6, 12)  # tracing takes seconds
 @pytest.mark.parametrize(("name", "network", "path"), to_record())
 def test_a_trace_is_what_was_traced(name: str, network: str, path: str) -> None:
     """Also at other parameters than those that it was traced with."""
     case, algorithm, (engine, calls) = CASES[network], VARIANTS[name], TRACED[path]
+    if isinstance(algorithm, IMAML):
+        algorithm = changed(algorithm, cg_steps=3)  # each is recorded anew
     traced = MetaGradient(engine, algorithm, case.problem, calls)
     plain = MetaGradient(dataclasses.replace(engine, compile=Compile.false), algorithm, case.problem)
     meta = algorithm.init(case.meta.model)
@@ -140,17 +143,19 @@ def test_a_trace_is_what_was_traced(name: str, network: str, path: str) -> None:
         assert off < ROUNDING / 50  # a sum in another order here and there; ``Replay`` takes no more for rounding
 
 
+@pytest.mark.sampled(4, 16)
 @pytest.mark.parametrize(("name", "case"), DIFFERENTIABLE.values(), ids=DIFFERENTIABLE)
 def test_exact_derivative_equals_finite_differences(name: str, case: Case) -> None:
     algorithm = EXACT[name]
     fn = check.query_loss_after_adapting(algorithm, case)
     generator = torch.Generator().manual_seed(5)
-    for path in PATHS.values() if name in ("maml", "maml recompute", "mamlpp") else [PATHS["vmap"]]:
-        got = gradient(algorithm, case, path)
-        along_gradient = tree.scale(1 / tree.norm(got), got)
-        drawn = tree.combine(lambda p: torch.randn(p.shape, generator=generator, dtype=p.dtype), got)
-        for direction in (along_gradient, tree.scale(1 / tree.norm(drawn), drawn)):
-            slope = problems.finite_difference(fn, problems.first_meta(algorithm, case), direction)
+    paths = PATHS.values() if name in ("maml", "maml recompute", "mamlpp") else [PATHS["vmap"]]
+    gradients = [gradient(algorithm, case, path) for path in paths]
+    drawn = tree.combine(lambda p: torch.randn(p.shape, generator=generator, dtype=p.dtype), gradients[0])
+    for along in (gradients[0], drawn):
+        direction = tree.scale(1 / tree.norm(along), along)
+        slope = problems.finite_difference(fn, problems.first_meta(algorithm, case), direction)
+        for got in gradients:
             assert tree.dot(got, direction).item() == pytest.approx(slope, rel=1e-5, abs=1e-7)
 
 
@@ -168,10 +173,10 @@ def test_exact_derivative_equals_finite_differences_in_every_entry() -> None:
 
 @every_case
 def test_recompute_equals_store(case: Case) -> None:
-    for steps in (1, 2, 5):
+    for steps in (1, 2, 5):  # test_hypergrad.py has other lengths
         store = changed(VARIANTS["maml"], inner_steps=steps)
         recompute = changed(VARIANTS["maml recompute"], inner_steps=steps)
-        for path in PATHS.values():
+        for path in PATHS.values() if steps == 2 else [PATHS["vmap"]]:
             assert problems.relative_error(gradient(recompute, case, path), gradient(store, case, path)) < 1e-12
 
 
@@ -246,6 +251,7 @@ def test_reptile_hands_its_moments_on() -> None:
 
 
 # Adam's first steps follow the sign of a gradient, also of one that is zero but for rounding (a bias before batch norm)
+@pytest.mark.sampled(4, 16)
 @pytest.mark.parametrize(
     "name", [n for n, on in SUITED if on == "conv4 max-pool" and (not n.startswith("reptile") or n == "reptile sgd")]
 )
