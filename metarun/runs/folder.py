@@ -8,12 +8,13 @@ import hashlib
 import itertools
 import json
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import filelock
 
+from metarun.core.outer_settings import ProMP, TrustRegion
 from metarun.errors import UserError
 from metarun.files import read_file, user_path
 from metarun.results import page
@@ -33,6 +34,9 @@ LATER: dict[tuple[str, str], dict[str, Any]] = {
     ("dataset", "image_folder"): {"split": "shares", "layers": 1, "min_images": 0, "white": None},
     **{("algo", name): DESCENT for name in ("maml", "mamlpp", "meta_sgd", "oracle", "pretrain", "random")},
 }
+# settings with a default in their type, which an identity does not state: older runs lack them, and few runs read them
+RULES = {"trust_region": asdict(TrustRegion()), "promp": asdict(ProMP())}
+USUAL = {f"algo.{rule}.{key}": value for rule, settings in RULES.items() for key, value in settings.items()}
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Record:
                     flat[prefix + key] = value
 
         walk(self.values, "")
-        later = {f"{of[0]}.{key}": v for of in self.kinds.items() for key, v in LATER.get(of, {}).items()}
+        later = {f"{of[0]}.{key}": v for of in self.kinds.items() for key, v in LATER.get(of, {}).items()} | USUAL
         return {key: v for key, v in flat.items() if key not in later or later[key] != v}
 
     def tested_on(self, which: str) -> Record:

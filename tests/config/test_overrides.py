@@ -219,6 +219,7 @@ def test_what_only_training_reads_is_said_to_be_training_s(name: str) -> None:
         "run_dir=x",
         "log_every=2",
         "algo.outer_lr=1",
+        "algo.trust_region.max_kl=1",
         "algo.inner_steps=2",
         "algo.hypergrad=recompute",
         "eval.select=last",
