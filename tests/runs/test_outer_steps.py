@@ -84,7 +84,7 @@ def test_a_run_that_is_killed_within_its_step_goes_on_to_the_same_bits(
 def test_a_checkpoint_of_another_rule_is_refused(tmp_path: Path) -> None:
     run(bench("steps=2", "algo.outer_optimizer=trpo"), tmp_path)
     other = bench("steps=2", "algo.outer_optimizer=promp")
-    with pytest.raises(UserError, match="its meta-optimiser is another"):
+    with pytest.raises(UserError, match="its outer optimiser is another"):
         checkpoint.load(tmp_path, lambda: Owner.of(other, None))
 
 
