@@ -6,6 +6,8 @@ Source: Wawrzynski 2009, "A cat-like robot real-time learning to run", in the fo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
@@ -127,6 +129,17 @@ def model() -> Any:
     return compiled
 
 
+@contextmanager
+def silent(library: Any) -> Iterator[None]:
+    """Within, MuJoCo neither prints its warnings nor writes them to a file in the working directory."""
+    before = library.get_mju_user_warning()
+    library.set_mju_user_warning(lambda words: None)
+    try:
+        yield
+    finally:
+        library.set_mju_user_warning(before)
+
+
 class Centre:
     """The centre of mass of the whole body, and its velocity.
 
@@ -153,22 +166,24 @@ class Centre:
         """Compute the centre.
 
         Args:
-            joints: [B, 9] positions.
-            speeds: [B, 9] velocities.
+            joints: [9, B] positions.
+            speeds: [9, B] velocities.
 
         Returns:
             (position [B, 3], velocity along x [B]).
         """
-        pitch, rate = (self._summed(values[:, 2:].T) for values in (joints, speeds))
+        pitch, rate = self._summed(joints[2:]), self._summed(speeds[2:])
         cos, sin = numpy.cos(pitch), numpy.sin(pitch)
         x, z = self.arms[:, 0, None], self.arms[:, 2, None]
-        ahead, up = cos * x + sin * z, cos * z - sin * x
-        at = (self.start[0] + joints[:, 0] + ahead.sum(0), 0 * joints[:, 0], self.start[2] + joints[:, 1] + up.sum(0))
-        return numpy.stack(at, 1), speeds[:, 0] + (rate * up).sum(0)
+        up = cos * z - sin * x
+        at = numpy.zeros((joints.shape[1], 3))
+        at[:, 0] = self.start[0] + joints[0] + (cos * x + sin * z).sum(0)
+        at[:, 2] = self.start[2] + joints[1] + up.sum(0)
+        return at, speeds[0] + (rate * up).sum(0)
 
     def _summed(self, turns: Array) -> Array:
         """Add up what the torso and each hinge turn, [7, B], to what each part is turned."""
-        total = numpy.ascontiguousarray(turns)
+        total = turns.copy()
         for part in range(1, len(total)):
-            total[part] = total[self.parents[part]] + turns[part]
+            total[part] += total[self.parents[part]]
         return total
