@@ -1,4 +1,4 @@
-"""The picture of a published table: ours and theirs, a line for each number."""
+"""The figure of a published table: our result and the published one, a line for each."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from metarun.results.task_figures import BAD, GOOD, INK, SOFT
 
 
 def reproduction(rows: list[Row]) -> Figure:
-    """Ours beside the published numbers; bars: our 95 % interval over tasks, and the published ±.
+    """Draw our results and the published ones; bars: our 95 % interval over tasks, and the published ±.
 
-    Hollow: trained for less than the published length.
+    A hollow circle was trained for less than the published length.
     """
     panels: dict[Metric, list[Row]] = {}
     for row in sorted(rows, key=lambda row: row.metric.name):
@@ -47,7 +47,7 @@ def reproduction(rows: list[Row]) -> Figure:
         axes.set_xlabel(label(metric))
         left, right = axes.get_xlim()
         low, high = (factor * bound for bound in metric.bounds)
-        if Scale.of(metric) is Scale.log:  # the largest errors leave the picture, intervals may be drawn whole
+        if Scale.of(metric) is Scale.log:  # the largest errors are left out
             known = [factor * row.published for row in panel if np.isfinite(row.published)]
             low, high = left, STRETCH * max(known, default=math.inf)
         axes.set_xlim(max(left, low), min(right, high))

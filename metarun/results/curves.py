@@ -1,4 +1,4 @@
-"""Curves of one run, or of many beside each other, as matplotlib figures."""
+"""Figures of the curves of one run, or of many."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from metarun.results.task_figures import BAD, INK, SOFT
 
 
 def curves(result: Result, lines: list[dict[str, Any]]) -> Figure:
-    """Training and validation metric and training loss against meta-iterations; bars: 95 % interval over tasks.
+    """Draw training and validation metric and training loss against meta-iterations; bars: 95 % interval over tasks.
 
-    lines: the run's journal.
+    Args:
+        result: the run's result.
+        lines: the lines of the run's journal, at least one.
     """
     metric = result.metric
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -54,7 +56,7 @@ def curves(result: Result, lines: list[dict[str, Any]]) -> Figure:
 
 
 def _axis_of_a_run(axes: Axes, metric: Metric, shown: list[list[float]], validation: list[Estimate]) -> Limits:
-    """Between which values, as they are read, a run's curves are kept; they may end closer together."""
+    """Set the scale for a run's curves and return the limits within which they are drawn."""
     if Scale.of(metric) is Scale.log:
         return log_axis(axes, shown)
     if Scale.of(metric) is Scale.logit:  # on a plain scale, since a curve of one run spans most of it
@@ -64,10 +66,10 @@ def _axis_of_a_run(axes: Axes, metric: Metric, shown: list[list[float]], validat
 
 
 def _against_steps(axes: Axes, metric: Metric, lines: list[Line], styles: list[dict[str, Any]]) -> None:
-    """Lines of a test metric against inner steps, with their 95 % intervals.
+    """Draw lines of a test metric against inner steps, with their 95 % intervals.
 
-    Shares are on a logit scale and errors on a log scale: on a plain one the row before adapting presses all the others
-    into a line.
+    Shares get a logit scale and errors a log scale: on a plain one, the values before adapting would leave no room for
+    the differences between the others.
     """
     scale, estimates = Scale.of(metric), [of for drawn in lines for of in drawn.estimates]
     factor = 1.0 if scale is Scale.logit else metric.scale  # a logit is of shares
@@ -93,7 +95,7 @@ def _against_steps(axes: Axes, metric: Metric, lines: list[Line], styles: list[d
 
 
 def steps(result: Result) -> Figure:
-    """Test metric against inner steps, one line for each norm; bars: 95 % interval over tasks."""
+    """Draw a run's test metric against inner steps, one line for each norm; bars: 95 % interval over tasks."""
     figure = Figure(figsize=(4.8, 3.8), layout="constrained")
     axes = figure.subplots()
     lines = [Line.of(score, result.metric) for score in result.scores]
@@ -106,9 +108,10 @@ def steps(result: Result) -> Figure:
 
 
 def comparison(lines: list[Line]) -> Figure:
-    """Methods on the same tasks, a panel for each kind of task: test metric against inner steps.
+    """Draw the test metric of many methods against inner steps; bars: 95 % interval over tasks.
 
-    Bars: 95 % interval over tasks.
+    Args:
+        lines: the lines; each ``panel`` is a plot of its own.
     """
     panels = list(dict.fromkeys(of.panel for of in lines))
     figure = Figure(figsize=(6.4, 3.8 * len(panels)), layout="constrained")
@@ -129,9 +132,10 @@ def comparison(lines: list[Line]) -> Figure:
 
 
 def step_sizes(rates: dict[str, np.ndarray]) -> Figure:
-    """Meta-learned step sizes by parameter tensor: one for each inner step as a line, else quantiles over its entries.
+    """Draw meta-learned step sizes: as lines over the inner steps, or as quantiles over a parameter's entries.
 
-    rates: parameter name -> step sizes, [S] or shaped like the parameter.
+    Args:
+        rates: parameter name -> step sizes, [S] or of the parameter's shape.
     """
     names = list(rates)
     in_steps = all(values.ndim == 1 and len(values) == len(rates[names[0]]) for values in rates.values())
