@@ -42,6 +42,11 @@ class Protocol(enum.Enum):
         return 1 if self is Protocol.rllab else 5
 
     @property
+    def observations(self) -> int:
+        """Numbers in an observation: all positions but x, all velocities; rllab's ends with the centre of mass."""
+        return 20 if self is Protocol.rllab else 17
+
+    @property
     def cost(self) -> float:
         """Factor of an action's squared length in the reward."""
         return 0.05 if self is Protocol.rllab else 0.1
@@ -61,9 +66,9 @@ class Protocol(enum.Enum):
             "protocol": self.value,
             "frame_skip": f"{self.frame_skip} of {TIME_STEP} s",
             "velocity": "of the centre of mass, behind the step" if ours else "of the torso, mean over the step",
-            "control_cost": f"{self.cost} |a|^2, a clipped to -1..1",
+            "control_cost": f"{self.cost} |a|^2, a in -1..1",
             "reset_noise": "0.01 N, velocities 0.1 N" if ours else "U(-0.1, 0.1), velocities 0.1 N",
-            "observation": "20, with the centre of mass" if ours else "17",
+            "observation": f"{self.observations} numbers" + (", the last three the centre of mass" if ours else ""),
         }
 
 
@@ -88,16 +93,14 @@ class HalfCheetahs(Environment):
     number of threads: each step begins as if the body had just been set down, without the solver's last solution.
 
     Args:
-        protocol: what a step is.
-        horizon: H.
-        family: the settings, with the reward.
+        family: the settings, with the protocol, the horizon and the reward.
     """
 
     actions = MOTORS
 
     def __init__(self, family: Cheetah):
         self.family, self.protocol, self.horizon = family, family.protocol, family.horizon
-        self.observations = 20 if self.protocol is Protocol.rllab else 17
+        self.observations = self.protocol.observations
         self.mujoco, self.model = half_cheetah.mujoco(), half_cheetah.model()
         self.centre = Centre(self.model)
         self.work = [self.mujoco.MjData(self.model)]  # one a thread, without memory
@@ -171,7 +174,7 @@ class Cheetah(ActingDataset, abc.ABC):
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        return (20,) if self.protocol is Protocol.rllab else (17,)
+        return (self.protocol.observations,)
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         return CheetahTasks(self, device)

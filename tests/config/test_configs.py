@@ -22,7 +22,7 @@ from tests.support.commands import ON_IMAGES, same
 from tests.support.mini_imagenet import small_copy
 from tests.support.own_images import own_images
 
-ACTING = ["algo.outer_optimizer=adam", "shot=2", "query=2", "dataset.horizon=5", "model.hidden=[8]", "eval.tasks=2"]
+ACTING = ["shot=2", "query=2", "dataset.horizon=5", "model.hidden=[8]", "eval.tasks=2"]
 QUICK = ["steps=2", "meta_batch=2", "eval.every=2", "eval.val_tasks=2", "log_every=1"]
 OPTIONS = [(group, option) for group in GROUPS for option in config.choices(group)]
 

@@ -30,7 +30,7 @@ KEYS = rng.bits(rng.root(7), 12).view(3, 4)
 
 @cache
 def settings_of(name: str) -> Cheetah:
-    x = config.compose([f"dataset={name}", "algo.outer_optimizer=adam"])[0]
+    x = config.compose([f"dataset={name}"])[0]
     assert isinstance(x.dataset, Cheetah)
     return x.dataset
 
@@ -237,7 +237,7 @@ def test_trajectories_have_the_parameters_type_and_run_to_the_horizon() -> None:
 )
 def test_refused(word: str, said: str) -> None:
     with pytest.raises((ConfigError, UserError), match=said):
-        config.compose(["dataset=cheetah_velocity", "algo.outer_optimizer=adam", word])
+        config.compose(["dataset=cheetah_velocity", word])
 
 
 @pytest.mark.parametrize(("found", "said"), [(None, "needs MuJoCo"), ("old", "needs MuJoCo 3.2.7 or later, not")])
@@ -258,7 +258,7 @@ def test_a_missing_or_old_mujoco_is_one_line_with_the_command(
 @pytest.mark.full
 def test_two_real_steps(metarun: Command, tmp_path: Path) -> None:
     small = ["steps=2", "meta_batch=2", "shot=2", "query=2", "dataset.horizon=5", "model.hidden=[8]", "eval.tasks=2"]
-    small += ["eval.every=0", "eval.shot=2", "eval.query=2", "algo.outer_optimizer=adam", "run_dir=run"]
+    small += ["eval.every=0", "eval.shot=2", "eval.query=2", "run_dir=run"]
     done = metarun("train", "dataset=cheetah_direction", *small)
     assert done.returncode == 0, done.stderr
     assert "MuJoCo" in (tmp_path / "run" / "report.md").read_text()
