@@ -117,7 +117,8 @@ class Functions:
         """
         (meta, rows), v = shared
         data, outputs_of = task.experience[-1], partial(self._outputs, task)
-        outputs, pull = vjp(outputs_of, meta)
+        linearised: Any = vjp(outputs_of, meta)
+        outputs, pull = linearised
 
         def pulled(u: Tensor) -> Meta:  # linear, so that its own transpose is J
             return vjp(outputs_of, meta)[1](u)[0]

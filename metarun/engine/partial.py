@@ -26,10 +26,7 @@ class LinearOverTasks(OverTasks):
     """Apply ((fixed, vector), one task) -> tensors to any number of tasks, for many vectors.
 
     Where the function is traced, the part of it that does not depend on the vector is computed once for each
-    ``fixed``. The results have the same bits whether that part is kept or not.
-
-    Args:
-        engine, task_fn, calls, reduce: as for ``OverTasks``.
+    ``fixed``. The results have the same bits whether that part is kept or not. Arguments are those of ``OverTasks``.
     """
 
     def at(self, fixed: Any, tasks: Any) -> Callable[[Any], Iterator[Any]]:

@@ -104,7 +104,7 @@ class Owner:
     def _moments(self, theirs: dict[str, Any], step: int) -> Iterator[str]:
         groups, mine_too = (state.get("param_groups", []) for state in (theirs, self.optimizer))
         if len(groups) != len(mine_too):
-            yield "its meta-optimiser is another than this run's"
+            yield "its outer optimiser is another than this run's"
         for group, mine in zip(groups, mine_too, strict=False):
             for key in mine.keys() & (group.keys() | DECIDE) - {"lr"}:  # lr is set again at every step
                 if key not in group or group[key] != mine[key]:
