@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 
 from metarun.core import rng
 from metarun.core.rollout import Environment
-from metarun.datasets.acting import ActingDataset, ActingTasks
+from metarun.datasets.acting import PUBLISHED, ActingDataset, ActingTasks, TestGoals, published_goals
 from metarun.datasets.base import Split, Tasks
 
 SIDE = 0.5  # goals are uniform in -SIDE..SIDE, on both axes
 REACH = 0.1  # of one move, on each axis
 NEAR = 0.01  # an episode ends where both axes are nearer to the goal than this
-PUBLISHED = 40  # test goals
-
-
-class TestGoals(enum.Enum):
-    """Goals of the test tasks.
-
-    Attributes:
-        finn2017: the 40 of the published table, from numpy's legacy generator with seed 1.
-        drawn: drawn anew from ``eval.seed``.
-    """
-
-    finn2017 = "finn2017"
-    drawn = "drawn"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -89,5 +74,5 @@ class Goals(ActingTasks):
     def facts(self, split: Split, seed: int, indices: range, keys: Tensor) -> Tensor:
         if self.most(split) is None:
             return SIDE * (2 * rng.uniform(keys, 2) - 1)
-        goals = numpy.random.RandomState(1).uniform(-SIDE, SIDE, (PUBLISHED, 2))
-        return torch.tensor(goals[indices.start : indices.stop : indices.step], dtype=torch.float32, device=self.device)
+        goals = published_goals(-SIDE, SIDE, 2)
+        return goals[indices.start : indices.stop : indices.step].to(self.device)
