@@ -16,7 +16,7 @@ from metarun.core import rng
 from metarun.core.acting import Acting, ActingTask, Estimator
 from metarun.core.episode import View
 from metarun.core.metric import RETURN, Metric
-from metarun.core.rollout import Environment
+from metarun.core.rollout import Environment, Traced
 from metarun.core.tree import Params
 from metarun.datasets.base import Dataset, Split, Tasks, task_keys
 from metarun.errors import require, require_count
@@ -58,6 +58,12 @@ class ActingDataset(Dataset, abc.ABC):
         require_count("horizon", self.horizon, 1, 100_000)
         for name in ("discount", "gae"):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0..1")
+
+    def kind(self, way: int, shot: int) -> str:
+        return f"{shot} trajector{'y' if shot == 1 else 'ies'}"
+
+    def short_kind(self, way: int, shot: int) -> str:
+        return f"{shot}t"
 
 
 class ActingTasks(Tasks, abc.ABC):
@@ -101,6 +107,7 @@ class ActingTasks(Tasks, abc.ABC):
     def problem(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Acting:
         family = self.family
         return Acting(
+            metric=family.metric,
             environment=self.environment,
             forward=forward,
             discount=family.discount,
@@ -140,6 +147,9 @@ class Told(Environment):
     def step(self, facts: Tensor, state: Any, action: Tensor) -> tuple[Any, Tensor, Tensor]:
         moved, reward, done = self.environment.step(facts, state[0], action)
         return (moved, state[1]), reward, done
+
+    def traced(self, facts: Tensor, state: Any) -> Traced | None:
+        return self.environment.traced(facts, state[0])
 
 
 def told(tasks: ActingTasks) -> ActingTasks:

@@ -31,7 +31,8 @@ class Scale(enum.Enum):
     """How far apart two values of a metric are seen.
 
     logit: shares, of which 99 % and 99.9 % differ as 1 % and 0.1 % do. log: errors, which have a smallest value and no
-    largest. plain: all other metrics.
+    largest; and what is 0 at best and has no smallest value, as an error with a minus in front. plain: all other
+    metrics.
     """
 
     logit = "logit"
@@ -42,7 +43,13 @@ class Scale(enum.Enum):
     def of(metric: Metric) -> Scale:
         if metric.bounds == (0, 1):
             return Scale.logit
-        return Scale.log if metric.bounds == (0, math.inf) and not metric.larger_is_better else Scale.plain
+        error = (-math.inf, 0) if metric.larger_is_better else (0, math.inf)
+        return Scale.log if metric.bounds == error else Scale.plain
+
+    @staticmethod
+    def sign(metric: Metric) -> float:
+        """-1 for an error with a minus in front."""
+        return -1.0 if metric.bounds[1] == 0 else 1.0
 
     @property
     def note(self) -> str:
@@ -71,17 +78,20 @@ def style(i: int) -> dict[str, Any]:
     return {"color": COLOURS[i % len(COLOURS)], "ls": dashes, "marker": marker, "ms": 3.5}
 
 
-def log_axis(axes: Axes, lines: Sequence[Sequence[float]], ends: Sequence[float] | np.ndarray = ()) -> Limits:
+def log_axis(
+    axes: Axes, lines: Sequence[Sequence[float]], ends: Sequence[float] | np.ndarray = (), sign: float = 1.0
+) -> Limits:
     """A log scale for lines of errors and the ends of their intervals, with numbers at its ticks.
 
     It ends at ``STRETCH`` times an ordinary line's first or middle value, the larger: beyond lies what diverged.
+    sign: -1 for errors with a minus in front, with the small ones on top.
     """
-    axes.set_yscale("log")
-    values = np.concatenate([np.empty(0), *(np.asarray(line, float) for line in [*lines, ends])])
+    axes.set_yscale("log") if sign > 0 else axes.set_yscale("symlog", linthresh=1)
+    values = sign * np.concatenate([np.empty(0), *(np.asarray(line, float) for line in [*lines, ends])])
     values = values[np.isfinite(values) & (values > 0)]
     if not len(values):
         return axes.get_ylim()
-    each = [[value for value in line if np.isfinite(value)] for line in lines]
+    each = [[sign * value for value in line if np.isfinite(value)] for line in lines]
     typical = sorted(max(line[0], np.median(line)) for line in each if line) or [np.inf]
     ordinary = typical[(len(typical) - 1) // 2]
     within = values[values <= STRETCH * ordinary]
@@ -91,6 +101,9 @@ def log_axis(axes: Axes, lines: Sequence[Sequence[float]], ends: Sequence[float]
     if high / low > 4:
         subs = (1, 1.5, 2, 3, 5, 7) if high / low < 30 else (1, 2, 5) if high / low < 1000 else (1,)
         locator = LogLocator(subs=subs, numticks=8)
+    if sign < 0:
+        axes.set_yscale("symlog", linthresh=low)  # a log scale as far as it is seen
+        locator, low, high = FixedLocator([-tick for tick in locator.tick_values(low, high)]), -high, -low
     axes.set_ylim(low, high)
     _ticks(axes, locator, 1.0)
     return low, high
@@ -135,7 +148,12 @@ def whole_numbers() -> Locator:
 def _ticks(axes: Axes, locator: Locator, factor: float) -> None:
     axes.yaxis.set_major_locator(locator)
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{factor * value:.4g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _written(factor * value)))
+
+
+def _written(value: float) -> str:
+    sign = "\N{MINUS SIGN}" if value < 0 else ""
+    return f"{sign}{abs(value):.4g}"
 
 
 def line(

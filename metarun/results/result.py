@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from metarun.core.batch_norm import Norm
@@ -23,15 +23,21 @@ def norm_in_words(norm: Norm | None) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class AfterSteps:
-    """The test metric after a number of inner steps. loss: mean over tasks, nan where it is not finite."""
+    """The test metric after a number of inner steps.
+
+    loss: mean over tasks, nan where it is not finite. beside: name -> mean over tasks, of what the tasks' problem
+    measures beside the metric.
+    """
 
     steps: int
     estimate: Estimate
     loss: float
+    beside: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         of = self.estimate
-        return {"steps": self.steps, "mean": of.mean, "ci95": of.ci95, "diverged": of.diverged, "loss": self.loss}
+        row = {"steps": self.steps, "mean": of.mean, "ci95": of.ci95, "diverged": of.diverged, "loss": self.loss}
+        return {**row, **({"beside": self.beside} if self.beside else {})}
 
     @staticmethod
     def from_json(content: dict[str, Any], tasks: int) -> AfterSteps:
@@ -39,6 +45,7 @@ class AfterSteps:
             steps=_whole(content["steps"]),
             estimate=_estimate(content, tasks),
             loss=_number(content["loss"]),
+            beside={_text(name): _number(value) for name, value in content.get("beside", {}).items()},
         )
 
 
@@ -145,6 +152,7 @@ class Result:
     train_seconds: float
     test_seconds: float
     tasks_per_s: float | None
+    yardsticks: dict[str, Estimate] = field(default_factory=dict)  # of known solutions on the same tasks
 
     @property
     def unfinished(self) -> bool:
@@ -172,6 +180,7 @@ class Result:
             "train_seconds": self.train_seconds,
             "test_seconds": self.test_seconds,
             "tasks_per_s": self.tasks_per_s,
+            **({"yardsticks": {name: asdict(of) for name, of in self.yardsticks.items()}} if self.yardsticks else {}),
         }
 
     @staticmethod
@@ -202,6 +211,9 @@ class Result:
             train_seconds=_number(content["train_seconds"]),
             test_seconds=_number(content["test_seconds"]),
             tasks_per_s=None if rate is None else _number(rate),
+            yardsticks={
+                _text(name): _estimate(of, _whole(of["tasks"])) for name, of in content.get("yardsticks", {}).items()
+            },
         )
 
 

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import textwrap
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from metarun.core.batch_norm import Norm
@@ -48,6 +48,7 @@ class Row:
     metric: Metric
     estimate: Estimate  # mean over seeds, the interval over tasks of one run, and the tasks of all runs
     sd_seeds: float  # standard deviation of the runs' means between seeds; nan for one seed
+    beside: dict[str, float]  # what was measured beside the metric after the last inner step, mean over seeds
     settings: dict[str, str]  # those that tell the rows apart, under their titles
 
     def cells(self) -> dict[str, Any]:
@@ -55,7 +56,7 @@ class Row:
         of = self.estimate
         cells = {**vars(self), "norm": norm_in_words(self.norm), "metric": self.metric.name}
         cells |= {"mean": of.mean, "ci95_tasks": of.ci95, "diverged": of.diverged}
-        return {**{column: cells[column] for column in COLUMNS}, **self.settings}
+        return {**{column: cells[column] for column in COLUMNS}, **self.beside, **self.settings}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,7 @@ class Line:
     metric: Metric
     steps: list[int]
     estimates: list[Estimate]
+    yardsticks: dict[str, Estimate] = field(default_factory=dict)  # of known solutions on the same tasks
 
     @property
     def goodness(self) -> float:
@@ -77,11 +79,18 @@ class Line:
         return self.metric.goodness(self.estimates[-1].mean)
 
     @staticmethod
-    def of(score: Score, metric: Metric) -> Line:
+    def of(score: Score, metric: Metric, yardsticks: dict[str, Estimate]) -> Line:
         """A score of one run, named by its norm."""
         rows = score.by_steps
         steps, estimates = [row.steps for row in rows], [row.estimate for row in rows]
-        return Line(panel="", label=norm_in_words(score.norm), metric=metric, steps=steps, estimates=estimates)
+        return Line(
+            panel="",
+            label=norm_in_words(score.norm),
+            metric=metric,
+            steps=steps,
+            estimates=estimates,
+            yardsticks=yardsticks,
+        )
 
 
 Run = tuple[Result, Score]
@@ -144,6 +153,7 @@ def rows(results: list[Result]) -> list[Row]:
                 metric=result.metric,
                 estimate=estimate,
                 sd_seeds=spread,
+                beside=_mean_beside([of for _, of in runs]),
                 settings={},
             )
         )
@@ -159,6 +169,12 @@ def rows(results: list[Result]) -> list[Row]:
         return row.dataset, row.task, bare, norm_in_words(row.norm), -row.metric.goodness(row.estimate.mean)
 
     return sorted(table, key=order)
+
+
+def _mean_beside(scores: list[Score]) -> dict[str, float]:
+    """What was measured beside the metric after the last inner step, mean over the scores."""
+    last = [score.by_steps[-1].beside for score in scores]
+    return {name: sum(of.get(name, math.nan) for of in last) / len(last) for name in last[0]}
 
 
 def by_steps(results: list[Result]) -> list[Line]:
@@ -189,6 +205,10 @@ def by_steps(results: list[Result]) -> list[Line]:
                 metric=result.metric,
                 steps=[row.steps for row in score.by_steps],
                 estimates=[over_seeds([row.estimate for row in rows])[0] for rows in of_steps],
+                yardsticks={
+                    name: over_seeds([of.yardsticks[name] for of, _ in runs if name in of.yardsticks])[0]
+                    for name in result.yardsticks
+                },
             )
         )
     return lines
@@ -204,14 +224,17 @@ def markdown(table: list[Row]) -> str:
     """The rows as a Markdown table, numbers as they are read."""
     some_diverged = any(row.estimate.diverged for row in table)
     more = list(table[0].settings) if table else []
-    titles = [*COLUMNS[:7], "result ± interval over tasks", "seeds", "sd between seeds"]
+    beside = _beside(table)
+    titles = [*COLUMNS[:7], "result ± interval over tasks", *beside, "seeds", "sd between seeds"]
     titles += ["diverged"] if some_diverged else []
     titles += more
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in table:
         of, known = row.estimate, row.cells()
         cells = [known[column] for column in COLUMNS[:7]]
-        cells += [row.metric.amount(of.mean, of.ci95), row.seeds]
+        cells += [row.metric.amount(of.mean, of.ci95)]
+        cells += [f"{row.beside[name]:.4g}" if name in row.beside else "" for name in beside]
+        cells.append(row.seeds)
         cells.append("" if math.isnan(row.sd_seeds) else row.metric.number(row.sd_seeds))
         if some_diverged:
             cells.append(f"{of.diverged} of {of.tasks}")
@@ -220,11 +243,16 @@ def markdown(table: list[Row]) -> str:
     return "\n".join([*lines, "", "± is the 95 % interval over test tasks, 1.96 s / sqrt(n), of one run.", ""])
 
 
+def _beside(table: list[Row]) -> list[str]:
+    """What was measured beside the metric in any row."""
+    return list(dict.fromkeys(name for row in table for name in row.beside))
+
+
 def comma_separated(table: list[Row]) -> str:
     """The rows as CSV, numbers unrounded."""
     buffer = io.StringIO()
     more = list(table[0].settings) if table else []
-    writer = csv.DictWriter(buffer, [*COLUMNS, *more], lineterminator="\n")
+    writer = csv.DictWriter(buffer, [*COLUMNS, *_beside(table), *more], lineterminator="\n")
     writer.writeheader()
     writer.writerows(row.cells() for row in table)
     return buffer.getvalue()

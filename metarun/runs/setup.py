@@ -72,10 +72,9 @@ class Setup:
     def protocol(self) -> dict[str, object]:
         """Return the facts that a few-shot result depends on. Norm and number of tasks are stored with each result."""
         x = self.experiment
-        kind = f"{x.way}-way {x.eval.shot}-shot" if x.dataset.has_way else f"{x.eval.shot}-shot"
         train_shot, train_query = x.training_shots()
         return {
-            "task": kind,
+            "task": x.dataset.kind(x.way, x.eval.shot),
             **self.tasks.stamp,
             "train_shot": train_shot,
             "train_query": train_query,
