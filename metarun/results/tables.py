@@ -7,6 +7,7 @@ import io
 import json
 import math
 import textwrap
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from metarun.core.batch_norm import Norm
 from metarun.core.intervals import Estimate, over_seeds
 from metarun.core.metric import Metric
 from metarun.results.labels import labels, telling, title, written
-from metarun.results.result import Result, Score, norm_in_words
+from metarun.results.result import AfterSteps, Result, Score, norm_in_words
 
 COLUMNS = (
     "algo",
@@ -153,7 +154,7 @@ def rows(results: list[Result]) -> list[Row]:
                 metric=result.metric,
                 estimate=estimate,
                 sd_seeds=spread,
-                beside=_mean_beside([of for _, of in runs]),
+                beside=mean_beside([of.by_steps[-1] for _, of in runs]),
                 settings={},
             )
         )
@@ -171,10 +172,10 @@ def rows(results: list[Result]) -> list[Row]:
     return sorted(table, key=order)
 
 
-def _mean_beside(scores: list[Score]) -> dict[str, float]:
-    """What was measured beside the metric after the last inner step, mean over the scores."""
-    last = [score.by_steps[-1].beside for score in scores]
-    return {name: sum(of.get(name, math.nan) for of in last) / len(last) for name in last[0]}
+def mean_beside(rows: list[AfterSteps]) -> dict[str, float]:
+    """What was measured beside the metric, mean over the rows, which are of one configuration."""
+    names = rows[0].beside if rows else ()
+    return {name: sum(row.beside.get(name, math.nan) for row in rows) / len(rows) for name in names}
 
 
 def by_steps(results: list[Result]) -> list[Line]:
@@ -224,7 +225,7 @@ def markdown(table: list[Row]) -> str:
     """The rows as a Markdown table, numbers as they are read."""
     some_diverged = any(row.estimate.diverged for row in table)
     more = list(table[0].settings) if table else []
-    beside = _beside(table)
+    beside = named_beside(row.beside for row in table)
     titles = [*COLUMNS[:7], "result ± interval over tasks", *beside, "seeds", "sd between seeds"]
     titles += ["diverged"] if some_diverged else []
     titles += more
@@ -243,16 +244,16 @@ def markdown(table: list[Row]) -> str:
     return "\n".join([*lines, "", "± is the 95 % interval over test tasks, 1.96 s / sqrt(n), of one run.", ""])
 
 
-def _beside(table: list[Row]) -> list[str]:
+def named_beside(rows: Iterable[dict[str, float]]) -> list[str]:
     """What was measured beside the metric in any row."""
-    return list(dict.fromkeys(name for row in table for name in row.beside))
+    return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def comma_separated(table: list[Row]) -> str:
     """The rows as CSV, numbers unrounded."""
     buffer = io.StringIO()
     more = list(table[0].settings) if table else []
-    writer = csv.DictWriter(buffer, [*COLUMNS, *_beside(table), *more], lineterminator="\n")
+    writer = csv.DictWriter(buffer, [*COLUMNS, *named_beside(row.beside for row in table), *more], lineterminator="\n")
     writer.writeheader()
     writer.writerows(row.cells() for row in table)
     return buffer.getvalue()
