@@ -60,7 +60,7 @@ class ActingDataset(Dataset, abc.ABC):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0..1")
 
     def kind(self, way: int, shot: int) -> str:
-        return f"{shot} trajector{'y' if shot == 1 else 'ies'}"
+        return f"{shot} trajector{'y' if shot == 1 else 'ies'} of {self.horizon} steps"
 
     def short_kind(self, way: int, shot: int) -> str:
         return f"{shot}t"

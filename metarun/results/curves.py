@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
@@ -61,7 +62,7 @@ def curves(result: Result, lines: list[dict[str, Any]]) -> Figure:
         right.plot(steps, np.clip(losses, *log_axis(right, [losses])), color=SOFT, lw=1, marker=dot)
         right.set(xlabel="meta-iteration", ylabel="meta-training loss (log scale)")
         right.xaxis.set_major_locator(whole_numbers())
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+    figure.legend(*_legend(left), loc="outside lower center", ncols=5, fontsize=8)
     figure.suptitle(_title(result), fontsize=10)
     return figure
 
@@ -112,11 +113,11 @@ def _curves_of_a_run(
 
 def _axis_of_a_run(axes: Axes, metric: Metric, shown: list[list[float]], validation: list[Estimate]) -> Limits:
     """Between which values, as they are read, a run's curves are kept; they may end closer together."""
+    ends = [metric.scale * (of.mean + sign * np.nan_to_num(of.ci95)) for of in validation for sign in (-1, 1)]
     if Scale.of(metric) is Scale.log:
-        return log_axis(axes, shown, sign=Scale.sign(metric))
+        return log_axis(axes, shown, ends if Scale.sign(metric) < 0 else (), Scale.sign(metric))
     if Scale.of(metric) is Scale.logit:  # on a plain scale, since a curve of one run spans most of it
         return metric.scale * metric.bounds[0], metric.scale * metric.bounds[1]
-    ends = [metric.scale * (of.mean + sign * np.nan_to_num(of.ci95)) for of in validation for sign in (-1, 1)]
     return plain_axis(axes, [*(value for line in shown for value in line), *ends], metric)
 
 
@@ -207,17 +208,23 @@ def _yardsticks(axes: Axes, lines: list[Line], styles: list[dict[str, Any]], fac
         axes.plot([], [], color="0.5", label=name if one else f"{name}, in its colour", **look)
 
 
+def _legend(axes: Axes) -> tuple[list[Any], list[str]]:
+    """Handles and labels, those of lines with intervals first."""
+    pairs = sorted(zip(*axes.get_legend_handles_labels(), strict=True), key=lambda pair: isinstance(pair[0], Artist))
+    return [handle for handle, _ in pairs], [words for _, words in pairs]
+
+
 def steps(result: Result) -> Figure:
     """Test metric against inner steps, one line for each norm; bars: 95 % interval over tasks."""
     figure = Figure(figsize=(4.8, 3.8), layout="constrained")
     axes = figure.subplots()
     lines = [Line.of(score, result.metric, result.yardsticks) for score in result.scores]
+    title: str | None = f"norm, {result.scores[-1].estimate.tasks} tasks"
+    if [score.norm for score in result.scores] == [None]:  # there is nothing to tell apart
+        lines, title = [replace(lines[0], label=f"{result.names['algo']}, {lines[0].estimates[-1].tasks} tasks")], None
     markers = {} if len(lines[0].steps) < 20 else {"marker": None}
     _against_steps(axes, result.metric, lines, [{**style(i), **markers} for i in range(len(lines))])
-    title: str | None = f"norm, {result.scores[-1].estimate.tasks} tasks"
-    if [score.norm for score in result.scores] == [None]:
-        lines, title = [replace(lines[0], label=f"{result.names['algo']}, {lines[0].estimates[-1].tasks} tasks")], None
-    figure.legend(loc="outside lower center", ncols=2, title=title, fontsize=8, title_fontsize=8)
+    figure.legend(*_legend(axes), loc="outside lower center", ncols=2, title=title, fontsize=8, title_fontsize=8)
     figure.suptitle(_title(result), fontsize=9)
     return figure
 
@@ -228,7 +235,7 @@ def comparison(lines: list[Line]) -> Figure:
     Bars: 95 % interval over tasks.
     """
     panels = list(dict.fromkeys(of.panel for of in lines))
-    figure = Figure(figsize=(6.4, 3.8 * len(panels)), layout="constrained")
+    figure = Figure(figsize=(8, 3.8 * len(panels)), layout="constrained")
     for panel, axes in zip(panels, figure.subplots(len(panels), 1, squeeze=False)[:, 0], strict=True):
         shown = [of for of in lines if of.panel == panel]
         metric = shown[0].metric
@@ -241,7 +248,7 @@ def comparison(lines: list[Line]) -> Figure:
             axes.set_xticks([s for s in (0, 1, 2, 3, 5, 10, 20, 50, 100, 200, 500) if s <= longest])
             axes.xaxis.set_major_formatter("{x:g}")
         axes.set_title(panel, fontsize=8)
-        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.legend(*_legend(axes), fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 

@@ -203,7 +203,7 @@ def paths(watched: list[Watched]) -> Figure:
         limits = torch.stack([middle - reach, middle + reach], 1).tolist()
         for axes, at in zip(grid[t], columns, strict=True):
             for path in watched[at].values[t].cpu():
-                axes.plot(*path.T, color=INK, lw=0.8, alpha=0.8)
+                axes.plot(*path.T, color=INK, lw=0.6, alpha=0.5)
                 axes.plot(*path[0], ".", color="k", ms=6)
             for goal in goals:
                 axes.plot(*goal.T, "*", color=BAD, ms=12)

@@ -15,7 +15,7 @@ from metarun.datasets.base import Split, Tasks, default_data_root
 from metarun.engine.meta_gradient import MetaGradient
 from metarun.engine.over_tasks import Engine
 from metarun.engine.ranks import ALONE, Ranks
-from metarun.errors import TooFewExamples, UserError, require_count
+from metarun.errors import TooFewExamples, UserError, require
 from metarun.files import user_path
 from metarun.models.base import count_parameters, functional, initialise
 from metarun.out_of_memory import require_room
@@ -151,7 +151,8 @@ def _check(experiment: Experiment, tasks: Tasks, split: Split) -> None:
     """Raise ``UserError``, with the keys to change, where a split has too few classes or examples for its tasks."""
     of_training, most = split is Split.train, tasks.most(split)
     if split is Split.test and most is not None:
-        require_count("eval.tasks", experiment.eval.tasks, 2, most)
+        asked = experiment.eval.tasks
+        require(asked <= most, "eval.tasks", asked, f"<= {most}: there are no other test tasks with these settings")
     shots = experiment.training_shots() if of_training else (experiment.eval.shot, experiment.eval.query)
     try:
         tasks.check(split, experiment.way, *shots)
