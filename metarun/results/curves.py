@@ -121,13 +121,13 @@ def _axis_of_a_run(axes: Axes, metric: Metric, shown: list[list[float]], validat
     return plain_axis(axes, [*(value for line in shown for value in line), *ends], metric)
 
 
-# of the journal: what its columns are, the axis that they share, and whether it begins at 0
+# panels of columns of the journal, with what they are, and the words of the axis
 OUTER = (
-    ({"kl": "after the step", "kl_before": "before it"}, "KL divergence of the adapted policies"),
-    ({"backtracks": "candidates tried"}, "candidates of the line search"),
+    ({"kl": "after the step", "kl_before": "before it"}, "KL of the adapted policies"),
+    ({"backtracks": "refused, longest first"}, "candidates of the line search"),
     ({"rejected": "outer steps rejected", "clipped": "ratios clipped"}, "share"),
-    ({"sigma": "after adapting"}, "standard deviation of actions (sigma)"),
-    ({"ended": "episodes that ended early", "explained_variance": "variance that the baseline explains"}, "share"),
+    ({"sigma": "after adapting"}, "sigma of actions"),
+    ({"ended": "episodes that ended early", "explained_variance": "variance the baseline explains"}, "share"),
 )
 
 
@@ -145,7 +145,7 @@ def outer(result: Result, lines: list[dict[str, Any]]) -> Figure | None:
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(3.6 * columns, 3.0 * rows), layout="constrained")
-    places = figure.subplots(rows, columns, squeeze=False).flat
+    places = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, (names, axis) in zip(places, panels, strict=False):
         for name, look in zip(names, (INK, SOFT), strict=False):
             at, values = zip(*((of["step"], of[name]) for of in training if name in of), strict=True)
@@ -154,8 +154,9 @@ def outer(result: Result, lines: list[dict[str, Any]]) -> Figure | None:
             axes.axhline(bound, color="0.6", lw=0.8, ls=":", label="largest allowed")
         axes.set(xlabel="meta-iteration", ylabel=axis)
         axes.xaxis.set_major_locator(whole_numbers())
-        axes.legend(fontsize=7)
-    for axes in list(places):
+        above: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 3, "frameon": False}
+        axes.legend(fontsize=7, columnspacing=1.0, **above)
+    for axes in places[len(panels) :]:
         axes.axis("off")
     figure.suptitle(_title(result), fontsize=10)
     return figure
