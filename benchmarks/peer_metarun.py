@@ -17,6 +17,7 @@ from metarun import config
 from metarun.core.episode import Episode
 from metarun.core.meta import Meta
 from metarun.core.objective import classification, regression
+from metarun.core.outer_step import Nothing
 from metarun.engine.device import Device
 from metarun.engine.meta_gradient import MetaGradient
 from metarun.engine.over_tasks import Engine
@@ -117,7 +118,7 @@ class Peer:
 
     def step(self, i: int) -> float:
         grads, metrics = self.meta_gradient(self.meta, self.batches[i % len(self.batches)])
-        self.outer.step(grads, progress=0.0)
+        self.outer.step(grads, 0.0, Nothing())
         return metrics["loss"].mean().item()
 
     def grads(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import sys
 
 
 def run() -> None:
-    """Entry point of the console script."""
+    """Run the command line; the entry point of the console script."""
     try:
         from metarun.cli.main import main
     except KeyboardInterrupt:  # before main answers signals itself

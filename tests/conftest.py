@@ -14,13 +14,20 @@ import pytest
 import torch
 
 from tests.support.commands import Command
+from tests.support.compositions import remember
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Prepared data and compiled kernels go to a folder that ends with the tests; sub-processes inherit it.
 
+    So do the workers of pytest-xdist: they share one folder, and each data set is prepared once.
     Not by a fixture: test modules ask for the kernels as they are collected.
     """
+    patch = pytest.MonkeyPatch()
+    config.add_cleanup(patch.undo)
+    remember(patch)
+    if hasattr(config, "workerinput"):
+        return
     folder = tempfile.TemporaryDirectory(prefix="metarun-tests-")
     config.add_cleanup(folder.cleanup)
     os.environ["METARUN_CACHE"] = folder.name
@@ -65,6 +72,12 @@ def data_root() -> Path:
     if os.environ.get("METARUN_REQUIRE_DATA"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in this process draw no figures, which take a short one half its time; for tests that look at none."""
+    monkeypatch.setattr("metarun.runs.meta_test.illustrate", lambda *_: None)
 
 
 @pytest.fixture

@@ -122,6 +122,7 @@ def test_the_peer_takes_the_step_that_the_harness_describes(
         assert np.allclose(got[name], value.numpy(), rtol=1e-6, atol=1e-10), name
 
 
+@pytest.mark.full
 def test_the_long_inner_loop_measures(tmp_path: Path) -> None:
     words = ["--size", "8", "--batch", "2", "--steps", "1", "--modes", "recompute", "--threads", "1", "--limit", "200"]
     words += ["--json", "figures.json", "model=conv4", "model.filters=2", "device.compile=false"]
@@ -133,6 +134,7 @@ def test_the_long_inner_loop_measures(tmp_path: Path) -> None:
     assert f"{case['gradient_norm']:.6g}" in done.stdout
 
 
+@pytest.mark.full
 def test_the_start_of_commands_is_measured(tmp_path: Path) -> None:
     script = [sys.executable, str(BENCHMARKS / "startup.py"), "--rounds", "1", "--json", "figures.json"]
     done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=300)

@@ -76,6 +76,10 @@ class Algorithm(OuterSettings, abc.ABC):
         """Return the number of meta-iterations to run, 1..``steps``."""
         return steps
 
+    def descends_query_loss(self) -> bool:
+        """Whether the meta-gradient is that of the query loss after ``inner_steps``, exactly or to first order."""
+        return False
+
     def at(self, progress: float) -> Algorithm:
         """Return the method for this share (0..1) of meta-training, for methods that change during training.
 
@@ -92,8 +96,11 @@ class Algorithm(OuterSettings, abc.ABC):
         """
         return Meta.of(params)
 
-    def check_problem(self, problem: Problem) -> None:
-        """Raise ``UserError`` where the method cannot work on such tasks; it is called before any work."""
+    def check_problem(self, problem: Problem, params: Params) -> None:
+        """Raise ``UserError`` where the method cannot work on such tasks with a model of these parameters.
+
+        It is called before any work.
+        """
 
     def candidates(self, meta: Meta) -> list[Meta]:
         """List the meta-parameters among which validation chooses, for methods that tune a setting."""
@@ -171,6 +178,10 @@ class GradientBased(Algorithm):
     def batch(self, training: bool) -> int | None:
         """Return the number of support examples in an inner step, different ones in each step; None: all."""
         return None
+
+    def check_problem(self, problem: Problem, params: Params) -> None:
+        for training in (True, False):
+            self.seen(problem, training)
 
     def seen(self, problem: Problem, training: bool) -> Problem:
         """Return the problem with its support sets as this method uses them."""

@@ -14,7 +14,7 @@ from metarun.core import tree
 from metarun.core.hypergrad import implicit
 from metarun.core.inner import SGD, Carry, Inner
 from metarun.core.meta import Meta
-from metarun.core.problem import Metrics, Problem
+from metarun.core.problem import Metrics, Problem, require_given_data
 from metarun.core.tree import Params
 from metarun.errors import require, require_count
 
@@ -63,6 +63,9 @@ class IMAML(GradientBased):
         require_count("cg_steps", self.cg_steps, most=1000)
         for name in ("cg_damping", "lam_damping"):
             require(getattr(self, name) >= 0, name, getattr(self, name), ">= 0")
+
+    def check_problem(self, problem: Problem, params: Params) -> None:
+        require_given_data(problem, "algo=imaml", "its optimum is that of fixed data")
 
     def inner(self, problem: Problem, task: Any, *, training: bool) -> Inner:
         sgd, seen = SGD(lr=self.inner_lr), self.seen(problem, training)

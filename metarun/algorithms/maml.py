@@ -58,6 +58,9 @@ class MAML(GradientDescent):
         kept = {} if self.hypergrad is Derivative.recompute else {"segment": "algo.hypergrad=recompute"}
         return GradientDescent.unread(self) | kept
 
+    def descends_query_loss(self) -> bool:
+        return True
+
     def slope(self, loss: Callable[[Params], Tensor], params: Params, fixed: Params) -> Params:
         if self.hypergrad is Derivative.first_order:  # detached, so that no graph of the inner gradient is kept
             params, fixed = tree.detach(params), tree.detach(fixed)

@@ -13,7 +13,7 @@ from metarun.algorithms.base import Algorithm
 from metarun.algorithms.maml import MAML, Derivative
 from metarun.core.inner import Carry
 from metarun.core.meta import Meta
-from metarun.core.problem import Metrics, Problem
+from metarun.core.problem import Metrics, Problem, require_given_data
 from metarun.core.tree import Params
 from metarun.errors import require
 
@@ -68,6 +68,9 @@ class MAMLpp(MAML):
         moving = {name: p for name, p in params.items() if self.moves(name)}
         sizes = {name: p.new_full((self.inner_steps,), self.inner_lr) for name, p in moving.items()}
         return Meta.of(params, step_sizes=sizes)
+
+    def check_problem(self, problem: Problem, params: Params) -> None:
+        require_given_data(problem, "algo=mamlpp", "its loss after every step needs query data for each")
 
     def step_size(self, meta: Meta, name: str, k: int) -> Tensor | float:
         """Return the step size; steps beyond the number of training steps use the last one."""

@@ -75,7 +75,7 @@ class MANN(Algorithm):
         require(self.slots >= heads, "algo.slots", self.slots, f">= {heads}, the number of heads")
         return Meta.of(params)
 
-    def check_problem(self, problem: Problem) -> None:
+    def check_problem(self, problem: Problem, params: Params) -> None:
         one_output_a_class(problem, "algo=mann")
 
     def inner(self, problem: Problem, task: Any, *, training: bool) -> Inner:

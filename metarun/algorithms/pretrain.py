@@ -42,30 +42,38 @@ class Pretrain(GradientDescent):
         require(all(rate > 0 for rate in self.rates) and bool(self.rates), "rates", self.rates, "step sizes > 0")
 
     def init(self, params: Params) -> Meta:
-        if self.view is View.pooled and "head.weight" not in params:
-            raise UserError(
-                "model: algo=pretrain puts a new head on the network, whose last layer must be called head, not frozen"
-            )
-        adapts = self.view is not View.pooled or self.moves("head.weight")
-        require(adapts, "algo.frozen", self.frozen, "such that the head, new to a task's classes, is left to adapt")
         like = next(iter(params.values()))
         GradientDescent.init(self, params)
         return Meta.of(params, step_sizes={RATE: like.new_tensor(self.inner_lr)})
 
-    def check_problem(self, problem: Problem) -> None:
-        if self.view is View.pooled:
-            supervised(problem, "algo=pretrain")
+    def check_problem(self, problem: Problem, params: Params) -> None:
+        GradientDescent.check_problem(self, problem, params)
+        if not self.new_head(problem):
+            return
+        if "head.weight" not in params or not params["head.weight"].requires_grad:
+            raise UserError(
+                "model: algo=pretrain puts a new head on the network, whose last layer must be called head, not frozen"
+            )
+        adapts = self.moves("head.weight")
+        require(adapts, "algo.frozen", self.frozen, "such that the head, new to a task's classes, is left to adapt")
+
+    def new_head(self, problem: Problem) -> bool:
+        """Whether a task starts with a new last layer, since its classes are not those of pretraining."""
+        if self.view is not View.pooled or problem.collects:
+            return False
+        return not supervised(problem, "algo=pretrain").fixed_labels
+
+    def descends_query_loss(self) -> bool:
+        return True
 
     def candidates(self, meta: Meta) -> list[Meta]:
         now = meta.step_sizes[RATE]
         return [meta._replace(step_sizes={RATE: torch.full_like(now, rate)}) for rate in self.rates]
 
     def start(self, problem: Problem, meta: Meta) -> Params:
-        if self.view is not View.pooled:
+        if not self.new_head(problem):
             return meta.model
         tasks = supervised(problem, "algo=pretrain")
-        if tasks.fixed_labels:
-            return meta.model
         head = {name: p for name, p in meta.model.items() if name.startswith("head.")}
         return meta.model | {name: p.new_zeros(tasks.outputs, *p.shape[1:]) for name, p in head.items()}
 

@@ -40,7 +40,7 @@ class ProtoNet(Algorithm):
             )
         return Meta.of(params)
 
-    def check_problem(self, problem: Problem) -> None:
+    def check_problem(self, problem: Problem, params: Params) -> None:
         one_output_a_class(problem, "algo=protonet")
 
     def inner(self, problem: Problem, task: Any, *, training: bool) -> Inner:

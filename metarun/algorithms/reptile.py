@@ -12,7 +12,7 @@ from metarun.algorithms.base import GradientBased
 from metarun.core import tree
 from metarun.core.inner import SGD, Adam, Carry, Inner, InnerOptimizer, descend
 from metarun.core.meta import Meta
-from metarun.core.problem import Metrics, Problem
+from metarun.core.problem import Metrics, Problem, require_given_data
 from metarun.core.tree import Params
 from metarun.errors import require, require_count
 
@@ -56,6 +56,9 @@ class Reptile(GradientBased):
         require(uses_adam or not self.carry_moments, "carry_moments", self.carry_moments, "false with inner SGD")
         plain = self.is_proportional() or not self.carry_moments
         require(plain, "carry_moments", self.carry_moments, "false with outer Adam or clipping")
+
+    def check_problem(self, problem: Problem, params: Params) -> None:
+        require_given_data(problem, "algo=reptile", "the end of many steps says nothing of the return")
 
     def unread(self) -> dict[str, str]:
         adam = dict.fromkeys(("beta2", "eps"), "algo.inner_optimizer=adam")

@@ -11,7 +11,7 @@ from metarun.errors import UserError, require
 
 
 def parser(add: Callable[..., Parser]) -> None:
-    """Add the command's own parser."""
+    """Add the command to the parser, with ``add`` of its subparsers."""
     command = add(
         "bench",
         usage="metarun bench [KEY=VALUE ...] [--compare reference] [--seconds S] [--json FILE]",
@@ -27,11 +27,11 @@ def parser(add: Callable[..., Parser]) -> None:
         "take turns with the plain PyTorch loop of benchmarks/reference_loop.py (MAML and FOMAML), and print the ratio",
     )
     command.setting("seconds", "S", "how long to measure (10)", default="10")
-    command.setting("json", "FILE", "write the figures here too")
+    command.setting("json", "FILE", "also write the numbers to this file")
 
 
 def run(given: argparse.Namespace, ranks: Ranks) -> int:
-    """Measure, and print."""
+    """Measure and print; with ``--json`` also write a file. Returns the exit status."""
     if given.compare not in (None, "reference"):
         raise UserError(f"--compare {given.compare}: must be reference")
     try:
@@ -47,7 +47,7 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
     file = user_path(given.json) if given.json else None
     # before the measuring, which takes a while; a device such as /dev/stdout would be put aside for a file
     fit = file is None or (file.parent.is_dir() and (file.is_file() or not file.exists()))
-    require(fit, "--json", given.json, "a plain file, in a folder that is there")
+    require(fit, "--json", given.json, "a plain file in an existing folder")
     from metarun import config
     from metarun.verify import speed
 

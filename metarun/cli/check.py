@@ -1,4 +1,4 @@
-"""``metarun check``: whether the meta-gradients are right on this machine."""
+"""``metarun check``: are the meta-gradients right on this machine?"""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from metarun.errors import UserError
 
 
 def parser(add: Callable[..., Parser]) -> None:
-    """Add the command's own parser."""
+    """Add the command to the parser, with ``add`` of its subparsers."""
     command = add(
         "check",
         usage="metarun check [algo=NAME,NAME] [device=auto|cpu|cuda]",
-        description="Compares the meta-gradient of every method (or of those named) with independent references in\n"
+        description="Compares the meta-gradient of every method (or of those named) with independent definitions in\n"
         "float64, on small networks with batch norm, on each way of computing it. Exit status 1 if one is wrong.",
         epilog="  metarun check algo=maml,fomaml device=cpu",
     )
@@ -24,7 +24,7 @@ def parser(add: Callable[..., Parser]) -> None:
 
 
 def run(given: argparse.Namespace, ranks: Ranks) -> int:
-    """Print the table; status 1 if a gradient is wrong."""
+    """Check the methods and print a table. Returns the exit status: 1 if a meta-gradient is wrong."""
     for word in given.words:
         if not word.startswith("device."):
             raise UserError(f"{word}: check takes algo=NAME,NAME, device=auto|cpu|cuda and device.threads")

@@ -1,4 +1,4 @@
-"""``metarun eval``: a run's checkpoint, tested again."""
+"""``metarun eval``: test a run's checkpoint again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def parser(add: Callable[..., Parser]) -> None:
-    """Add the command's own parser."""
+    """Add the command to the parser, with ``add`` of its subparsers."""
     command = add(
         "eval",
         usage="metarun eval run=PATH [checkpoint=best|last] [KEY=VALUE ...]",
@@ -33,7 +33,7 @@ def parser(add: Callable[..., Parser]) -> None:
 
 
 def run(given: argparse.Namespace, ranks: Ranks) -> int:
-    """Test, and write the result."""
+    """Test a checkpoint and write the result. Returns the exit status."""
     if given.run is None:
         raise UserError("run: has no value, and needs one: metarun eval run=outputs/RUN")
     from metarun.config.overrides import as_typed
@@ -59,7 +59,7 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
 
 
 def _reopened(run_dir: Path, record: Record, overrides: list[str]) -> tuple[Experiment, Record]:
-    """As ``config.reopen``; what is wrong without the overrides too is said of the file that it is in."""
+    """Call ``config.reopen``; an error that the overrides do not cause names the file that it is in."""
     from metarun import config
     from metarun.runs.folder import CONFIG
 

@@ -1,4 +1,7 @@
-"""The command line: which command, its errors in one line, its exit status. Nothing that takes long is imported."""
+"""The command line: choose the command, report its errors in one line, return its exit status.
+
+Nothing that takes long is imported here.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ metarun: one bench for gradient-based meta-learning
   metarun train    meta-train, test and report; any key of the configuration can be set
                      metarun train algo=fomaml dataset=omniglot
                      metarun train -m algo=maml,reptile seed=0,1,2      (a sweep)
-  metarun eval     measure a run's checkpoint again, under another protocol
+  metarun eval     test a run's checkpoint again, under another protocol
                      metarun eval run=outputs/RUN eval.norm=all eval.tasks=1000
   metarun report   one table (Markdown and CSV) of any number of runs
                      metarun report outputs/
@@ -35,15 +38,22 @@ metarun: one bench for gradient-based meta-learning
                      metarun reproduce sinusoid
 
 metarun COMMAND --help says more. --debug (or HYDRA_FULL_ERROR=1) shows the traceback of an error.
-Exit status: 0 done, 1 a file that cannot be written, a wrong gradient or a rank that is gone, 2 input that cannot
+Exit status: 0 done, 1 a file that cannot be written, a wrong meta-gradient or a rank that is gone, 2 input that cannot
 be used or does not fit into memory, 3 numbers no longer finite, 130/143 stopped by a signal.
 """
 COMMANDS = ("train", "eval", "report", "check", "bench", "reproduce")  # each a file beside this one
-ON_RANKS = ("train", "eval")  # those that torchrun may start
+ON_RANKS = ("train", "eval")  # commands that torchrun may start
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command.
+
+    Args:
+        arguments: the words of the command line without the program's name; None: those of this process.
+
+    Returns:
+        The exit status.
+    """
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         with joined() as ranks:
@@ -54,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _command(words: list[str], ranks: Ranks) -> int:
-    """One command on one rank; its exit status. Tells of errors before the other ranks can notice that it is gone."""
+    """Run one command on one rank and return its exit status. Errors are printed before other ranks notice its end."""
 
     def tell(message: object) -> None:
         if ranks.tells:
@@ -87,9 +97,16 @@ def _command(words: list[str], ranks: Ranks) -> int:
 
 
 def parsed(words: list[str]) -> argparse.Namespace | None:
-    """The command, its flags and settings, and the ``words`` that are left; None where help or version was printed.
+    """Parse a command line.
 
-    Raises ``UserError`` for a command or a flag that there is not.
+    Args:
+        words: the command line without the program's name.
+
+    Returns:
+        ``command``, its flags and settings, and in ``words`` the others; None if help or the version was printed.
+
+    Raises:
+        UserError: there is no such command or flag, or a setting has no value.
     """
     if words[:1] == ["help"]:
         words = [*words[1:2], "--help"]

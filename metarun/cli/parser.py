@@ -1,4 +1,4 @@
-"""What the commands share: flags and settings, wherever they stand among KEY=VALUE words."""
+"""The parser that all commands share: flags and settings may stand anywhere among KEY=VALUE words."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ UNSET = "has no value (an unset variable of the shell?)"
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are ``UserError``, and which leaves KEY=VALUE words, wherever they stand, to the command.
+    """Parser of argparse that raises ``UserError`` and leaves KEY=VALUE words, wherever they stand, to the command.
 
     Args:
-        more: text that ends ``--help``, made when it is asked for.
+        more: makes the text that ends ``--help``; it is called only then.
+        settings: arguments of ``argparse.ArgumentParser``.
     """
 
     def __init__(self, more: Callable[[], str] | None = None, **settings: Any):
@@ -30,12 +31,23 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--version", action="version", version=version, help="show the version and exit")
 
     def setting(self, name: str, metavar: str, help: str, default: str | None = None) -> None:
-        """A value of the command itself, typed as NAME=VALUE or --NAME VALUE."""
+        """Add a setting of the command itself, typed as NAME=VALUE or --NAME VALUE.
+
+        Args:
+            name: NAME.
+            metavar: word for VALUE in ``--help``.
+            help: what it sets.
+            default: value if it is not typed.
+        """
         self.settings.add(name)
         self.add_argument(f"--{name}", metavar=metavar, default=default, help=f"{help}; also {name}={metavar}")
 
     def as_flags(self, words: list[str]) -> list[str]:
-        """The words with settings as flags. Raises ``UserError`` for one without a value."""
+        """Return the words with NAME=VALUE of each setting as --NAME=VALUE.
+
+        Raises:
+            UserError: a setting has no value.
+        """
         settings = [word for word in words if "=" in word and word.partition("=")[0] in self.settings]
         for word in settings:
             if not word.partition("=")[2].strip():
@@ -43,7 +55,7 @@ class Parser(argparse.ArgumentParser):
         return [f"--{word}" if word in settings else word for word in words]
 
     def check(self, given: argparse.Namespace, left: list[str]) -> None:
-        """Raise ``UserError`` for a setting without a value, and for a flag among the words that are left."""
+        """Raise ``UserError`` if a setting has no value, or a flag is among the words ``left`` by argparse."""
         for name in self.settings:
             value = getattr(given, name)
             if value is not None and not value.strip():
@@ -61,7 +73,13 @@ class Parser(argparse.ArgumentParser):
 
 
 class Refused(argparse.Action):
-    """A flag that means nothing here. Raises ``UserError`` with what to do ``instead``."""
+    """Flag that raises ``UserError``, because metarun has no use for it.
+
+    Args:
+        option_strings: the flag's spellings, from argparse.
+        dest: name of its value, from argparse.
+        instead: what to do instead, for the message.
+    """
 
     def __init__(self, option_strings: list[str], dest: str, instead: str):
         super().__init__(option_strings, dest, nargs="?", help=argparse.SUPPRESS)
@@ -72,6 +90,6 @@ class Refused(argparse.Action):
 
 
 def require_folder(out: Path) -> None:
-    """Raise ``UserError`` where a file is in the place of the folder ``out``, or of one above it."""
+    """Raise ``UserError`` if ``out``, or a folder above it, is a file."""
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     require(there.is_dir(), "out", out, "a folder" if there == out else f"a folder, and {there} is a file")

@@ -1,4 +1,4 @@
-"""``metarun report``: one table of many runs."""
+"""``metarun report``: write one table of many runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from metarun.errors import UserError
 
 
 def parser(add: Callable[..., Parser]) -> None:
-    """Add the command's own parser."""
+    """Add the command to the parser, with ``add`` of its subparsers."""
     command = add(
         "report",
         usage="metarun report PATH [PATH ...] [out=DIR]",
@@ -23,7 +23,7 @@ def parser(add: Callable[..., Parser]) -> None:
 
 
 def run(given: argparse.Namespace, ranks: Ranks) -> int:
-    """Print the table, and write it."""
+    """Print the table and write it, with a plot. Returns the exit status."""
     if not given.words:
         raise UserError("report needs at least one path: metarun report outputs/")
     if not all(path.strip() for path in given.words):

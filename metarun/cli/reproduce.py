@@ -1,4 +1,4 @@
-"""``metarun reproduce``: published tables, run and set beside ours."""
+"""``metarun reproduce``: run the recipes of published tables, and compare our results with the published ones."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from metarun.errors import UserError, require
 
 
 def parser(add: Callable[..., Parser]) -> None:
-    """Add the command's own parser."""
+    """Add the command to the parser, with ``add`` of its subparsers."""
     command = add(
         "reproduce",
         usage="metarun reproduce TABLE [seed=0,1] [budget=1] [out=DIR] [--list] [--report] [KEY=VALUE ...]",
-        description="Runs the recipes of conf/recipe that are not done yet, each in out/results/CELL_sSEED, going on\n"
-        "where one was interrupted, then writes RESULTS.md, .csv and .png to out: ours, the published number and a\n"
+        description="Runs the recipes of conf/recipe that are not done yet, each in out/results/CELL_sSEED, resuming\n"
+        "those that were interrupted, then writes RESULTS.md, .csv and .png to out: ours, the published number and a\n"
         "verdict. KEY=VALUE: device, data_root and Hydra's own, such as hydra/launcher; every other key belongs to\n"
         "the recipe.",
         more=_tables,
@@ -28,9 +28,9 @@ def parser(add: Callable[..., Parser]) -> None:
     command.add_argument(
         "--list",
         action="store_true",
-        help="the cells, how long their meta-training takes here (measured), what is done",
+        help="list the cells: how long meta-training takes on this machine (measured), and what is done",
     )
-    command.add_argument("--report", action="store_true", help="write the table from what is there")
+    command.add_argument("--report", action="store_true", help="write the table of finished runs, without running any")
 
 
 def _tables() -> str:
@@ -43,7 +43,7 @@ def _tables() -> str:
 
 
 def run(given: argparse.Namespace, ranks: Ranks) -> int:
-    """Run what is missing as sweeps of ``metarun train``, then write the table."""
+    """Run what is missing as sweeps of ``metarun train``, then write the table. Returns the exit status."""
     tables_named = [word for word in given.words if "=" not in word]
     extra = [word for word in given.words if "=" in word]
     for word in extra:
@@ -59,7 +59,7 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
     try:
         budget = float(given.budget)
     except ValueError:
-        budget = 0.0  # refused in the next line, like any other that cannot be
+        budget = 0.0  # refused in the next line
     require(0 < budget <= 1, "budget", given.budget, "a number > 0 and <= 1")
     from metarun.files import user_path
     from metarun.reproduce import cells, table
@@ -73,16 +73,16 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
         print(cells.listing(out, chosen, seeds, budget, extra))
         return 0
     if given.report and not any(cells.finished(out, cell) for cell in cells.cells("all")):
-        raise UserError(f"out={out}: holds no finished run of a recipe; without --report they are run")
+        raise UserError(f"out={out}: holds no finished run of a recipe; without --report the recipes are run")
     failure = None
     if not given.report:
         for cell in chosen:
-            cells.results(out, cell)  # what is wrong with finished ones shows before work starts
+            cells.results(out, cell)  # report damaged finished runs before the others start
         for missing, of_seeds in cells.missing(out, chosen, seeds, budget).items():
             try:
                 train.start([*cells.sweep(out, missing, of_seeds, budget), *extra], multirun=True, ranks=ranks)
             except (UserError, OSError) as error:
-                failure = error  # the table shows what could be run
+                failure = error  # still write the table of what was run
         if failure and not any(cells.finished(out, cell) for cell in chosen):
             raise failure
     print(table.write(out, chosen))

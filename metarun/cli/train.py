@@ -1,4 +1,4 @@
-"""``metarun train``: every job is checked first, then Hydra runs one or all of them."""
+"""``metarun train``: check every job, then let Hydra run it or, in a sweep, all of them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 ONE = "metarun has one configuration; --config-dir DIR adds choices of your own to its groups"
-REFUSED = {  # flags of Hydra's -> what to do instead
+REFUSED = {  # Hydra's flags -> what to do instead
     ("--config-name", "-cn"): ONE,
     ("--config-path", "-cp"): ONE,
-    ("--experimental-rerun",): "the same command goes on with a run, and finds a finished one done",
+    ("--experimental-rerun",): "the same command resumes an unfinished run, and does nothing for a finished one",
     ("--shell-completion", "-sc"): "there is none; metarun train --help lists the choices and keys",
 }
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
 def parser(add: Callable[..., Parser]) -> None:
-    """Add the command's own parser: Hydra's flags, wherever they stand among the overrides."""
+    """Add the command to the parser, with ``add`` of its subparsers. Its flags are those of Hydra."""
     command = add(
         "train",
         usage="metarun train [KEY=VALUE ...] [-m] [--cfg job] [--debug]",
@@ -40,11 +40,11 @@ def parser(add: Callable[..., Parser]) -> None:
     )
     sweep = "sweep: metarun train -m algo=maml,fomaml seed=0,1 runs every combination"
     command.add_argument("-m", "--multirun", action="store_true", help=sweep)
-    command.add_argument("-r", "--run", action="store_true", help="one run, as without it")
+    command.add_argument("-r", "--run", action="store_true", help="one run, the default")
     shown = "print the resolved configuration, or Hydra's, and stop"
     command.add_argument("-c", "--cfg", choices=("job", "hydra", "all"), metavar="job|hydra|all", help=shown)
     command.add_argument("-p", "--package", metavar="GROUP", help="with --cfg: this part alone")
-    command.add_argument("--resolve", action="store_true", help="with --cfg job, which does so in any case")
+    command.add_argument("--resolve", action="store_true", help="with --cfg job, which resolves in any case")
     more = "more choices of your own: DIR/algo/mine.yaml"
     command.add_argument("-cd", "--config-dir", metavar="DIR", help=more)
     command.add_argument("--hydra-help", action="store_true", help="Hydra's own options")
@@ -55,7 +55,7 @@ def parser(add: Callable[..., Parser]) -> None:
 
 
 def _groups_and_keys() -> str:
-    """Groups with their choices, then every key with its default and comment, from ``conf/``."""
+    """List the groups with their options, then every key with its default and comment, from ``conf/``."""
     from metarun.config.registry import GROUPS, choices, conf_dir
 
     groups = "\n".join(f"  {group + '=':9}{' | '.join(choices(group))}" for group in GROUPS)
@@ -71,10 +71,10 @@ def _groups_and_keys() -> str:
 
 
 def run(given: argparse.Namespace, ranks: Ranks) -> int:
-    """Run the jobs, or print what a flag asks for."""
+    """Run the jobs, or print what a flag asks for. Returns the exit status."""
     for name in ("resolve", "package"):
         if getattr(given, name) and not given.cfg:
-            raise UserError(f"--{name}: goes with --cfg job")
+            raise UserError(f"--{name}: needs --cfg job")
     ways = [name for name in ("run", "multirun", "cfg", "info") if getattr(given, name)]
     if len(ways) > 1:
         raise UserError(f"--{ways[0]}, --{ways[1]}: one at a time")
@@ -92,12 +92,21 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
 def start(
     words: list[str], *, multirun: bool = False, config_dir: str | None = None, ranks: Ranks = ALONE, **shows: object
 ) -> int:
-    """Check the jobs that these overrides mean, and have Hydra run them.
+    """Check the jobs that overrides describe, and let Hydra run them.
 
-    multirun: the jobs of a sweep. config_dir: a folder of the user's own choices. ranks: the processes of a
-    run. shows: Hydra's flags by which it prints something instead.
+    Args:
+        words: the overrides, as typed.
+        multirun: whether they are a sweep.
+        config_dir: a folder with the user's own options; None: there is none.
+        ranks: the processes of each run.
+        shows: Hydra's flags with which it prints something instead of running jobs.
 
-    Raises ``UserError`` where a job is not possible, and when all have run where one has failed.
+    Returns:
+        The exit status.
+
+    Raises:
+        UserError: a job is not possible, and none has run; or the job failed, or some jobs of a sweep, after all ran.
+        OSError: the job failed because a file cannot be read or written.
     """
     from metarun.config import names
 
@@ -122,7 +131,7 @@ def start(
 
 
 def _by_hydra(jobs: Jobs, flags: dict[str, object]) -> int:
-    """What ``hydra.main`` does with a command line, given as what it means; the exit status of what it prints."""
+    """Do what ``hydra.main`` does with a command line, and return the exit status."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -147,13 +156,13 @@ def _by_hydra(jobs: Jobs, flags: dict[str, object]) -> int:
 
 
 def _in_each_job(word: str) -> str:
-    """A recipe's key as a sweep over one value: Hydra first composes what is the same in all jobs, and no recipe is."""
+    """Make a sweep of a recipe's key: Hydra first composes what all jobs share, and that contains no recipe."""
     return f"{word.replace('=', '=choice(', 1)})" if word.startswith("recipe.") and "," not in word else word
 
 
 @contextmanager
 def _errors_as_they_are() -> Iterator[None]:
-    """Within, Hydra lets errors pass, those of jobs in processes of their own too, and prints no traceback of them."""
+    """Let errors pass through Hydra within the context, also from jobs in other processes, without any traceback."""
     name = "HYDRA_FULL_ERROR"
     before = os.environ.get(name)
     os.environ[name] = "1"
@@ -165,14 +174,31 @@ def _errors_as_they_are() -> Iterator[None]:
 
 @dataclass
 class Jobs:
-    """The jobs of one command, and how they ended in this process; one failed job does not end a sweep."""
+    """The jobs of one command, and how they ended in this process. One failed job does not end a sweep.
 
-    typed: list[str]  # the overrides that all of them have
+    Attributes:
+        typed: the overrides of the command.
+        ranks: the processes of each run.
+        ended: the error of each job that has ended; None for one that succeeded.
+    """
+
+    typed: list[str]
     ranks: Ranks
     ended: list[UserError | OSError | None] = field(default_factory=list)
 
     def run(self, cfg: DictConfig) -> float | None:
-        """One job of Hydra's; returns the figure on validation, by which a sweeper may choose what to try next."""
+        """Run one of Hydra's jobs.
+
+        Args:
+            cfg: the configuration that Hydra composed for it.
+
+        Returns:
+            The mean of the validation metric, by which a sweeper may choose the next jobs; None if there is none.
+
+        Raises:
+            UserError: the job failed, in a process of its own; in this process the error is kept in ``ended``.
+            OSError: the same.
+        """
         from hydra.types import RunMode
 
         from metarun import config
@@ -182,7 +208,7 @@ class Jobs:
 
         settings = HydraConfig.get()
         if self.ranks.world > 1 and any(isinstance(error, OSError | OutOfMemory) for error in self.ended):
-            return None  # an error of this rank's own, of which the others know nothing: it is out of step with them
+            return None  # the other ranks do not know of that error, so this one is out of step with them
         try:
             with out_of_memory_in_one_line():
                 run_dir = run(*config.from_hydra(cfg, settings.runtime.choices), self.ranks)
@@ -190,7 +216,7 @@ class Jobs:
             return figure(run_dir) if self.ranks.first else None  # the run folder may be on another machine
         except (UserError, OSError) as error:
             if not runs_jobs_here(settings):
-                raise  # the job has a process of its own, and Hydra brings its error back
+                raise  # Hydra passes the error on to the first process
             self.ended.append(error)
             if settings.mode is RunMode.MULTIRUN and self.ranks.tells:  # at once: a sweep goes on for days
                 words = [word for word in settings.overrides.task if word not in self.typed]
@@ -202,7 +228,7 @@ class Jobs:
 
 
 def figure(run_dir: Path) -> float | None:
-    """The validation figure of a finished run, where it has one."""
+    """Return the mean of a finished run's metric on validation; None if parameters were not selected there."""
     from metarun.results.result_file import read
     from metarun.runs.folder import RESULT
 

@@ -1,8 +1,8 @@
-"""torchvision, also where its compiled half does not fit torch.
+"""torchvision, also if its compiled half does not fit torch.
 
 The torchvision on PyPI is built for a CUDA torch; beside a CPU-only torch its import ends with "operator
 torchvision::nms does not exist". What metarun needs of it is plain Python, which works once the two operators
-that the import trips over are declared. That happens here, and only if the plain import fails.
+that the import fails on are declared. That is done here, and only if the plain import fails.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ _declared: list[Any] = []  # operator libraries vanish with their last reference
 
 
 def torchvision() -> ModuleType:
-    """The torchvision module; raises ``ImportError`` where it is not installed."""
+    """Import torchvision.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     try:
         import torchvision
     except RuntimeError as error:
@@ -36,7 +40,7 @@ def torchvision() -> ModuleType:
 
 @contextmanager
 def impatient(seconds: float = 30) -> Iterator[None]:
-    """Within, a server that does not answer for so long is an error; torchvision's downloads would wait for ever."""
+    """Raise an error within the context if a server does not answer for this time; downloads would wait forever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -47,12 +51,12 @@ def impatient(seconds: float = 30) -> Iterator[None]:
 
 @contextmanager
 def nothing_left(folder: Path) -> Iterator[None]:
-    """Within, an error takes back the folders of ``folder`` that were made for it, as long as they are empty."""
+    """Remove, after an error, ``folder`` and folders above it that were made within the context, if they are empty."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         yield
     except BaseException:
-        with suppress(OSError):  # one that holds something stays, and those above it
+        with suppress(OSError):  # a folder with content stays, and those above it
             for path in made:
                 if path.exists():
                     path.rmdir()

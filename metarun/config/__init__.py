@@ -1,4 +1,4 @@
-"""Settings from files and words: what a command line means, as one experiment. Only compat and cli know Hydra, too."""
+"""Settings from YAML files and command lines, as one experiment. Besides this folder only compat and cli know Hydra."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["check", "choices", "compose", "conf_dir", "from_hydra", "recipe", "r
 
 
 def __getattr__(name: str) -> typing.Any:
-    """The rest needs torch, and is imported at its first use: ``metarun train --help`` wants choices alone."""
+    """Import the rest at its first use, since it needs torch: ``metarun train --help`` needs only ``choices``."""
     if name not in __all__:
         raise AttributeError(f"module {__name__} has no attribute {name}")
     return getattr(importlib.import_module("metarun.config.composition"), name)

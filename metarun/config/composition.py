@@ -1,4 +1,4 @@
-"""Configuration: schemas for Hydra, and checks that answer every mistake in one line, before anything runs."""
+"""Configurations: schemas for Hydra, and checks that report every mistake in one line, before anything runs."""
 
 from __future__ import annotations
 
@@ -38,32 +38,39 @@ from metarun.runs.recipe import Recipe
 
 
 def _opened(config_dir: str | None = None) -> AbstractContextManager[None]:
-    """Within, compositions have the types of the package's dataclasses."""
+    """Let configurations be composed within the context, with the types of the package's dataclasses."""
     OmegaConf.register_new_resolver("budget", _share_of, replace=True)
     OmegaConf.register_new_resolver("preset", _preset, replace=True)
     return opened(types(), config_dir)
 
 
 def types() -> Types:
-    """``/schema/train`` is the root, ``/schema/<group>/<module>`` each part's dataclass."""
+    """Return the schemas below ``/schema``: ``train`` is the root, ``<group>/<module>`` the dataclass of each part."""
     parts = {f"{group}/{name}": node for group in PARTS for name, node in part_classes(group).items()}
     return {"train": Experiment, "device": Device, "recipe": Recipe, **parts}
 
 
 def _share_of(steps: int, *, _root_: DictConfig) -> int:
-    """``${budget:60000}`` in a recipe: the share ``recipe.budget`` of the published training length."""
+    """Resolve ``${budget:60000}`` of a recipe: the share ``recipe.budget`` of the published training length."""
     return max(1, round(steps * _root_.recipe.budget))
 
 
 def _preset(key: str, usual: Any, *, _root_: DictConfig) -> Any:
-    """``${preset:inner_lr,0.4}`` in a method: what suits the chosen data set, where it says, else the usual value."""
+    """Resolve ``${preset:inner_lr,0.4}`` of a method: the data set's own value if it states one, else the usual one."""
     return _root_.dataset.preset.get(key, usual)
 
 
 def check(arguments: list[str], multirun: bool = False, config_dir: str | None = None, ranks: int = 1) -> None:
-    """Check command-line overrides, with ``multirun`` for every job of the sweep before any runs.
+    """Check command-line overrides before anything runs.
 
-    Raises ``UserError`` with one line that names key, value and what is allowed.
+    Args:
+        arguments: the overrides.
+        multirun: whether they are a sweep, so that every job is checked.
+        config_dir: a folder with the user's own options; None: there is none.
+        ranks: number of processes of the run.
+
+    Raises:
+        UserError: a key or a value is not allowed; the message names it and what is allowed.
     """
     with _opened(config_dir):
         overrides = read(arguments)
@@ -93,10 +100,10 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
 
 
 def _suits_a_search(job: list[str]) -> None:
-    """Refuse a sweeper that chooses by results what to try next where it has none, or would look for the worst."""
+    """Raise ``UserError`` if a sweeper that chooses by results gets none, or would search for the worst result."""
     composed = compose_words(job)
     experiment, _ = parse(*_split(composed))
-    require(experiment.eval.every > 0, "eval.every", 0, "> 0 with this sweeper, which chooses by the validation figure")
+    require(experiment.eval.every > 0, "eval.every", 0, "> 0 with this sweeper, which chooses by validation results")
     direction = OmegaConf.select(composed, "hydra.sweeper.direction")
     metric = experiment.dataset.metric
     wanted = "maximize" if metric.larger_is_better else "minimize"
@@ -107,7 +114,7 @@ def _suits_a_search(job: list[str]) -> None:
 
 
 def _check_job(arguments: list[str], without_hydra: bool = False) -> tuple[Experiment, Record]:
-    """Check one job. ``without_hydra``: leave ``${hydra:...}``, which only a job can resolve, to the job."""
+    """Check one job. With ``without_hydra``, skip values with ``${hydra:...}``, which only a job can resolve."""
     overrides = read(arguments)
     if without_hydra:
         arguments = [str(o.input_line) for o in overrides if not _hydra_keys(o)]
@@ -130,12 +137,12 @@ def _check_job(arguments: list[str], without_hydra: bool = False) -> tuple[Exper
 
 
 def _hydra_keys(override: Override) -> list[str]:
-    """The keys of Hydra's that a value refers to."""
+    """List Hydra's own keys that a value refers to."""
     return re.findall(r"\$\{hydra:([^}]*)\}", str(override.value()))
 
 
 def _is_there(node: typing.Any, key: str) -> bool:
-    """Whether a dotted key exists, with a value or without."""
+    """Whether a dotted key exists, with or without a value."""
     for name in key.split("."):
         if not isinstance(node, DictConfig) or name not in node.keys():  # noqa: SIM118 (in asks for values that are there)
             return False
@@ -144,9 +151,14 @@ def _is_there(node: typing.Any, key: str) -> bool:
 
 
 def parse(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Record]:
-    """A composed configuration as live objects, and as the plain record that a run folder keeps.
+    """Convert a composed configuration into live objects, and into the plain record that a run folder keeps.
 
-    ``chosen``: the option of each group. Raises ``UserError`` for missing values and values out of range.
+    Args:
+        cfg: the configuration without Hydra's own keys, with the types of ``Experiment``.
+        chosen: group -> option.
+
+    Raises:
+        UserError: a value is missing or out of range.
     """
     try:
         OmegaConf.merge(cfg, OmegaConf.to_container(cfg, resolve=True))  # of the right types, interpolated values too
@@ -166,9 +178,10 @@ def parse(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Record]:
 
 
 def compose(overrides: list[str]) -> tuple[Experiment, Record]:
-    """The experiment that ``metarun train`` would run with these overrides; for scripts and tests.
+    """Return the experiment that ``metarun train`` would run with these overrides, for scripts and tests.
 
-    Raises ``UserError``.
+    Raises:
+        UserError: a key or a value is not allowed, or the overrides are a sweep.
     """
     with _opened():
         overrides = as_typed(overrides)
@@ -177,7 +190,13 @@ def compose(overrides: list[str]) -> tuple[Experiment, Record]:
 
 
 def recipe(name: str, budget: float = 1.0, seed: int = 0) -> tuple[Experiment, Record]:
-    """A recipe as it stands: what ``compose`` gives, in a quarter of the time, since nothing is to be checked."""
+    """Return a recipe's experiment as ``compose`` does, in a quarter of the time, because nothing is checked.
+
+    Args:
+        name: data set and cell, for example ``omniglot/maml_5w1s``.
+        budget: share of the published training length, > 0 and <= 1.
+        seed: the run's seed.
+    """
     with _opened():
         return _recipe(name, budget, seed)
 
@@ -187,12 +206,20 @@ def _recipe(name: str, budget: float, seed: int) -> tuple[Experiment, Record]:
 
 
 def from_hydra(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Record]:
-    """What ``parse`` makes of the configuration that ``hydra.main`` hands to a job."""
+    """Convert the configuration that ``hydra.main`` passes to a job, as ``parse`` does.
+
+    Args:
+        cfg: the configuration without Hydra's own keys.
+        chosen: group -> option, for Hydra's own groups too.
+
+    Raises:
+        UserError: a value is missing or out of range.
+    """
     return _beside_its_recipe(*parse(_typed(cfg), {group: str(chosen[group]) for group in GROUPS}))
 
 
 def _beside_its_recipe(experiment: Experiment, record: Record) -> tuple[Experiment, Record]:
-    """The same, with the record saying which settings are not the recipe's."""
+    """Return the same with ``changed`` of the record filled in: the settings that differ from the recipe's."""
     recipe = experiment.recipe
     if recipe is None or recipe.name not in choices("recipe"):
         return experiment, record
@@ -202,9 +229,14 @@ def _beside_its_recipe(experiment: Experiment, record: Record) -> tuple[Experime
 
 
 def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
-    """The experiment of an earlier run, from its record, with overrides of single keys and of ``device``.
+    """Return the experiment of an earlier run, with some settings changed for a test of its parameters.
 
-    Raises ``UserError``.
+    Args:
+        record: the run's record.
+        arguments: overrides of single keys and of ``device``.
+
+    Raises:
+        UserError: a key or a value is not allowed, only training reads it, or the record does not fit this version.
     """
     cfg = OmegaConf.structured(Experiment)
     chosen = dict(record.names)
@@ -245,11 +277,11 @@ def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
 
 
 def _split(cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:
-    """The experiment's part of a composition, and the option chosen in each group."""
+    """Return the experiment's part of a composition, and the option chosen in each group."""
     chosen = {group: str(cfg.hydra.runtime.choices[group]) for group in GROUPS}
     return _typed(without_hydra(cfg)), chosen
 
 
 def _typed(cfg: DictConfig) -> DictConfig:
-    """Hydra's root is untyped; give it the experiment's type."""
+    """Give a configuration the types of ``Experiment``: Hydra's root has none."""
     return typing.cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Experiment), cfg))

@@ -1,9 +1,11 @@
-"""The names in overrides, held against the YAML files alone: a misspelt key is answered before torch is imported.
+"""Check the names in overrides with the YAML files alone, so that a misspelt key is reported before torch is imported.
 
-``conf/`` states every key; what the types say besides, which values a key takes, is ``composition.check``'s.
+``conf/`` states every key. Values are checked by ``composition.check``, which needs the types.
 """
 
 from __future__ import annotations
+
+from dataclasses import asdict
 
 from omegaconf import DictConfig
 
@@ -11,17 +13,25 @@ from metarun.compat.hydra import Types
 from metarun.config.overrides import as_typed, check_choice, check_name, is_hydras, read, refuse_empty_sweep, samples
 from metarun.config.registry import GROUPS, PARTS, modules
 from metarun.config.session import compose_words, opened, without_hydra
+from metarun.core.outer_settings import ProMP, TrustRegion
 
 
 def check(arguments: list[str], multirun: bool = False, config_dir: str | None = None) -> None:
-    """Check the keys and choices of a command line, with ``multirun`` those of a sweep's jobs.
+    """Check the keys and options of a command line.
 
-    Does nothing where the user's own choices are read too, since those files need not state every key.
-    Raises ``UserError`` with one line that names the key and what there is.
+    Nothing is checked if there are options of the user's own, since their files need not state every key.
+
+    Args:
+        arguments: the overrides, as typed.
+        multirun: whether they are a sweep, so that every job is checked.
+        config_dir: a folder with the user's own options; None: there is none.
+
+    Raises:
+        UserError: there is no such key or option; the message names it and the known ones.
     """
     if config_dir is not None:
         return
-    known: dict[tuple[str, ...], DictConfig] = {}  # choices -> the keys that they bring
+    known: dict[tuple[str, ...], DictConfig] = {}  # options -> the keys that they have
     with opened(_untyped()):
         overrides = read(as_typed(arguments, multirun))
         refuse_empty_sweep(overrides)
@@ -39,7 +49,9 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
 
 
 def _untyped() -> Types:
-    """Types that take any key, in the places of those that the YAML files begin with."""
+    """Return schemas that allow any key, in place of those that the YAML files begin with."""
     parts = [f"{group}/{name}" for group in PARTS for name in modules(group)]
-    recipe = {"budget": 1.0}  # has a default, the only key that the YAML files leave to its type
-    return {"train": {}, "device": {}, "recipe": recipe, **{name: {} for name in parts}}
+    # the keys that the YAML files leave to the defaults of their types
+    recipe, outer = {"budget": 1.0}, {"trust_region": asdict(TrustRegion()), "promp": asdict(ProMP())}
+    left = {name: outer if name.startswith("algo/") else {} for name in parts}
+    return {"train": {}, "device": {}, "recipe": recipe, **left}

@@ -1,4 +1,4 @@
-"""Overrides, the ``key=value`` words of a command line: read, and held against a composed configuration."""
+"""Overrides, the ``key=value`` words of a command line: read them, and check them with a composed configuration."""
 
 from __future__ import annotations
 
@@ -23,14 +23,21 @@ if typing.TYPE_CHECKING:  # importing them brings torch
     from metarun.runs.experiment import Experiment
     from metarun.runs.folder import Record
 
-PATHS = ("run_dir", "data_root", "dataset.path")  # keys whose values are words of the file system, not of Hydra
+PATHS = ("run_dir", "data_root", "dataset.path")  # keys whose values are paths, and no words of Hydra's grammar
 
 
 def as_typed(words: list[str], multirun: bool = False) -> list[str]:
-    """The words with paths quoted for Hydra, which has its own meaning for spaces, =, ~, brackets and other signs.
+    """Quote the paths for Hydra, which gives spaces, =, ~, brackets and other signs a meaning of its own.
 
-    Left alone are paths that are quoted already and, with ``multirun``, those that are a sweep. Raises ``UserError``
-    for an empty path, which an unset variable of the shell leaves.
+    Args:
+        words: the overrides, as typed.
+        multirun: whether they are a sweep, so that a path may be several values.
+
+    Returns:
+        The overrides. Paths that are quoted already or are a sweep are as they were.
+
+    Raises:
+        UserError: a path is empty, as an unset variable of the shell leaves it.
     """
     return [_quoted(word, multirun) for word in words]
 
@@ -49,7 +56,11 @@ def _quoted(word: str, multirun: bool) -> str:
 
 
 def read(arguments: list[str]) -> list[Override]:
-    """The words as Hydra reads them. Raises ``UserError`` for one that it cannot read."""
+    """Parse overrides with Hydra.
+
+    Raises:
+        UserError: Hydra cannot parse one of them.
+    """
     overrides = []
     for argument in arguments:
         try:
@@ -60,12 +71,12 @@ def read(arguments: list[str]) -> list[Override]:
 
 
 def searches(overrides: list[Override]) -> bool:
-    """Whether a sweep's jobs are chosen while it runs, as optuna does."""
+    """Whether a sweeper, such as optuna, chooses the jobs while the sweep runs."""
     return any(o.key_or_group == "hydra/sweeper" and o.value() not in (None, "basic") for o in overrides)
 
 
 def samples(overrides: list[Override]) -> list[list[str]]:
-    """Jobs that a search may try: each key's first value, and every other value of each key beside them."""
+    """List jobs that a sweep may contain: one of every key's first value, and one for each other value of each key."""
     values: list[list[str]] = []
     for override in overrides:
         value = override.value()
@@ -80,18 +91,21 @@ def samples(overrides: list[Override]) -> list[list[str]]:
 
 
 def refuse_sweep(overrides: list[Override], hint: str) -> None:
+    """Raise ``UserError`` if an override has several values; ``hint`` ends the message."""
     for override in overrides:
         if override.is_sweep_override():
             raise UserError(f"{override.input_line}: several values are a sweep, {hint}")
 
 
 def refuse_empty_sweep(overrides: list[Override]) -> None:
+    """Raise ``UserError`` if an override is a sweep without values."""
     for override in overrides:
         if override.is_discrete_sweep() and not list(override.sweep_iterator()):
-            raise UserError(f"{override.input_line}: is a sweep over no value")
+            raise UserError(f"{override.input_line}: is a sweep without values")
 
 
 def check_choice(override: Override) -> None:
+    """Raise ``ConfigError`` if an override of a group names no option of the group."""
     group, value = override.key_or_group, override.value()
     if group == "recipe":
         folders = {folder: hydra.options(f"recipe/{folder}") for folder in hydra.subgroups(group)}
@@ -103,12 +117,12 @@ def check_choice(override: Override) -> None:
 
 
 def is_hydras(override: Override) -> bool:
-    """Whether the key is one of Hydra's own."""
+    """Whether an override is of one of Hydra's own keys."""
     return override.key_or_group.startswith("hydra")
 
 
 def check_name(cfg: DictConfig, override: Override) -> None:
-    """Raise ``UserError`` where a composed configuration has no such key, or not for setting."""
+    """Raise ``UserError`` if a composed configuration has no such key, or it cannot be set."""
     key = override.key_or_group
     if key.startswith("recipe.") and key != "recipe.budget":
         raise UserError(f"{override.input_line}: comes with the recipe; of its keys only recipe.budget can be set")
@@ -116,7 +130,7 @@ def check_name(cfg: DictConfig, override: Override) -> None:
     if override.is_delete() or override.package is not None:
         raise UserError(f"{override.input_line}: keys can be set, not removed or moved")
     if key.startswith("recipe.") and key not in known:
-        raise UserError(f"{override.input_line}: is of a recipe; choose one, such as recipe=sinusoid/maml_5s")
+        raise UserError(f"{override.input_line}: belongs to a recipe; choose one, such as recipe=sinusoid/maml_5s")
     if key not in known:
         inside = [name for name in known if name.startswith(f"{key}.")]
         if inside:
@@ -129,13 +143,20 @@ def check_name(cfg: DictConfig, override: Override) -> None:
 
 
 def set_checked(cfg: DictConfig, override: Override) -> None:
-    """Set one key of a composed configuration. Raises ``UserError`` where key or value is not allowed."""
+    """Set one key of a composed configuration.
+
+    A value with ``${...}`` is not set: composing resolves and checks it.
+
+    Raises:
+        UserError: there is no such key, or it cannot be set.
+        ConfigError: the value does not have the key's type.
+    """
     check_name(cfg, override)
     key, value = override.key_or_group, override.value()
     if key in PATHS and isinstance(value, str) and not value.strip():
         raise UserError(f"{override.input_line}: is empty; leave it out, or name a path")
     if isinstance(value, str) and "${" in value:
-        return  # composing resolves it, and checks it then
+        return
     kind = declared_type(cfg, key)
     try:
         fits = not (kind is bool and not isinstance(value, bool))
@@ -149,9 +170,16 @@ def set_checked(cfg: DictConfig, override: Override) -> None:
 
 
 def refuse_unread(override: Override, cfg: DictConfig, experiment: Experiment, record: Record) -> None:
-    """Refuse a value that a method or a data set puts another one in the place of, or that nothing reads.
+    """Refuse a value that nothing reads, or that a method or a data set replaces by another one.
 
-    ``cfg``: a configuration in which it is set. ``experiment``, ``record``: what runs.
+    Args:
+        override: the override.
+        cfg: a configuration in which the value is set.
+        experiment: the experiment that runs.
+        record: its record.
+
+    Raises:
+        UserError: the value would have no effect.
     """
     key, value = override.key_or_group, override.value()
     if reader := experiment.unread().get(key):
@@ -165,7 +193,7 @@ def refuse_unread(override: Override, cfg: DictConfig, experiment: Experiment, r
 
 
 def leaves(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Dotted keys of all values."""
+    """Yield the dotted keys of all values, each after ``prefix``."""
     for name in map(str, cfg):
         node = node_of(cfg, name)
         if has_keys(node):
@@ -175,13 +203,13 @@ def leaves(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
 
 
 def declared_type(cfg: DictConfig, key: str) -> Any:
-    """The type that the dataclass states for a key."""
+    """Return the type that the dataclass states for a dotted key."""
     parent, _, name = key.rpartition(".")
     owner = OmegaConf.get_type(OmegaConf.select(cfg, parent) if parent else cfg)
     return typing.get_type_hints(owner)[name]
 
 
-# keys of the root that a test does not read, and what does for a test what some keys do for training
+# keys of the root and of eval that a test does not read, and the keys that a test reads instead
 TRAINING = (
     *("steps", "meta_batch", "seed", "shot", "query", "checkpoint_every", "log_every", "resume", "run_dir"),
     *("eval.every", "eval.select"),
@@ -198,19 +226,19 @@ INSTEAD = {
 
 def only_training_reads(key: str, algorithm: type[Algorithm]) -> bool:
     """Whether a test of a trained run would be the same for any value of this key."""
-    group, _, name = key.partition(".")
+    group, name, *_ = (*key.split("."), "")
     if key == "eval.val_tasks":
         return not algorithm.tunes()
     return key in TRAINING or group == "recipe" or (group == "algo" and name in algorithm.training_only())
 
 
 def plain(cfg: Any) -> dict[str, Any]:
-    """A configuration as dicts, lists, numbers and text; enums by name."""
+    """Convert a configuration into dicts, lists, numbers and text; enum members become their names."""
     return typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
 
 
 def pluck(values: dict[str, Any], key: str) -> Any:
-    """The value of a dotted key."""
+    """Return the value of a dotted key in nested dicts."""
     for name in key.split("."):
         values = values[name]
     return values

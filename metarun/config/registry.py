@@ -1,4 +1,4 @@
-"""The parts that a configuration chooses from: one concrete class in each file of three packages, found by looking."""
+"""The parts that a configuration chooses from: one concrete class in each file of three packages, found by search."""
 
 from __future__ import annotations
 
@@ -17,32 +17,36 @@ SHARED = ("base", "sampler", "generated", "imagefile", "class_folders", "unpickl
 
 
 def conf_dir() -> Path:
-    """``conf/``: inside the package in an installed wheel, beside it in a checkout."""
+    """Return the path of ``conf/``: inside the package in an installed wheel, beside it in a checkout."""
     package = Path(metarun.__file__).parent
     return next(path for path in (package / "conf", package.parent / "conf") if (path / "train.yaml").exists())
 
 
 def choices(group: str) -> list[str]:
-    """Options of a group: its YAML files; those of ``recipe`` lie in a folder for each data set."""
+    """List the options of a group, its YAML files; those of ``recipe`` are in one folder for each data set."""
     folder = conf_dir() / group
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
 
 
 def tables() -> list[str]:
-    """The published tables: the folders of ``recipe``."""
+    """List the published tables, the folders of ``recipe``."""
     return sorted({name.split("/")[0] for name in choices("recipe")})
 
 
 def modules(group: str) -> list[str]:
-    """The modules with a part of this group in ``PARTS``; none is imported."""
+    """List the modules that hold a part of this group of ``PARTS``, without importing them."""
     package = importlib.import_module(f"metarun.{PARTS[group]}")
     return [info.name for info in pkgutil.iter_modules(package.__path__) if info.name not in SHARED]
 
 
 def part_classes(group: str) -> dict[str, type]:
-    """Module name -> its one concrete class, for a group in ``PARTS``.
+    """Import the parts of a group of ``PARTS``.
 
-    Raises ``TypeError``, naming the file, for a module without exactly one.
+    Returns:
+        Module name -> its one concrete class.
+
+    Raises:
+        TypeError: a module does not have exactly one; the message names the file.
     """
     base = getattr(importlib.import_module(f"metarun.{PARTS[group]}.base"), BASES[group])
     found = {}
@@ -63,7 +67,11 @@ def part_classes(group: str) -> dict[str, type]:
 
 
 def part(group: str, name: str) -> type:
-    """The class in the module of this name. Raises ``UserError`` where it is not installed here."""
+    """Return the class of the module ``name`` of a group.
+
+    Raises:
+        UserError: there is no such module in this installation.
+    """
     classes = part_classes(group)
     if name not in classes:
         raise UserError(

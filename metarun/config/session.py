@@ -1,4 +1,4 @@
-"""Compositions of ``conf/``: Hydra opened on it for a while, and its errors in one line."""
+"""Compositions of ``conf/``: open it with Hydra for a while, and report Hydra's errors in one line."""
 
 from __future__ import annotations
 
@@ -18,14 +18,26 @@ from metarun.errors import ConfigError, UserError
 
 
 def opened(types: Types, config_dir: str | None = None) -> AbstractContextManager[None]:
-    """Within, compositions read ``conf/``, and a folder of the user's own choices after it."""
+    """Let ``compose_words`` read ``conf/`` within the context.
+
+    Args:
+        types: name below ``/schema`` -> dataclass.
+        config_dir: a folder with the user's own options, read after ``conf/``; None: there is none.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
     if config_dir is not None and not Path(config_dir).is_dir():
-        raise ConfigError("--config-dir", config_dir, "a folder that is there")
+        raise ConfigError("--config-dir", config_dir, "an existing folder")
     return reading(conf_dir(), None if config_dir is None else Path(config_dir), types)
 
 
 def compose_words(overrides: list[str]) -> DictConfig:
-    """The configuration of these words, Hydra's own keys included; for use within ``opened``. Raises ``UserError``."""
+    """Compose a configuration, with Hydra's own keys, within ``opened``.
+
+    Raises:
+        UserError: the overrides or the YAML files do not fit together.
+    """
     try:
         return hydra.compose("train", overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
@@ -43,5 +55,5 @@ def compose_words(overrides: list[str]) -> DictConfig:
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
-    """A composition without Hydra's own keys."""
+    """Return a configuration without Hydra's own keys."""
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])

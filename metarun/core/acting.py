@@ -78,14 +78,22 @@ class Estimator(enum.Enum):
     lvc = "lvc"
     dice = "dice"
 
-    def weights(self, outputs: Tensor, data: Experience) -> Tensor:
-        """Compute the factor of each advantage, [M, H], for a policy's outputs [M, H, 2A] on the data."""
-        log_pi = policy.log_probability(outputs, data.action)
+    def weights(self, log_pi: Tensor, old: Tensor, valid: Tensor) -> Tensor:
+        """Compute the factor of each advantage.
+
+        Args:
+            log_pi: [M, H] log probabilities of the actions.
+            old: [M, H], the same for the policy that drew them.
+            valid: [M, H].
+
+        Returns:
+            [M, H].
+        """
         if self is Estimator.official:
             return log_pi
         if self is Estimator.lvc:
-            return (log_pi - policy.log_probability(data.outputs, data.action)).exp()
-        summed = (log_pi * data.valid).cumsum(-1)
+            return (log_pi - old).exp()
+        summed = (log_pi * valid).cumsum(-1)
         here = summed - summed.detach()
         before = torch.cat([torch.zeros_like(here[..., :1]), here[..., :-1]], -1)
         return here.exp() - before.exp()
@@ -160,20 +168,35 @@ class Acting(Problem):
 
     def support_loss(self, params: Params, task: ActingTask, k: int) -> Tensor:
         data = task.experience[k]
-        return -mean_valid(self.estimator.weights(self.outputs(params, data), data) * data.advantage, data.valid)
+        weights = self.estimator.weights(*self.log_probabilities(self.outputs(params, data), data), data.valid)
+        return -mean_valid(weights * data.advantage, data.valid)
+
+    def log_probabilities(self, outputs: Tensor, data: Experience) -> tuple[Tensor, Tensor]:
+        """Compute log pi of the actions, [M, H], now and for the policy that drew them."""
+        return policy.log_probability(outputs, data.action), policy.log_probability(data.outputs, data.action)
 
     def support_metrics(self, params: Params, task: ActingTask, k: int) -> Metrics:
         return {"loss": self.support_loss(params, task, k).detach(), self.metric.name: task.experience[k].gained}
 
     def query_loss(self, params: Params, task: ActingTask) -> tuple[Tensor, Metrics]:
         data = task.experience[-1]
-        loss = self.surrogate(self.outputs(params, data), data)
-        return loss, {"loss": loss.detach(), **self.facts(task)}
+        outputs = self.outputs(params, data)
+        loss = self.surrogate(outputs, data)
+        far = {} if self.clip is None else {"clipped": self.far(outputs, data, self.clip).detach()}
+        return loss, {"loss": loss.detach(), **self.facts(task), **far}
+
+    def ratio(self, outputs: Tensor, data: Experience) -> Tensor:
+        """Compute pi / pi_old of the actions, [M, H]."""
+        log_pi, old = self.log_probabilities(outputs, data)
+        return (log_pi - old).exp()
+
+    def far(self, outputs: Tensor, data: Experience, clip: float) -> Tensor:
+        """Share of the valid rows whose ratio is not within 1 - clip..1 + clip, a scalar."""
+        return mean_valid(((self.ratio(outputs, data) - 1).abs() > clip).to(outputs), data.valid)
 
     def surrogate(self, outputs: Tensor, data: Experience) -> Tensor:
         """Compute minus the mean of ratio * advantage, a scalar, clipped where the problem says so."""
-        old = policy.log_probability(data.outputs, data.action)
-        ratio = (policy.log_probability(outputs, data.action) - old).exp()
+        ratio = self.ratio(outputs, data)
         gain = ratio * data.advantage
         if self.clip is not None:
             gain = torch.minimum(gain, ratio.clamp(1 - self.clip, 1 + self.clip) * data.advantage)

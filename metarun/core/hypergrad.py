@@ -22,7 +22,7 @@ from metarun.core import tree
 from metarun.core.inner import Carry, Inner, descend, final
 from metarun.core.meta import Meta
 from metarun.core.problem import Metrics
-from metarun.core.tree import Params
+from metarun.core.tree import Params, Tree
 
 Outer = Callable[[Meta, Carry], tuple[Tensor, Metrics]]  # (meta, last carry) -> query loss, metrics
 
@@ -141,7 +141,7 @@ def implicit(
     return conjugate_gradient(system, rhs, cg_steps), metrics
 
 
-def conjugate_gradient(system: Callable[[Params], Params], rhs: Params, steps: int) -> Params:
+def conjugate_gradient(system: Callable[[Tree], Tree], rhs: Tree, steps: int) -> Tree:
     """Solve ``system(x) = rhs`` approximately, from x = 0.
 
     Args:

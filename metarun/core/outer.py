@@ -1,24 +1,43 @@
-"""The outer step: clip the meta-gradient, follow the learning rate schedule, move the meta-parameters."""
+"""Settings of the outer step, which every method has."""
 
 from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
-import torch
-from torch import Tensor
-
-from metarun.core import tree
 from metarun.core.meta import Meta
+from metarun.core.outer_settings import ProMP, TrustRegion
+from metarun.core.outer_step import Descent, OuterStep
+from metarun.core.proximal import ProximalStep
+from metarun.core.trust_region import TrustRegionStep
 from metarun.errors import require
 
 
 class OuterOptimizer(enum.Enum):
-    """Optimiser of the outer step: torch's Adam with its default betas, or SGD without momentum."""
+    """Rule of the outer step.
+
+    Attributes:
+        adam: torch's Adam with its default betas.
+        sgd: SGD without momentum.
+        trpo: a trust region, for policies (trust_region.py).
+        promp: several Adam steps on the same experience, for policies (proximal.py).
+    """
 
     adam = "adam"
     sgd = "sgd"
+    trpo = "trpo"
+    promp = "promp"
+
+    @property
+    def asks(self) -> bool:
+        """Whether the rule asks for more than the meta-gradient, which only policies can answer."""
+        return self in (OuterOptimizer.trpo, OuterOptimizer.promp)
+
+    @property
+    def is_adam(self) -> bool:
+        """Whether the rule moves by Adam."""
+        return self in (OuterOptimizer.adam, OuterOptimizer.promp)
 
 
 class Schedule(enum.Enum):
@@ -43,15 +62,17 @@ class Schedule(enum.Enum):
 
 @dataclass(kw_only=True, slots=True)
 class OuterSettings:
-    """Settings of the outer step, which every method has; the keys are ``algo.outer_*`` and ``algo.clip_*``.
+    """Settings of the outer step; keys: ``algo.outer_*``, ``algo.clip_*``, ``algo.trust_region.*``, ``algo.promp.*``.
 
     Attributes:
-        outer_optimizer: Adam or SGD.
+        outer_optimizer: rule of the outer step.
         outer_lr: first learning rate.
         outer_eps: epsilon of outer Adam.
         outer_schedule: schedule of the learning rate.
         clip_value: bound on each entry of the meta-gradient; null: none.
         clip_norm: bound on the global norm of the meta-gradient; null: none.
+        trust_region: settings of ``trpo``.
+        promp: settings of ``promp``.
     """
 
     outer_optimizer: OuterOptimizer
@@ -60,6 +81,8 @@ class OuterSettings:
     outer_schedule: Schedule
     clip_value: float | None
     clip_norm: float | None
+    trust_region: TrustRegion = field(default_factory=TrustRegion)
+    promp: ProMP = field(default_factory=ProMP)
 
     def __post_init__(self) -> None:
         require(self.outer_lr > 0, "outer_lr", self.outer_lr, "> 0")
@@ -70,62 +93,30 @@ class OuterSettings:
 
     def unread(self) -> dict[str, str]:
         """Map each field that has no effect with these settings to the setting that would use it."""
-        return {} if self.outer_optimizer is OuterOptimizer.adam else {"outer_eps": "algo.outer_optimizer=adam"}
+        rule, unread = self.outer_optimizer, dict[str, str]()
+        if not rule.is_adam:
+            unread["outer_eps"] = "algo.outer_optimizer=adam or promp"
+        if rule is OuterOptimizer.trpo:
+            descent = ("outer_lr", "outer_schedule", "clip_value", "clip_norm")
+            unread |= dict.fromkeys(descent, "algo.outer_optimizer=adam, sgd or promp")
+        else:
+            unread |= {f"trust_region.{part.name}": "algo.outer_optimizer=trpo" for part in fields(TrustRegion)}
+        if rule is not OuterOptimizer.promp:
+            unread |= {f"promp.{part.name}": "algo.outer_optimizer=promp" for part in fields(ProMP)}
+        return unread
 
     def is_proportional(self) -> bool:
         """Whether the outer step is the meta-gradient times a number."""
         return self.outer_optimizer is OuterOptimizer.sgd and self.clip_value is None and self.clip_norm is None
 
     def moments(self) -> int:
-        """Return how many numbers the outer optimiser keeps for each parameter."""
-        return 2 if self.outer_optimizer is OuterOptimizer.adam else 0
+        """Return how many numbers the outer step keeps for each parameter."""
+        return 2 if self.outer_optimizer.is_adam else 0
 
     def outer_step(self, meta: Meta) -> OuterStep:
-        """Make the optimiser that moves these meta-parameters in place."""
-        return OuterStep(self, meta)
-
-
-class OuterStep:
-    """Optimiser that moves meta-parameters in place.
-
-    The learning rate is a function of progress, so the only state is that of torch's optimiser.
-
-    Args:
-        settings: the outer step's settings.
-        meta: meta-parameters, moved in place.
-    """
-
-    def __init__(self, settings: OuterSettings, meta: Meta):
-        self.settings, self.leaves = settings, list(tree.leaves(meta))
-        self.lr_now = settings.outer_lr  # of the latest step
-        if settings.outer_optimizer is OuterOptimizer.adam:
-            adam = torch.optim.Adam(self.leaves, lr=settings.outer_lr, eps=settings.outer_eps, fused=True)
-            self.optimizer: torch.optim.Optimizer = adam
-        else:
-            self.optimizer = torch.optim.SGD(self.leaves, lr=settings.outer_lr, fused=True)
-
-    def step(self, grads: Meta, progress: float) -> Tensor:
-        """Take one step along the clipped meta-gradient.
-
-        Args:
-            grads: meta-gradient, like the meta-parameters.
-            progress: share (0..1) of meta-training that is done.
-
-        Returns:
-            Norm of the meta-gradient before clipping, a scalar.
-        """
-        settings, total_norm = self.settings, torch.nn.utils.get_total_norm
-        norm = total_norm(list(tree.leaves(grads)))
-        if settings.clip_value is not None:
-            bound = settings.clip_value
-            grads = tree.combine(lambda g: g.clamp(-bound, bound), grads)
-        if settings.clip_norm is not None:
-            clipped = total_norm(list(tree.leaves(grads))).clamp(min=1e-12)
-            grads = tree.scale((settings.clip_norm / clipped).clamp(max=1.0), grads)
-        for parameter, grad in zip(self.leaves, tree.leaves(grads), strict=True):
-            parameter.grad = grad
-        self.lr_now = settings.outer_lr * settings.outer_schedule.factor(progress)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr_now
-        self.optimizer.step()
-        return norm
+        """Make the rule that moves these meta-parameters in place."""
+        if self.outer_optimizer is OuterOptimizer.trpo:
+            return TrustRegionStep(self.trust_region, meta)
+        if self.outer_optimizer is OuterOptimizer.promp:
+            return ProximalStep(self, meta)
+        return Descent(self, meta, adam=self.outer_optimizer.is_adam)

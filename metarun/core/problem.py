@@ -68,7 +68,8 @@ class Problem(abc.ABC):
             UserError: the tasks have no list of support examples, so this has no meaning.
         """
         if support != EVERYTHING:
-            raise UserError("algo.inner_loss and algo.inner_batch: must be mean and null, since tasks list no examples")
+            keys = "algo.inner_loss must be mean, algo.inner_batch and algo.eval_inner_batch null"
+            raise UserError(f"{keys}, where the method has them: this data set's tasks list no examples")
         return self
 
     def collect(self, params: Params, tasks: Any, k: int, last: bool) -> Any:
@@ -121,3 +122,15 @@ class Problem(abc.ABC):
         Returns:
             (metric, loss), each [len(norms)].
         """
+
+
+def require_given_data(problem: Problem, who: str, why: str) -> None:
+    """Raise ``UserError`` for tasks whose data are collected by acting, for methods that cannot work on them.
+
+    Args:
+        problem: the problem.
+        who: the method, for the message, e.g. ``algo=imaml``.
+        why: what it would need, for the message.
+    """
+    if problem.collects:
+        raise UserError(f"{who}: cannot work on data that are collected by acting, as this data set's are: {why}")

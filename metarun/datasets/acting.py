@@ -47,6 +47,7 @@ class ActingDataset(Dataset, abc.ABC):
     """
 
     has_way: ClassVar[bool] = False
+    labelled: ClassVar[bool] = False
     metric: ClassVar[Metric] = RETURN
     horizon: int
     discount: float
@@ -101,8 +102,8 @@ class ActingTasks(Tasks, abc.ABC):
         return 2 * self.environment.actions
 
     def inputs(self, tasks: ActingTask) -> Tensor:
-        rows = tasks.support_keys.shape[1] + tasks.query_keys.shape[1]
-        return rng.normal(tasks.query_keys[:, 0], rows * self.input_shape[0]).unflatten(-1, (rows, -1))
+        keys = torch.cat([tasks.support_keys, tasks.query_keys], 1)  # a row for each trajectory
+        return rng.normal(keys, *self.input_shape)
 
     def problem(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Acting:
         family = self.family

@@ -140,12 +140,15 @@ class Dataset(abc.ABC):
         has_way: whether ``way`` applies to its tasks.
         metric: metric of its tasks, known before the data are loaded.
         binary: whether way is 2 and the network has one logit.
+        labelled: whether tasks are examples with class labels, or with one number to predict. Benchmarks put noise in
+            the place of such tasks (generated.py) and use all others as they are.
         preset: values of other keys that suit this data set; conf/algo reads them by ``${preset:KEY,ELSE}``.
     """
 
     has_way: ClassVar[bool] = True
     metric: ClassVar[Metric] = ACCURACY
     binary: ClassVar[bool] = False
+    labelled: ClassVar[bool] = True
     preset: dict[str, Any] = field(default_factory=dict)
 
     @property

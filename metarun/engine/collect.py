@@ -21,13 +21,13 @@ def collected(
     The data of inner step k are generated with the parameters after k steps on the data of the earlier steps.
 
     Args:
-        engine: How to run tasks.
-        algorithm: The method that adapts.
-        problem: The network and the tasks; ``problem.collect`` generates data.
-        meta: The meta-parameters.
-        tasks: A pytree with leaves [T, ...].
-        steps: Number of inner steps, S.
-        training: Whether to adapt as in meta-training; if not, as in evaluation.
+        engine: how to run tasks.
+        algorithm: the method that adapts.
+        problem: the network and the tasks; ``problem.collect`` generates data.
+        meta: the meta-parameters.
+        tasks: a pytree with leaves [T, ...].
+        steps: number of inner steps, S.
+        training: whether to adapt as in meta-training; if not, as in evaluation.
 
     Returns:
         The tasks with the data of inner steps 0..S-1 and of the query set.

@@ -18,7 +18,13 @@ MOST_THREADS = 1024  # as many as large machines have; tens of thousands can cra
 
 
 class Kind(enum.Enum):
-    """Processor to compute on. auto: a CUDA GPU where torch sees one, else the CPU."""
+    """Processor to compute on.
+
+    Attributes:
+        auto: a CUDA GPU if torch sees one, else the CPU.
+        cpu: the CPU.
+        cuda: a CUDA GPU.
+    """
 
     auto = "auto"
     cpu = "cpu"
@@ -27,13 +33,21 @@ class Kind(enum.Enum):
 
 @dataclass(kw_only=True, slots=True)
 class Device:
-    """The settings of the group ``device``; ``conf/device/auto.yaml`` explains them."""
+    """The settings of the group ``device``; ``conf/device/auto.yaml`` explains them.
+
+    Attributes:
+        kind: the processor.
+        threads: number of CPU threads, or "auto": torch's default.
+        vectorize: how the tasks of a meta-batch are run.
+        chunk: number of tasks computed side by side, or "auto".
+        compile: "auto", "true" or "false", the members of ``Compile``.
+    """
 
     kind: Kind
-    threads: str  # CPU threads, or "auto": torch's default
+    threads: str
     vectorize: Vectorize
-    chunk: str  # tasks computed side by side, or "auto"
-    compile: str  # "auto", "true" or "false"
+    chunk: str
+    compile: str
 
     def __post_init__(self) -> None:
         for name, most in (("threads", MOST_THREADS), ("chunk", 10**6)):
@@ -47,7 +61,7 @@ class Device:
         """Return the torch device of one rank.
 
         Args:
-            local: The rank's number on its machine, from 0.
+            local: the rank's number on its machine, from 0.
 
         Raises:
             ConfigError: ``cuda`` is set, and this machine has no CUDA device, or fewer of them than ranks.
@@ -68,7 +82,7 @@ class Device:
         They are the number of threads, the current GPU, and the allocator's setting to keep freed memory for reuse.
 
         Args:
-            local: This rank's number on its machine, from 0, which is also the number of its GPU.
+            local: this rank's number on its machine, from 0, which is also the number of its GPU.
 
         Yields:
             The torch device.

@@ -11,7 +11,6 @@ from metarun.algorithms.base import Algorithm
 from metarun.core import tree
 from metarun.core.meta import Meta
 from metarun.core.problem import Metrics, Problem
-from metarun.engine.collect import collected
 from metarun.engine.over_tasks import TRACED_STEPS, Compile, Engine, OverTasks, concatenate
 
 
@@ -19,10 +18,10 @@ class MetaGradient:
     """Compute the mean meta-gradient of T tasks.
 
     Args:
-        engine: How to run tasks.
-        algorithm: The method whose ``meta_grad`` is averaged.
-        problem: The network and the tasks' losses.
-        calls: Expected calls over the whole of meta-training, as for ``OverTasks``.
+        engine: how to run tasks.
+        algorithm: the method whose ``meta_grad`` is averaged.
+        problem: the network and the tasks' losses.
+        calls: expected calls over the whole of meta-training, as for ``OverTasks``.
     """
 
     def __init__(self, engine: Engine, algorithm: Algorithm, problem: Problem, calls: int = 0):
@@ -45,15 +44,13 @@ class MetaGradient:
         """Return the mean of the tasks' meta-gradients, and the tasks' metrics, each [T].
 
         Args:
-            meta: The meta-parameters.
-            tasks: A pytree with leaves [T, ...].
-            progress: Fraction of meta-training that is done, 0..1, for methods with a schedule.
+            meta: the meta-parameters.
+            tasks: a pytree with leaves [T, ...]; their data are collected already (collect.py).
+            progress: fraction of meta-training that is done, 0..1, for methods with a schedule.
         """
         algorithm = self.algorithm.at(progress)
         if self._now is None or self._now[0] != algorithm:
             self._now = algorithm, self._prepare(algorithm)
-        steps = algorithm.inner_steps
-        tasks = collected(self.engine, algorithm, self.problem, meta, tasks, steps, training=True)
         now = next(tree.leaves(meta)).new_tensor(progress, dtype=torch.float64)
         chunks = list(self._now[1]((meta, now), tasks))
         total = chunks[0][0]

@@ -19,7 +19,7 @@ from metarun.compat import torch_pytree as pytree
 from metarun.engine.kernels.build import Library, NotBuilt, library
 from metarun.engine.kernels.layout import PlainLayout
 from metarun.engine.kernels.mode import Grouped, serves
-from metarun.engine.trace import Replay, traced
+from metarun.engine.trace import Replay, Trace, traced
 
 TaskFn = Callable[[Any, Any], Any]  # (what all tasks share, one task) -> tensors; each a pytree
 Reduce = Callable[[Any, int], Any]
@@ -34,13 +34,17 @@ CPU_NUMBERS = 2**19  # input numbers of the tasks that a CPU computes side by si
 class Vectorize(enum.Enum):
     """How the tasks of a meta-batch are run.
 
-    loop: one task after another.
-    vmap: side by side, by torch's batching rules.
-    grouped: side by side, with metarun's task-batched convolutions and batch norm instead of torch's (``kernels/``).
-    auto: ``grouped`` for convolutional networks on a CPU where the native kernels can be compiled, ``loop`` in the two
-    cases below, ``vmap`` otherwise. Networks with recurrent layers use ``loop`` because torch cannot vmap these
-    layers. Without the kernels, convolutions of stride 1 on a CPU use ``loop`` too: side by side, they read many times
-    over memory that is larger than any cache.
+    With ``auto``, networks with recurrent layers use ``loop``, because torch cannot vmap these layers. Without native
+    kernels, convolutions of stride 1 on a CPU use ``loop`` too: side by side, they read many times over memory that is
+    larger than any cache.
+
+    Attributes:
+        auto: ``grouped`` for convolutional networks on a CPU where the native kernels can be compiled, ``loop`` in the
+            two cases above, ``vmap`` otherwise.
+        vmap: side by side, by torch's batching rules.
+        grouped: side by side, with metarun's task-batched convolutions and batch norm instead of torch's
+            (``kernels/``).
+        loop: one task after another.
     """
 
     auto = "auto"
@@ -52,10 +56,12 @@ class Vectorize(enum.Enum):
 class Compile(enum.Enum):
     """What to compile: the native kernels, a trace of each function, machine code for the trace by TorchInductor.
 
-    auto: the kernels (a few seconds, once per machine); a trace, where the function is called often enough to save
-    more time than tracing takes and the inner loop is not too long; machine code, for long runs that do not use the
-    kernels and traces that are not too long.
-    true: everything for meta-steps, even when there are few of them. false: nothing.
+    Attributes:
+        auto: the kernels (a few seconds, once per machine); a trace, where the function is called often enough to save
+            more time than tracing takes and the inner loop is not too long; machine code, for long runs that do not use
+            the kernels and traces that are not too long.
+        true: everything for meta-steps, even when there are few of them.
+        false: nothing.
     """
 
     auto = "auto"
@@ -67,11 +73,11 @@ class Compile(enum.Enum):
 class Engine:
     """The chosen way to run tasks.
 
-    Args:
-        how: Any member but ``auto``.
-        chunk: Tasks in memory at once; None: all.
-        compile: What may be compiled.
-        native: The native kernels; None: torch's operations.
+    Attributes:
+        how: any member but ``auto``.
+        chunk: tasks in memory at once; None: all.
+        compile: what may be compiled.
+        native: the native kernels; None: torch's operations.
     """
 
     how: Vectorize
@@ -92,13 +98,13 @@ class Engine:
         """Choose an engine for a network, replacing each ``auto`` by a decision.
 
         Args:
-            how: The setting ``device.vectorize``.
-            chunk: The setting ``device.chunk``; None: auto.
-            compile: The setting ``device.compile``.
-            device: Where the network computes.
-            module: The network.
-            numbers: Input numbers of one task: examples times the numbers of one input.
-            run: Runs the network once. It shows whether the network uses an operation that the kernels replace.
+            how: the setting ``device.vectorize``.
+            chunk: the setting ``device.chunk``; None: auto.
+            compile: the setting ``device.compile``.
+            device: where the network computes.
+            module: the network.
+            numbers: input numbers of one task: examples times the numbers of one input.
+            run: runs the network once. It shows whether the network uses an operation that the kernels replace.
         """
         convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
         on_cpu = device.type == "cpu"
@@ -139,9 +145,9 @@ class OverTasks:
     can be silently wrong (hypergrad.py).
 
     Args:
-        engine: How to run tasks.
+        engine: how to run tasks.
         task_fn: (shared, one task) -> tensors; each of them a pytree.
-        calls: Expected calls per chunk over the whole run; tracing and compiling are chosen from it. 0 disables both.
+        calls: expected calls per chunk over the whole run; tracing and compiling are chosen from it. 0 disables both.
         reduce: (results of a chunk with leaves [t, ...], number of tasks in all chunks) -> the value to yield for the
             chunk. It is traced and compiled together with ``task_fn``.
     """
@@ -156,15 +162,19 @@ class OverTasks:
         """Yield the result of each chunk, in order.
 
         Args:
-            shared: Input that all tasks have in common, such as meta-parameters.
-            tasks: A pytree with leaves [T, ...].
+            shared: input that all tasks have in common, such as meta-parameters.
+            tasks: a pytree with leaves [T, ...].
         """
         total = count(tasks)
         for part in self.engine.parts(tasks):
-            shapes = (total, *(leaf.shape for leaf in pytree.tree_leaves(part)))
-            if shapes not in self._compiled:
-                self._compiled[shapes] = self._prepare(total, shared, part)
-            yield self._compiled[shapes](shared, part)
+            yield self._for(total, shared, part)(shared, part)
+
+    def _for(self, total: int, shared: Any, part: Any) -> Callable[..., Any]:
+        """Return the function for chunks of this shape."""
+        shapes = (total, *(leaf.shape for leaf in pytree.tree_leaves(part)))
+        if shapes not in self._compiled:
+            self._compiled[shapes] = self._prepare(total, shared, part)
+        return self._compiled[shapes]
 
     def _chunk(self, total: int, shared: Any, part: Any) -> Any:
         grouped = self.engine.how is Vectorize.grouped
@@ -177,18 +187,22 @@ class OverTasks:
             return self.reduce(results, total)
 
     def _prepare(self, total: int, shared: Any, part: Any) -> Callable[..., Any]:
-        """Return the chunk function, traced and compiled where that saves time over the run. The decision depends on
-        settings alone, never on measured time: a resumed run must decide as it did before."""
+        """Return the chunk function, traced and compiled where that saves time over the run.
+
+        The decision depends on settings alone, never on measured time: a resumed run must decide as it did before.
+        """
         plain = functools.partial(self._chunk, total)
         wish = self.engine.compile
         pays = self.calls >= TRACE_PAYS or (wish is Compile.true and self.calls > 0)
         if wish is Compile.false or not pays:
             return plain
         trace = traced(plain, shared, part)
-        if trace is None:
-            return plain
+        return plain if trace is None else self._replay(plain, trace, shared, part)
+
+    def _replay(self, plain: Callable[..., Any], trace: Trace, shared: Any, part: Any) -> Callable[..., Any]:
+        """Return the function that runs a trace, compiled where that saves time."""
         long_run = self.calls >= COMPILE_PAYS and trace.operations <= COMPILED_OPERATIONS
-        if not self.engine.native and (wish is Compile.true or long_run):
+        if not self.engine.native and (self.engine.compile is Compile.true or long_run):
             trace.compile(shared, part)
         return Replay(plain, trace)
 

@@ -29,17 +29,17 @@ PATIENCE = datetime.timedelta(minutes=10)
 class Ranks:
     """Rank and world size of this process. The default is one process, for which every method is a no-op.
 
-    All ranks must call the methods that communicate (``mean``, ``highest``, ``gather``, ``on_first``, ``together``) in
-    the same order.
+    All ranks must call the methods that communicate (``mean``, ``total``, ``highest``, ``gather``, ``on_first``,
+    ``together``) in the same order.
 
-    Args:
-        rank: Number of this process, from 0.
-        world: Number of processes.
-        local: Number of this process on its machine, from 0, which is also the number of its GPU.
+    Attributes:
+        rank: number of this process, from 0.
+        world: number of processes.
+        local: number of this process on its machine, from 0, which is also the number of its GPU.
         store: torch's key-value store, which all ranks share; None for one process.
 
     Raises:
-        RankLost: By the methods that communicate: another rank is gone.
+        RankLost: another rank is gone; the methods that communicate raise it.
     """
 
     rank: int = 0
@@ -65,25 +65,33 @@ class Ranks:
         """Average gradients over the tasks of all ranks.
 
         Args:
-            grads: The mean over this rank's tasks.
-            tasks: The number of this rank's tasks.
-            of: The number of tasks on all ranks.
+            grads: the mean over this rank's tasks.
+            tasks: the number of this rank's tasks.
+            of: the number of tasks on all ranks.
 
         Returns:
             The mean over all tasks, with the same bits on every rank.
         """
         if self.world == 1:
             return grads
+        from metarun.core import tree
+
+        return self.total(tree.scale(tasks / of, grads))
+
+    def total(self, values: Tree) -> Tree:
+        """Add up the values of all ranks; the sums have the same bits on every rank."""
+        if self.world == 1:
+            return values
         import torch
         import torch.distributed as dist
 
         from metarun.core import tree
 
-        flat = torch.cat([g.flatten() for g in tree.leaves(grads)]) * (tasks / of)  # one message, not one a parameter
+        flat = torch.cat([value.flatten() for value in tree.leaves(values)])  # one message, not one a parameter
         with _talking():
             dist.all_reduce(flat)
-        parts = iter(flat.split([g.numel() for g in tree.leaves(grads)]))
-        return tree.combine(lambda g: next(parts).view_as(g), grads)
+        parts = iter(flat.split([value.numel() for value in tree.leaves(values)]))
+        return tree.combine(lambda value: next(parts).view_as(value), values)
 
     def highest(self, value: int) -> int:
         """Return the largest of the ranks' values. Uses the CPU, so that it waits for no GPU."""
@@ -112,7 +120,7 @@ class Ranks:
         """Call ``work`` on rank 0 alone and return its result on every rank.
 
         Raises:
-            UserError: On every rank, where ``work`` raised it.
+            UserError: on every rank, where ``work`` raised it.
         """
         ((result, error),) = self.gather([_attempt(work)] if self.first else [])
         if error is not None:
@@ -125,7 +133,7 @@ class Ranks:
         One rank of each machine runs before the others, so that data is downloaded and prepared once.
 
         Raises:
-            UserError: On every rank, where ``work`` raised it on one.
+            UserError: on every rank, where ``work`` raised it on one.
         """
         result = None
         for my_turn in (self.local == 0, self.local != 0):
@@ -161,7 +169,7 @@ def joined() -> Iterator[Ranks]:
         This process's ranks; ``ALONE`` without torchrun.
 
     Raises:
-        RankLost: The ranks do not find each other.
+        RankLost: the ranks do not find each other.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
         yield ALONE
@@ -200,6 +208,6 @@ def _talking() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise RankLost(
-            f"another rank is gone or does not answer ({without_place(error)}); the same command goes on from the last "
+            f"another rank is gone or does not answer ({without_place(error)}); the same command resumes from the last "
             "checkpoint"
         ) from error

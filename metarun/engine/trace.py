@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ class Trace:
             out, self._outputs = pytree.tree_flatten(fn(*pytree.tree_unflatten(list(tensors), self._inputs)))
             return out
 
-        graph = tracer(flat)(*self._laid_out(leaves))
+        graph = tracer(flat)(*self.laid_out(leaves))
         if not any(writes(node) for node in graph.graph.nodes):  # else equal expressions need not have equal values
             graph.graph = without_repeats(graph.graph)
             _skip_round_trips(graph.graph)
@@ -54,22 +54,26 @@ class Trace:
                 node.target = _aten.reshape.default
         graph.recompile()
         self.operations = len(graph.graph.nodes)
-        self._graph = graph
+        self.graph = graph
         self.machine_code: Callable[..., Any] | None = None
 
     def __call__(self, *arguments: Any) -> Any:
-        return self._run(self.machine_code or self._graph, arguments)
+        return self._run(self.machine_code or self.graph, arguments)
 
     def uncompiled(self, *arguments: Any) -> Any:
         """Run the trace without its machine code."""
-        return self._run(self._graph, arguments)
+        return self._run(self.graph, arguments)
 
     def _run(self, code: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         with torch.no_grad():
-            leaves = self._laid_out(pytree.tree_leaves(arguments))
-            return pytree.tree_unflatten(list(code(*leaves)), self._outputs)
+            leaves = self.laid_out(pytree.tree_leaves(arguments))
+            return self.structured(code(*leaves))
 
-    def _laid_out(self, leaves: list[Tensor]) -> list[Tensor]:
+    def structured(self, results: Iterable[Any]) -> Any:
+        """Put the graph's results into the form of the function's."""
+        return pytree.tree_unflatten(list(results), self._outputs)
+
+    def laid_out(self, leaves: list[Tensor]) -> list[Tensor]:
         """Return the tensors with the strides of the examples; a tensor that has them already is not copied."""
         return [
             leaf if leaf.stride() == strides else leaf.new_empty_strided(leaf.shape, strides).copy_(leaf)
@@ -81,12 +85,12 @@ class Trace:
 
         If that fails, for example without a C++ compiler, a warning says so and the trace runs as it is.
         """
-        leaves = self._laid_out(pytree.tree_leaves(examples))
+        leaves = self.laid_out(pytree.tree_leaves(examples))
         on_cpu = all(leaf.device.type == "cpu" for leaf in leaves)
         compiler = inductor()
         try:
             with torch.no_grad():
-                compiled = compiler(self._graph, leaves, on_cpu)
+                compiled = compiler(self.graph, leaves, on_cpu)
                 compiled(*leaves)
         except Exception as error:  # of whatever kind: the trace gives the same results
             warnings.warn(
@@ -230,8 +234,10 @@ VIEWS = {
 
 
 def _skip_round_trips(graph: Graph) -> None:
-    """Remove chains of views that end with the layout they began with; batching rules make many, and each takes
-    microseconds."""
+    """Remove chains of views that end with the layout they began with.
+
+    Batching rules make many of them, and each takes microseconds.
+    """
 
     def layout(node: Node) -> Any:
         value = foreseen(node)

@@ -23,7 +23,7 @@ from metarun.errors import UserError
 class Model(abc.ABC):
     """Settings of a network. Input shape and outputs depend on the data, so they are arguments of ``build``."""
 
-    def check_problem(self, problem: Problem) -> None:
+    def check_problem(self, problem: Problem) -> None:  # noqa: B027
         """Raise ``UserError`` where the network's outputs mean nothing to such tasks; it is called before any work."""
 
     @abc.abstractmethod

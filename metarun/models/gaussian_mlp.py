@@ -9,11 +9,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from metarun.core.acting import acting
+from metarun.core.acting import Acting
 from metarun.core.problem import Problem
-from metarun.errors import require
+from metarun.errors import UserError, require
 from metarun.models.base import Init, Model
 from metarun.models.mlp import Activation
+
+NO_POLICY = "model=gaussian_mlp: its outputs are a policy's; it needs tasks to act in, as those of dataset=navigation"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -39,9 +41,12 @@ class GaussianMLP(Model):
         require(self.std > 0, "std", self.std, "> 0")
 
     def check_problem(self, problem: Problem) -> None:
-        acting(problem, "model=gaussian_mlp")
+        if not isinstance(problem, Acting):
+            raise UserError(NO_POLICY)
 
     def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+        if outputs % 2:
+            raise UserError(NO_POLICY)
         layers: list[nn.Module] = [nn.Flatten()]
         for before, width in pairwise([math.prod(input_shape), *self.hidden]):
             layers += [nn.Linear(before, width), self.activation.layer()]

@@ -1,1 +1,1 @@
-"""Published tables beside ours."""
+"""Published tables, compared with our results."""

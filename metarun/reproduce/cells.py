@@ -1,4 +1,4 @@
-"""Published tables: which cells there are, what is done of them, and what is left to run."""
+"""Cells of the published tables: their recipes, finished runs and missing runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,14 @@ RESULTS, SPEEDS = "results", "speeds.json"
 
 
 def cells(table: str) -> list[str]:
-    """The recipes of a table: a data set's, a single one, or ``all``. Raises ``UserError`` for a name of none."""
+    """List the cells of a table.
+
+    Args:
+        table: a data set, a single cell such as ``omniglot/maml_5w1s``, or ``all``.
+
+    Raises:
+        UserError: there is no such table.
+    """
     every = config.choices("recipe")
     chosen = [name for name in every if table in ("all", name, name.split("/")[0])]
     if not chosen:
@@ -38,12 +45,22 @@ def cells(table: str) -> list[str]:
 
 
 def folder(out: Path, cell: str, seed: int | str, budget: float) -> Path:
-    """Where a cell's run lies; cell and seed may be Hydra's ``${...}``."""
+    """Return the run folder of a cell. Cell and seed may be ``${...}``, which Hydra resolves."""
     return out / RESULTS / (f"{cell}_s{seed}" + ("" if budget == 1 else f"_b{budget:g}"))
 
 
 def missing(out: Path, chosen: list[str], seeds: list[int], budget: float) -> dict[tuple[str, ...], list[int]]:
-    """Cells without a result -> the seeds that they all lack: each entry is one sweep."""
+    """Find the runs that have no result.
+
+    Args:
+        out: the command's folder.
+        chosen: the cells.
+        seeds: the seeds.
+        budget: share of the published training length, 0..1.
+
+    Returns:
+        Cells -> seeds that all of these cells lack; each entry is one sweep.
+    """
     sweeps: dict[tuple[str, ...], list[int]] = {}
     for seed in seeds:
         absent = tuple(cell for cell in chosen if not run_folder.finished(folder(out, cell, seed, budget)))
@@ -53,7 +70,7 @@ def missing(out: Path, chosen: list[str], seeds: list[int], budget: float) -> di
 
 
 def sweep(out: Path, chosen: Iterable[str], seeds: list[int], budget: float) -> list[str]:
-    """What to ask of ``metarun train -m`` for these cells and seeds."""
+    """Return the overrides with which ``metarun train -m`` runs these cells and seeds."""
     run_dir = folder(out, "${recipe.name}", "${seed}", budget)
     return [
         f"recipe={','.join(chosen)}",
@@ -64,27 +81,28 @@ def sweep(out: Path, chosen: Iterable[str], seeds: list[int], budget: float) -> 
 
 
 def finished(out: Path, cell: str) -> list[Path]:
-    """The result files of a cell, all seeds and budgets."""
+    """List the result files of a cell, of all seeds and budgets."""
     return sorted((out / RESULTS / cell).parent.glob(f"{Path(cell).name}_s[0-9]*/{RESULT}"))
 
 
 def results(out: Path, cell: str) -> list[Result]:
-    """A cell's finished runs, all seeds and budgets.
+    """Read the results of a cell, of all seeds and budgets.
 
-    Raises ``UserError`` for a file that was changed after it was written, or whose settings are not the recipe's.
+    Raises:
+        UserError: a file was changed after metarun wrote it, or its settings are not those of the recipe.
     """
     found = []
     for file in finished(out, cell):
         result = read(file)
         if not result.recipe or result.recipe.name != cell:
-            raise UserError(f"{file}: is no result of recipe {cell}")
+            raise UserError(f"{file}: is not a result of recipe {cell}")
         _fits(file, result, result.recipe)
         found.append(result)
     return found
 
 
 def published(cell: str, budget: float = 1.0, seed: int = 0) -> tuple[Experiment, Record]:
-    """A recipe as it stands, composed once: a seventh of a second each."""
+    """Return a recipe's experiment. Each is composed only once, since that takes a seventh of a second."""
     return _composed(cell, budget, seed)
 
 
@@ -98,16 +116,16 @@ def _fits(file: Path, result: Result, recipe: OfRecipe) -> None:
 
 
 def state(out: Path, cell: str, seed: int, budget: float) -> str:
-    """What there is of a cell's run: done, so many steps, or nothing."""
+    """Describe the state of a cell's run: done, the meta-iterations done, or not run."""
     run_dir = folder(out, cell, seed, budget)
     if run_folder.finished(run_dir):
         return "done"
     lines = journal.read(run_dir)
-    return f"at step {lines[-1]['step']}" if lines else "not run"
+    return f"at meta-iteration {lines[-1]['step']}" if lines else "not run"
 
 
 def _measured(path: Path) -> dict[str, float]:
-    """What was kept of measurements; nothing where it cannot be read, since they can be made again."""
+    """Read stored measurements; none if they cannot be read, since they can be made again."""
     try:
         known = json.loads(path.read_text())
         return {key: float(speed) for key, speed in known.items() if float(speed) > 0}
@@ -124,9 +142,20 @@ def _keep(path: Path, known: dict[str, float]) -> None:
 
 
 def listing(out: Path, chosen: list[str], seeds: list[int], budget: float, words: list[str]) -> str:
-    """The cells with their states and how long their meta-training takes here, from a short measurement of each.
+    """List cells with the time that their meta-training takes on this machine, and with the states of their runs.
 
-    Measurements are kept in the user's cache folder. Cells with the same meta-training are measured once.
+    The time is computed from a short measurement, which is kept in the user's cache folder. Cells with the same
+    meta-training are measured once.
+
+    Args:
+        out: the command's folder.
+        chosen: the cells.
+        seeds: the seeds.
+        budget: share of the published training length, 0..1.
+        words: overrides of the device.
+
+    Returns:
+        A table as text.
     """
     path = cache_dir() / SPEEDS
     known = _measured(path)

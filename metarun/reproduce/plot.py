@@ -1,4 +1,4 @@
-"""The picture of a published table: ours and theirs, a line for each number."""
+"""The figure of a published table: our result and the published one, a line for each."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from metarun.results.task_figures import BAD, GOOD, INK, SOFT
 
 
 def reproduction(rows: list[Row]) -> Figure:
-    """Ours beside the published numbers; bars: our 95 % interval over tasks, and the published ±.
+    """Draw our results and the published ones; bars: our 95 % interval over tasks, and the published ±.
 
-    Hollow: trained for less than the published length.
+    A hollow circle was trained for less than the published length.
     """
     panels: dict[Metric, list[Row]] = {}
     for row in sorted(rows, key=lambda row: row.metric.name):

@@ -1,4 +1,4 @@
-"""Ours beside the published numbers: a row for each of them, with a verdict."""
+"""Rows of a published table: each published result with ours and a verdict."""
 
 from __future__ import annotations
 
@@ -20,10 +20,32 @@ from metarun.runs.recipe import Reference
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One published number beside ours; nan where there is nothing."""
+    """One published result with ours; a number that does not exist is nan.
+
+    Attributes:
+        cell: data set and cell of the recipe.
+        norm: batch norm statistics; None for a network without batch norm, or before a run shows which it has.
+        steps: inner steps at test.
+        tasks: test tasks of one run.
+        query: query examples per class at test.
+        split: how classes were split; empty if there is no run.
+        selection: rule that chose the tested parameters; empty if there is no run.
+        budget: share of the published training length, 0..1.
+        seeds: number of runs.
+        metric: the metric.
+        ours: mean over seeds, the interval over tasks of one run, and the tasks of all runs.
+        sd_seeds: standard deviation of the runs' means between seeds.
+        published: the published mean.
+        published_ci: the published ±.
+        published_ci_of: what the published ± means.
+        verdict: comparison of the two.
+        source: where the published result is from.
+        confirmed: whether it was read in the original, and not quoted by others.
+        beside: name -> what was measured beside the metric, mean over seeds.
+    """
 
     cell: str
-    norm: Norm | None  # None where there is no batch norm
+    norm: Norm | None
     steps: int
     tasks: int
     query: int
@@ -32,7 +54,7 @@ class Row:
     budget: float
     seeds: int
     metric: Metric
-    ours: Estimate  # mean over seeds, the interval over tasks of one run, and the tasks of all runs
+    ours: Estimate
     sd_seeds: float
     published: float
     published_ci: float
@@ -40,20 +62,20 @@ class Row:
     verdict: Verdict
     source: str
     confirmed: bool
-    beside: dict[str, float] = field(default_factory=dict)  # what was measured beside the metric, mean over seeds
+    beside: dict[str, float] = field(default_factory=dict)
 
     @property
     def difference(self) -> float:
-        """Ours less the published one."""
+        """Our mean minus the published one."""
         return self.ours.mean - self.published
 
     @property
     def norm_in_words(self) -> str:
-        """Nothing where it is not known, since nothing was run."""
+        """The norm for a table; empty if it is not known, because there is no run."""
         return self.norm.name if self.norm else "none" if self.seeds else ""
 
     def cells(self) -> dict[str, Any]:
-        """Column -> what stands in it, numbers unrounded."""
+        """Return column -> value, with numbers unrounded."""
         return {
             "cell": self.cell,
             "norm": self.norm_in_words,
@@ -81,7 +103,11 @@ class Row:
 
 
 def rows(out: Path, cell: str) -> list[Row]:
-    """A row for each published number of a cell: the runs with the largest budget, merged over their seeds."""
+    """Make a row for each published result of a cell, from the runs with the largest budget, merged over seeds.
+
+    Raises:
+        UserError: a result file was changed, or does not fit its recipe.
+    """
     experiment, _ = published(cell)
     assert experiment.recipe is not None
     done = [(result, result.recipe.budget) for result in results(out, cell) if result.recipe]

@@ -1,4 +1,4 @@
-"""The page of published tables beside ours, as Markdown and CSV, with its picture."""
+"""The page that compares published tables with our results, as Markdown and CSV, with its figure."""
 
 from __future__ import annotations
 
@@ -11,16 +11,26 @@ from metarun.files import write_text
 from metarun.progress import progress_bar
 from metarun.reproduce.cells import RESULTS, cells, finished, published
 from metarun.reproduce.rows import Row, rows
-from metarun.reproduce.verdict import Verdict
+from metarun.reproduce.verdict import RULES
 from metarun.results.tables import named_beside
 
 NAME = "RESULTS"
 
 
 def write(out: Path, asked: list[str]) -> str:
-    """RESULTS.md, .csv and .png in ``out``, of the cells asked for and of all that have results; returns the table of
-    those asked for as Markdown."""
-    from metarun.reproduce.plot import reproduction  # late: matplotlib, for which train and --list have no use
+    """Write RESULTS.md, .csv and .png in ``out``.
+
+    Args:
+        out: the command's folder.
+        asked: the cells asked for; cells that have results are written too.
+
+    Returns:
+        The table of the cells asked for, as Markdown.
+
+    Raises:
+        UserError: a result file was changed, or does not fit its recipe.
+    """
+    from metarun.reproduce.plot import reproduction  # late: matplotlib, which --list does not need
     from metarun.results.axes import save
 
     covered = [cell for cell in cells("all") if cell in asked or finished(out, cell)]
@@ -34,7 +44,7 @@ def write(out: Path, asked: list[str]) -> str:
         "Written by `metarun reproduce`; not edited by hand. One line for each published number.\n",
         f"![Ours and published, with intervals]({NAME}.png)\n",
         markdown(table),
-        *(["## What was looked into\n", *notes] if notes else []),
+        *(["## What was investigated\n", *notes] if notes else []),
         _sources(covered),
     ]
     write_text(out / f"{NAME}.md", "\n".join(whole))
@@ -44,21 +54,20 @@ def write(out: Path, asked: list[str]) -> str:
 
 
 def _note(out: Path, cell: str) -> Path:
-    """What was tried where a cell missed its number, written by hand beside the results."""
+    """Return the file, written by hand, on what was investigated where a cell misses the published result."""
     return out / RESULTS / f"{cell}.md"
 
 
 TITLES = "cell | norm | steps | tasks | query | split | selection | budget | seeds | ours | published | difference"
 LEGEND = f"""\
-± of ours is the 95 % interval over test tasks, 1.96 s / sqrt(n), of one run; what the published ± is, stands below.
+± of ours is the 95 % interval over test tasks, 1.96 s / sqrt(n), of one run. What the published ± means stands below.
 Steps: inner steps at test. Query: query examples per class at test. Budget: share of the published training length.
 
-Verdicts. {" ".join((Verdict.__doc__ or "").split())}
-"""
+{RULES}"""
 
 
 def markdown(table: list[Row]) -> str:
-    """The rows as a Markdown table, numbers as they are read, with the rules behind the verdicts."""
+    """Format the rows as a Markdown table with rounded numbers and the rules of the verdicts."""
     beside = named_beside(row.beside for row in table)
     titles = TITLES.replace(" ours ", f" {' | '.join(['ours', *beside])} ")
     lines = [f"| {titles} | verdict |", "|---" * (titles.count("|") + 2) + "|"]
@@ -91,7 +100,7 @@ def _published(row: Row) -> str:
 
 
 def _sources(chosen: list[str]) -> str:
-    """Where each published number comes from, what its ± means, and the band that also counts."""
+    """List the source of each published number, what its ± means, and the band that also counts as reproduced."""
     lines = ["## Published numbers\n"]
     for cell in chosen:
         recipe = published(cell)[0].recipe
@@ -106,7 +115,7 @@ def _sources(chosen: list[str]) -> str:
 
 
 def comma_separated(table: list[Row]) -> str:
-    """The rows as CSV, numbers unrounded."""
+    """Format the rows as CSV, with unrounded numbers."""
     buffer = io.StringIO()
     names = list(dict.fromkeys(name for row in table for name in row.cells()))
     writer = csv.DictWriter(buffer, names, lineterminator="\n")

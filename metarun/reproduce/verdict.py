@@ -1,4 +1,4 @@
-"""What a result says about a published number."""
+"""Verdicts: the comparison of a result with a published one."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ import math
 
 from metarun.runs.recipe import Reference
 
-TELLING = 0.25  # share of the published value that our interval's half-width may be
+TELLING = 0.25  # largest half-width of our interval, as a share of the published value, that proves something
+RULES = """\
+Verdicts, the first that applies:
+
+- not run: there is no result.
+- no number: the paper has no number for it, for example only a curve.
+- partial budget: the training was shorter than the published one, whatever its result.
+- reproduced: our 95 % interval and the published one overlap, and the half-width of ours (after ±) is at most a quarter
+  of the published value, because a wider interval proves nothing; or our mean is within the band that the recipe states
+  and justifies.
+- above, below: otherwise, better or worse than published (for an error, above means smaller).
+"""
 
 
 class Verdict(enum.Enum):
-    """What a result says about a published number; the rules, in order:
-
-    not run: there is no result. no number: none was published. partial budget: it was trained for less than the
-    published length. reproduced: the two intervals overlap, and ours is no wider than a quarter of the published value
-    (one that overlaps with everything proves nothing); or the mean lies in the band that the recipe states and
-    justifies. above and below: it is better or worse than that (for an error, above is the smaller one).
-    """
+    """Comparison of a result with a published one, by ``RULES``."""
 
     not_run = "not run"
     no_number = "no number"
@@ -28,7 +33,15 @@ class Verdict(enum.Enum):
 
     @staticmethod
     def of(reference: Reference, mean: float, half: float, budget: float, larger_is_better: bool) -> Verdict:
-        """For a measured mean with the half-width of its 95 % interval."""
+        """Compare a measured result with a published one.
+
+        Args:
+            reference: the published result.
+            mean: our mean.
+            half: half-width of our 95 % interval.
+            budget: share of the published training length, 0..1.
+            larger_is_better: direction of the metric.
+        """
         if budget < 1:
             return Verdict.partial
         overlap = abs(mean - reference.value) <= half + (reference.interval or 0.0)

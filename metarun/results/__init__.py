@@ -1,1 +1,1 @@
-"""Numbers to tables, pages and pictures."""
+"""Results as files, tables, pages and figures."""

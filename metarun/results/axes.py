@@ -1,4 +1,4 @@
-"""Axes that fit a metric, and lines that stay within them; and how a picture becomes a file."""
+"""Axes that suit a metric, lines that stay within them, and figures as files."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ from metarun.files import write_atomic
 from metarun.results.task_figures import BAD
 
 MARKS = [0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999]
-STRETCH = 100  # how many times the ordinary size an axis reaches up to, however large others are
+STRETCH = 100  # an axis ends at this many times the ordinary size of a value, however large others are
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#333333"]  # Okabe and Ito 2008
 DASHES, MARKERS = ["-", "--", ":", "-."], "osD^vP*X"
-Limits = tuple[float, float]
+Limits = tuple[float, float]  # (lowest, highest) value on the axis
 
 
 class Scale(enum.Enum):
-    """How far apart two values of a metric are seen.
+    """Scale of an axis for a metric.
 
-    logit: shares, of which 99 % and 99.9 % differ as 1 % and 0.1 % do. log: errors, which have a smallest value and no
-    largest; and what is 0 at best and has no smallest value, as an error with a minus in front. plain: all other
-    metrics.
+    Attributes:
+        logit: for shares, where 99 % and 99.9 % are as far apart as 1 % and 0.1 %.
+        log: for errors, which have a smallest value and no largest, and for values that are at best 0 and have no
+            smallest one, as errors with a minus in front.
+        plain: for all other metrics.
     """
 
     logit = "logit"
@@ -41,6 +43,7 @@ class Scale(enum.Enum):
 
     @staticmethod
     def of(metric: Metric) -> Scale:
+        """Choose the scale by the metric's bounds and direction."""
         if metric.bounds == (0, 1):
             return Scale.logit
         error = (-math.inf, 0) if metric.larger_is_better else (0, math.inf)
@@ -53,12 +56,12 @@ class Scale(enum.Enum):
 
     @property
     def note(self) -> str:
-        """What is behind the name of an axis."""
+        """Text after the label of an axis."""
         return "" if self is Scale.plain else f" ({self.value} scale)"
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the picture, whole or not at all."""
+    """Write a figure as PNG, atomically."""
     image = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # matplotlib's, of letters that its font lacks
@@ -67,12 +70,12 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def label(metric: Metric) -> str:
-    """A metric with its unit: ``accuracy, %``."""
+    """Return the axis label of a metric, with its unit: ``accuracy, %``."""
     return f"{metric.words},{metric.unit}" if metric.unit else metric.words
 
 
 def style(i: int) -> dict[str, Any]:
-    """Of the i-th of many lines: seven colours, then the same ones with other dashes and markers."""
+    """Return the style of line i: seven colours, then the same ones with other dashes and markers."""
     turn = i // len(COLOURS)
     dashes, marker = DASHES[turn % len(DASHES)], MARKERS[turn % len(MARKERS)]
     return {"color": COLOURS[i % len(COLOURS)], "ls": dashes, "marker": marker, "ms": 3.5}
@@ -81,10 +84,16 @@ def style(i: int) -> dict[str, Any]:
 def log_axis(
     axes: Axes, lines: Sequence[Sequence[float]], ends: Sequence[float] | np.ndarray = (), sign: float = 1.0
 ) -> Limits:
-    """A log scale for lines of errors and the ends of their intervals, with numbers at its ticks.
+    """Set a log scale for errors.
 
-    It ends at ``STRETCH`` times an ordinary line's first or middle value, the larger: beyond lies what diverged.
-    sign: -1 for errors with a minus in front, with the small ones on top.
+    It ends at ``STRETCH`` times an ordinary line's first or median value, whichever is larger. Higher values are those
+    of tasks that diverged.
+
+    Args:
+        axes: where the lines will be drawn.
+        lines: values of each line.
+        ends: ends of all intervals.
+        sign: -1 for errors with a minus in front, which have the small ones on top.
     """
     axes.set_yscale("log") if sign > 0 else axes.set_yscale("symlog", linthresh=1)
     values = sign * np.concatenate([np.empty(0), *(np.asarray(line, float) for line in [*lines, ends])])
@@ -110,9 +119,14 @@ def log_axis(
 
 
 def plain_axis(axes: Axes, values: Sequence[float] | np.ndarray, metric: Metric) -> Limits:
-    """A plain scale for values as they are read, which ends where they do, or the metric.
+    """Set a plain scale that ends with the values, or at the bounds of the metric.
 
-    What is more than ``STRETCH`` times further from the middle value than the others are lies beyond.
+    Values that are more than ``STRETCH`` times further from the median than the others lie outside.
+
+    Args:
+        axes: where the values will be drawn.
+        values: the values as displayed, already times ``metric.scale``.
+        metric: the metric.
     """
     finite = np.asarray(values, float)
     finite = finite[np.isfinite(finite)]
@@ -128,7 +142,13 @@ def plain_axis(axes: Axes, values: Sequence[float] | np.ndarray, metric: Metric)
 
 
 def logit_axis(axes: Axes, ends: np.ndarray, factor: float) -> Limits:
-    """A logit scale for shares with such ends of intervals, from one of its marks to another; read times ``factor``."""
+    """Set a logit scale that ends at two of ``MARKS``.
+
+    Args:
+        axes: where the shares will be drawn.
+        ends: ends of all intervals, 0..1.
+        factor: a mark is labelled with its value times this.
+    """
     axes.set_yscale("logit")
     low, high = (np.clip(end, MARKS[0], MARKS[-1]) for end in (ends.min(), ends.max()))
     low, high = max(m for m in MARKS if m <= low), min(m for m in MARKS if m >= high)
@@ -141,7 +161,7 @@ def logit_axis(axes: Axes, ends: np.ndarray, factor: float) -> Limits:
 
 
 def whole_numbers() -> Locator:
-    """Ticks of what is counted."""
+    """Make a locator of ticks for counts."""
     return MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
 
 
@@ -160,10 +180,19 @@ def line(
     axes: Axes, metric: Metric, x: Sequence[float], estimates: Sequence[Estimate], limits: Limits, factor: float,
     **style: Any,
 ) -> None:  # fmt: skip
-    """Estimates times ``factor`` as a line with bars that stays within the axis.
+    """Draw estimates as a line with bars that stays within the axis.
 
-    What lies beyond is on its edge, as a triangle; what is not finite lies beyond the edge of the worst. A cross is
-    where tasks diverged.
+    A value outside is a triangle on the edge; one that is not finite is on the edge of the worst value. A cross marks
+    tasks that diverged.
+
+    Args:
+        axes: where to draw.
+        metric: the metric of the estimates.
+        x: [n], position of each estimate.
+        estimates: n estimates.
+        limits: the axis's limits.
+        factor: estimates are drawn times this.
+        style: of the line, for matplotlib.
     """
     at, middle = np.asarray(x, float), factor * np.asarray([of.mean for of in estimates], float)
     bars = factor * np.nan_to_num(np.asarray([of.ci95 for of in estimates], float))

@@ -1,12 +1,12 @@
-"""Which settings tell the rows of a table, or the lines of a plot, from each other."""
+"""Find the settings in which the rows of a table, or the lines of a plot, differ."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-OPTION = " (option)"  # behind a group's name: the key that holds which of its choices was taken
-# what a column of the table says of a setting, where the one follows from the other in every row
+OPTION = " (option)"  # after a group's name: the key whose value is the chosen option
+# setting -> column that makes it redundant, if the setting follows from the column in every row
 SAID_BY = {
     "algo (option)": "algo",
     "dataset (option)": "dataset",
@@ -18,15 +18,19 @@ SAID_BY = {
     "eval.norm": "norm",
     "algo.eval_inner_steps": "steps",
 }
-FOLLOWS = {"eval.shot": "shot", "eval.query": "query"}  # unless they are set
+FOLLOWS = {"eval.shot": "shot", "eval.query": "query"}  # setting -> the one it equals unless it is set
 Config = dict[str, Any]  # dotted key -> value
 LONG = 24  # characters of a value in a plot
 
 
 def telling(configs: list[Config], columns: list[dict[str, Any]] | None = None) -> list[str]:
-    """The keys whose values differ, less those that ``columns`` (a dict for each configuration) show already.
+    """List the keys whose values differ.
 
-    A key that only some choices of a group have tells nothing more than the choice does.
+    A key that only some options of a group have counts only if it differs among those: the option says the rest.
+
+    Args:
+        configs: the configurations.
+        columns: column -> value of each configuration's row; keys that these columns show already are left out.
     """
     found = []
     for key in dict.fromkeys(key for config in configs for key in config):
@@ -46,7 +50,7 @@ def telling(configs: list[Config], columns: list[dict[str, Any]] | None = None) 
 
 
 def _differs(configs: list[Config], key: str) -> bool:
-    """Whether two values differ; one that is not there differs from another of the same choice of its group."""
+    """Whether two values differ; a missing value differs from one of the same option of its group."""
     choice = key.partition(".")[0] + OPTION
     if len({written(config[key]) for config in configs if key in config}) > 1:
         return True
@@ -55,18 +59,20 @@ def _differs(configs: list[Config], key: str) -> bool:
 
 
 def written(value: Any) -> str:
-    """A value as on the command line."""
+    """Format a value as on the command line."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def title(key: str) -> str:
-    """A key as one types it: ``model (option)`` is ``model``."""
+    """Return a key as it is typed: ``model`` for ``model (option)``."""
     return key.removesuffix(OPTION)
 
 
 def labels(configs: list[Config]) -> list[str]:
-    """For each configuration the settings that tell it from the others, ``key=value key=value``; values shortened where
-    that leaves them different."""
+    """Return for each configuration the settings in which it differs from others, as ``key=value key=value``.
+
+    Long values are shortened if they stay different.
+    """
     words: list[list[str]] = [[] for _ in configs]
     for key in telling(configs):
         whole = [written(config[key]) if key in config else None for config in configs]

@@ -1,4 +1,4 @@
-"""``report.md``, the page of one run: its result, pictures, protocol and configuration."""
+"""``report.md``, the page of one run: its result, figures, protocol and configuration."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CAPTIONS = {
 
 
 def summary(result: Result) -> str:
-    """One line for each norm: the test figure with its protocol."""
+    """Return one line for each norm: the test metric with its protocol."""
     protocol, metric = result.protocol, result.metric
     return "\n".join(
         f"meta-test {metric.name}: {score.estimate.text(metric)}  "
@@ -35,11 +35,12 @@ def summary(result: Result) -> str:
 
 
 def _row(*cells: object) -> str:
+    """Format a row of a Markdown table."""
     return f"| {' | '.join(map(str, cells))} |"
 
 
 def write(out: Path, result: Result) -> None:
-    """``report.md`` of one run, with the plots that lie beside it."""
+    """Write ``report.md`` of one run into ``out``, with the figures that are there already."""
     names, metric, selected = result.names, result.metric, result.selected
     norms = [norm_in_words(score.norm) for score in result.scores]
     lines = [f"# {names['algo']} on {names['dataset']}, {result.protocol['task']}, seed {result.seed}", ""]

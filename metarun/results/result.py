@@ -1,4 +1,4 @@
-"""What a run measured, as ``result.json`` holds it."""
+"""Results of a run, as ``result.json`` stores them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from metarun.core.intervals import Estimate
 from metarun.core.metric import Metric
 
 NO_NORM = "none (no batch norm)"
-# all that older files say of a selection
+# in older files, the only description of a selection
 SENTENCE = re.compile(r"(.+), meta-iteration \d+ of (\d+)(?:, of .*)?")
 
 
 def norm_in_words(norm: Norm | None) -> str:
-    """How a file and a table call the statistics of batch norm; None is a network without."""
+    """Return the name of batch norm statistics in files and tables; None: the network has no batch norm."""
     return norm.name if norm else NO_NORM
 
 
@@ -25,8 +25,11 @@ def norm_in_words(norm: Norm | None) -> str:
 class AfterSteps:
     """The test metric after a number of inner steps.
 
-    loss: mean over tasks, nan where it is not finite. beside: name -> mean over tasks, of what the tasks' problem
-    measures beside the metric.
+    Attributes:
+        steps: number of inner steps.
+        estimate: the metric over test tasks.
+        loss: mean query loss over tasks; nan if it is not finite.
+        beside: name -> mean over tasks of what the problem measures beside the metric.
     """
 
     steps: int
@@ -35,12 +38,14 @@ class AfterSteps:
     beside: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the content for a file."""
         of = self.estimate
         row = {"steps": self.steps, "mean": of.mean, "ci95": of.ci95, "diverged": of.diverged, "loss": self.loss}
         return {**row, **({"beside": self.beside} if self.beside else {})}
 
     @staticmethod
     def from_json(content: dict[str, Any], tasks: int) -> AfterSteps:
+        """Convert the content of a file; ``tasks`` is the number of test tasks. Raises one of ``UNFIT``."""
         return AfterSteps(
             steps=_whole(content["steps"]),
             estimate=_estimate(content, tasks),
@@ -51,18 +56,26 @@ class AfterSteps:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """The test metric under one kind of batch norm statistics; norm: None for a network without batch norm."""
+    """The test metric under one kind of batch norm statistics.
+
+    Attributes:
+        norm: the statistics; None for a network without batch norm.
+        estimate: the metric after the last inner step.
+        by_steps: the metric after each number of inner steps that was measured.
+    """
 
     norm: Norm | None
-    estimate: Estimate  # after the last inner step
+    estimate: Estimate
     by_steps: list[AfterSteps]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the content for a file."""
         rows = [row.to_json() for row in self.by_steps]
         return {"norm": norm_in_words(self.norm), **asdict(self.estimate), "by_steps": rows}
 
     @staticmethod
     def from_json(content: dict[str, Any]) -> Score:
+        """Convert the content of a file. Raises one of ``UNFIT``."""
         norm, tasks = content["norm"], _whole(content["tasks"])
         return Score(
             norm=None if norm == NO_NORM else Norm[norm],
@@ -73,9 +86,13 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Selected:
-    """The parameters that were tested: those after ``step`` of ``of`` meta-iterations, chosen by a ``rule``.
+    """How the tested parameters were chosen.
 
-    validation: the metric there, where the rule is about it.
+    Attributes:
+        rule: the rule, in words.
+        step: meta-iterations after which they were taken.
+        of: meta-iterations of the whole training.
+        validation: their metric on validation; None if the rule does not use it.
     """
 
     rule: str
@@ -84,22 +101,28 @@ class Selected:
     validation: Estimate | None
 
     def when(self, trained: int) -> str:
-        """At which meta-iteration, in words; trained: how many the run had done."""
+        """Return the meta-iteration in words; ``trained`` is the number that the run had done."""
         unfinished = f", of a run that had done {trained}" if trained < self.of else ""
         return f"meta-iteration {self.step} of {self.of}{unfinished}"
 
     def text(self, trained: int) -> str:
-        """The rule and the meta-iteration."""
+        """Return the rule and the meta-iteration in words, as ``when`` does."""
         return f"{self.rule}, {self.when(trained)}"
 
     def to_json(self) -> dict[str, Any]:
+        """Return the content for a file."""
         of = self.validation
         validation = of and {"mean": of.mean, "ci95": of.ci95, "diverged": of.diverged}
         return {"step": self.step, "validation": validation, "rule": self.rule, "of": self.of}
 
     @staticmethod
     def from_json(content: dict[str, Any], sentence: str) -> Selected:
-        """sentence: the protocol's, of which older files have rule and meta-iterations alone."""
+        """Convert the content of a file. Raises one of ``UNFIT``.
+
+        Args:
+            content: the content.
+            sentence: the protocol's text about the selection; older files state rule and meta-iterations only there.
+        """
         validation = content["validation"]
         if "rule" in content:
             rule, of = content["rule"], content["of"]
@@ -118,7 +141,13 @@ class Selected:
 
 @dataclass(frozen=True, kw_only=True)
 class OfRecipe:
-    """The recipe that a run followed. budget: share of the published training length. changed: settings not its own."""
+    """The recipe that a run followed.
+
+    Attributes:
+        name: data set and cell, for example ``omniglot/maml_5w1s``.
+        budget: share of the published training length, 0..1.
+        changed: settings that differ from the recipe's, as ``key=value``.
+    """
 
     name: str
     budget: float
@@ -126,6 +155,7 @@ class OfRecipe:
 
     @staticmethod
     def from_json(content: dict[str, Any]) -> OfRecipe:
+        """Convert the content of a file. Raises one of ``UNFIT``."""
         return OfRecipe(
             name=_text(content["name"]), budget=_number(content["budget"]), changed=[*content.get("changed", [])]
         )
@@ -133,34 +163,55 @@ class OfRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What one run measured on the test tasks, and all that the numbers depend on."""
+    """What one run measured on the test tasks, and everything that the numbers depend on.
 
-    names: dict[str, str]  # group -> option
+    Attributes:
+        names: group -> option.
+        recipe: the recipe that the run followed; None: it followed none.
+        seed: the run's seed.
+        metric: the metric of the tasks.
+        protocol: facts for the page; ``task``, ``split``, ``train_steps`` and ``test_steps`` are always there.
+        scores: one for each kind of batch norm statistics.
+        selected: the parameters that were tested.
+        trained: meta-iterations that the run had done.
+        config_hash: hash of ``config``.
+        config: dotted key -> value of every setting that affects the result.
+        code: ``version`` and ``commit``; None where it is not known.
+        libraries: library -> version.
+        device: name of the processor.
+        ranks: number of processes.
+        train_seconds: wall time of meta-training.
+        test_seconds: wall time of the test.
+        tasks_per_s: median over the journal's training lines; None if there are none.
+        yardsticks: name -> the metric of a known solution on the same tasks.
+    """
+
+    names: dict[str, str]
     recipe: OfRecipe | None
     seed: int
     metric: Metric
-    protocol: dict[str, Any]  # facts for the page; "task", "split", "train_steps", "test_steps" in all
+    protocol: dict[str, Any]
     scores: list[Score]
     selected: Selected
-    trained: int  # meta-iterations that the run had done
+    trained: int
     config_hash: str
-    config: dict[str, Any]  # dotted key -> value
-    code: dict[str, str | None]  # version, commit
+    config: dict[str, Any]
+    code: dict[str, str | None]
     libraries: dict[str, str]
     device: str
     ranks: int
     train_seconds: float
     test_seconds: float
     tasks_per_s: float | None
-    yardsticks: dict[str, Estimate] = field(default_factory=dict)  # of known solutions on the same tasks
+    yardsticks: dict[str, Estimate] = field(default_factory=dict)
 
     @property
     def unfinished(self) -> bool:
-        """Whether its training was not done when it was tested."""
+        """Whether the run was tested before the end of its training."""
         return self.trained < self.selected.of
 
     def to_json(self) -> dict[str, Any]:
-        """The content of ``result.json``, without its seal."""
+        """Return the content of ``result.json`` without its checksum."""
         return {
             "names": self.names,
             "recipe": self.recipe and asdict(self.recipe),
@@ -185,7 +236,7 @@ class Result:
 
     @staticmethod
     def from_json(content: dict[str, Any]) -> Result:
-        """From the content of a file, of today or older. Raises one of ``UNFIT`` where it is no result."""
+        """Convert the content of a file of this version or an older one. Raises one of ``UNFIT`` if it is no result."""
         protocol, recipe, rate = content["protocol"], content.get("recipe"), content["tasks_per_s"]
         selected = Selected.from_json(content["selected"], protocol.get("selection", ""))
         for key in ("task", "split"):
@@ -200,7 +251,7 @@ class Result:
             protocol=protocol,
             scores=[Score.from_json(score) for score in content["scores"]],
             selected=selected,
-            # older files know of a validation, which is for the whole training, or of the last step
+            # older files lack it: with validation the training was complete, without it the last parameters were tested
             trained=_whole(content.get("trained", selected.of if selected.validation else selected.step)),
             config_hash=_text(content["config_hash"]),
             config=dict(content["config"].items()),
@@ -217,7 +268,7 @@ class Result:
         )
 
 
-UNFIT = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # what reading raises for what is no result
+UNFIT = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # what content that is no result raises
 
 
 def _estimate(content: dict[str, Any], tasks: int | None) -> Estimate:
@@ -226,7 +277,7 @@ def _estimate(content: dict[str, Any], tasks: int | None) -> Estimate:
 
 
 def _number(value: Any) -> float:
-    """A number; JSON has null for one that is not finite."""
+    """Convert a number of JSON, where null stands for one that is not finite."""
     return math.nan if value is None else value + 0.0
 
 

@@ -1,4 +1,4 @@
-"""``result.json`` on disk: sealed against edits, read, and found in folders."""
+"""``result.json`` on disk: write it with a checksum, read it, find it in folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from metarun.results.result import UNFIT, Result
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """The content with a SHA-256 over it as it is written, so that an edited file gives itself away."""
+    """Return the content with its SHA-256, as a file has it, so that an edited file is recognised."""
     return {**content, "sha256": _digest(finite(content))}
 
 
@@ -23,14 +23,15 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 def write(file: Path, result: Result) -> None:
-    """The result as a sealed ``result.json``."""
+    """Write a result as ``result.json``, with its checksum."""
     write_json(file, sealed(result.to_json()))
 
 
 def read(file: Path) -> Result:
-    """One ``result.json``, with nan where it has null for a number that is not finite.
+    """Read one ``result.json``; null becomes nan, since it stands for a number that is not finite.
 
-    Raises ``UserError`` for a file that is damaged or was changed after it was written.
+    Raises:
+        UserError: the file is damaged, or was changed after metarun wrote it.
     """
     try:
         content = json.loads(read_file(file) or b"")
@@ -44,7 +45,14 @@ def read(file: Path) -> Result:
 
 
 def find(paths: list[Path]) -> list[Result]:
-    """Every ``result.json`` under the paths. Raises ``UserError`` for a path without one, and for a damaged one."""
+    """Read every ``result.json`` under the paths.
+
+    Args:
+        paths: folders or files.
+
+    Raises:
+        UserError: a path holds none, or a file is damaged.
+    """
     results = []
     for path in paths:
         files = sorted(path.rglob("result.json")) if path.is_dir() else [path] if path.exists() else []

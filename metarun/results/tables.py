@@ -1,4 +1,4 @@
-"""One table of any number of results, and the lines of a plot of them."""
+"""Tables of any number of results, and the lines of a plot of them."""
 
 from __future__ import annotations
 
@@ -36,24 +36,40 @@ COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the table: a configuration under one kind of batch norm statistics, over its seeds."""
+    """One row of a table: a configuration under one kind of batch norm statistics, merged over its seeds.
+
+    Attributes:
+        algo: option of the method, marked if the training was not complete.
+        dataset: option of the data set.
+        task: kind of task, for example ``5-way 1-shot``.
+        split: how classes were split, and the data's checksum where one configuration ran on different data.
+        norm: batch norm statistics; None for a network without batch norm.
+        steps: inner steps at test.
+        tasks: test tasks of one run.
+        seeds: number of runs.
+        metric: the metric.
+        estimate: mean over seeds, the interval over tasks of one run, and the tasks of all runs.
+        sd_seeds: standard deviation of the runs' means between seeds; nan for one seed.
+        beside: name -> what was measured beside the metric after the last inner step, mean over seeds.
+        settings: title -> value of each setting in which the rows differ.
+    """
 
     algo: str
     dataset: str
     task: str
     split: str
     norm: Norm | None
-    steps: int  # inner steps at test
-    tasks: int  # of one run
+    steps: int
+    tasks: int
     seeds: int
     metric: Metric
-    estimate: Estimate  # mean over seeds, the interval over tasks of one run, and the tasks of all runs
-    sd_seeds: float  # standard deviation of the runs' means between seeds; nan for one seed
-    beside: dict[str, float]  # what was measured beside the metric after the last inner step, mean over seeds
-    settings: dict[str, str]  # those that tell the rows apart, under their titles
+    estimate: Estimate
+    sd_seeds: float
+    beside: dict[str, float]
+    settings: dict[str, str]
 
     def cells(self) -> dict[str, Any]:
-        """Column -> what stands in it, numbers unrounded."""
+        """Return column -> value, with numbers unrounded."""
         of = self.estimate
         cells = {**vars(self), "norm": norm_in_words(self.norm), "metric": self.metric.name}
         cells |= {"mean": of.mean, "ci95_tasks": of.ci95, "diverged": of.diverged}
@@ -64,7 +80,13 @@ class Row:
 class Line:
     """One line of a plot: a metric against inner steps.
 
-    panel: what lines must share to be compared, the tasks and, where there is batch norm, its statistics.
+    Attributes:
+        panel: what lines must share to be compared: the tasks and, with batch norm, its statistics.
+        label: name in the legend.
+        metric: the metric.
+        steps: numbers of inner steps.
+        estimates: the metric after each of them.
+        yardsticks: name -> the metric of a known solution on the same tasks.
     """
 
     panel: str
@@ -72,16 +94,16 @@ class Line:
     metric: Metric
     steps: list[int]
     estimates: list[Estimate]
-    yardsticks: dict[str, Estimate] = field(default_factory=dict)  # of known solutions on the same tasks
+    yardsticks: dict[str, Estimate] = field(default_factory=dict)
 
     @property
     def goodness(self) -> float:
-        """After the last step; larger is better."""
+        """Sort key: the metric after the last inner step; larger is better."""
         return self.metric.goodness(self.estimates[-1].mean)
 
     @staticmethod
     def of(score: Score, metric: Metric, yardsticks: dict[str, Estimate]) -> Line:
-        """A score of one run, named by its norm."""
+        """Make the line of one run's score, labelled with its norm."""
         rows = score.by_steps
         steps, estimates = [row.steps for row in rows], [row.estimate for row in rows]
         return Line(
@@ -98,7 +120,7 @@ Run = tuple[Result, Score]
 
 
 def _runs(results: list[Result]) -> list[list[Run]]:
-    """The runs of each (configuration, norm) with their scores, one for each seed."""
+    """Group the runs by (configuration, norm), one run for each seed."""
     merged: dict[str, dict[int, Run]] = {}
     for result in _apart(_apart(results, "pool_sha256"), "data_sha256"):
         rest = _settings(result)
@@ -110,7 +132,7 @@ def _runs(results: list[Result]) -> list[list[Run]]:
 
 
 def _apart(results: list[Result], fact: str) -> list[Result]:
-    """The same; where one configuration met data of different sums, its results say which behind the split's name."""
+    """Return the results; where one configuration ran on different data, the checksum is added to the split's name."""
     met: dict[str, set[str]] = {}
     keys = [json.dumps({**result.config, "seed": None}, sort_keys=True) for result in results]
     for key, result in zip(keys, results, strict=True):
@@ -125,18 +147,18 @@ def _apart(results: list[Result], fact: str) -> list[Result]:
 
 
 def _unfinished(result: Result) -> str:
-    """Words for parameters of a run that was tested before its training was done, else none."""
+    """Return a note if a run was tested before the end of its training, else an empty text."""
     words = f" (unfinished: {result.trained} of {result.selected.of} meta-iterations)"
     return words if result.unfinished else ""
 
 
 def _settings(result: Result) -> dict[str, Any]:
-    """The configuration less what runs are merged over."""
+    """Return the configuration without the seed."""
     return {key: value for key, value in result.config.items() if key != "seed"}
 
 
 def rows(results: list[Result]) -> list[Row]:
-    """One row for each (configuration, norm), the best first; runs that differ only in seed are merged."""
+    """Make one row for each (configuration, norm), the best first; runs that differ only in seed are merged."""
     table, configs = [], []
     for runs in _runs(results):
         result, score = runs[0]
@@ -173,24 +195,24 @@ def rows(results: list[Result]) -> list[Row]:
 
 
 def mean_beside(rows: list[AfterSteps]) -> dict[str, float]:
-    """What was measured beside the metric, mean over the rows, which are of one configuration."""
+    """Average what was measured beside the metric over the rows of one configuration's runs, by name."""
     names = rows[0].beside if rows else ()
     return {name: sum(row.beside.get(name, math.nan) for row in rows) / len(rows) for name in names}
 
 
 def by_steps(results: list[Result]) -> list[Line]:
-    """One line of a plot for each (configuration, norm): metric against inner steps, over its seeds.
+    """Make one line for each (configuration, norm): the metric against inner steps, merged over seeds.
 
-    Its label is the method, with all settings that tell it from others of its name.
+    Its label is the method, with the settings in which it differs from others of the same name.
     """
     merged = _runs(results)
-    norms: dict[str, list[Norm]] = {}  # of the networks with batch norm on each kind of tasks
+    norms: dict[str, list[Norm]] = {}  # tasks -> norms of the networks with batch norm
     for (result, score), *_ in merged:
         norms.setdefault(_tasks(result, score), []).extend([score.norm] if score.norm else [])
     panels, methods, lines = [], [], []
     for runs in merged:
         result, score = runs[0]
-        beside = norms[_tasks(result, score)]  # without batch norm a network has a place beside any kind of it
+        beside = norms[_tasks(result, score)]  # a network without batch norm may be compared with any
         panels.append(f"{_tasks(result, score)}, norm {norm_in_words(score.norm or (beside[0] if beside else None))}")
         methods.append(result.names["algo"] + _unfinished(result))
     for i, runs in enumerate(merged):
@@ -216,13 +238,13 @@ def by_steps(results: list[Result]) -> list[Line]:
 
 
 def _tasks(result: Result, score: Score) -> str:
-    """The tasks that a score is of."""
+    """Describe the tasks of a score."""
     task = f"{result.names['dataset']}, {result.protocol['task']}"
     return f"{task}, {result.protocol['split']}, {score.estimate.tasks} tasks"
 
 
 def markdown(table: list[Row]) -> str:
-    """The rows as a Markdown table, numbers as they are read."""
+    """Format the rows as a Markdown table, with rounded numbers."""
     some_diverged = any(row.estimate.diverged for row in table)
     more = list(table[0].settings) if table else []
     beside = named_beside(row.beside for row in table)
@@ -245,12 +267,12 @@ def markdown(table: list[Row]) -> str:
 
 
 def named_beside(rows: Iterable[dict[str, float]]) -> list[str]:
-    """What was measured beside the metric in any row."""
+    """List the names of what was measured beside the metric in any row."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def comma_separated(table: list[Row]) -> str:
-    """The rows as CSV, numbers unrounded."""
+    """Format the rows as CSV, with unrounded numbers."""
     buffer = io.StringIO()
     more = list(table[0].settings) if table else []
     writer = csv.DictWriter(buffer, [*COLUMNS, *named_beside(row.beside for row in table), *more], lineterminator="\n")

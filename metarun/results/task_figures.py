@@ -1,4 +1,4 @@
-"""Pictures of a few test tasks: support set, query set and what was predicted for it."""
+"""Figures of a few test tasks: support set, query set and predictions for it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from metarun.core.watching import Watched
 INK, SOFT, GOOD, BAD = "#1f4e79", "#b8860b", "#2e7d32", "#c62828"
 CLASSES = [INK, SOFT, "#7b3f98", "#4a4a4a", "#00808b", "#d36ba6", "#8c5a3c", "#5b9bd5"]  # apart from green and red
 
-Names = list[list[str]]  # [T][N]: what the classes of each task are called
-
+Names = list[list[str]]  # [T][N], names of the classes of each task
 
 NAMES = {
     TaskFigure.images: "episodes.png",
@@ -31,24 +30,36 @@ EPISODES = 3  # of a task that acts, after each number of inner steps
 
 
 def draw(kind: TaskFigure, episodes: Episode, outputs: Tensor, ink: bool, names: Names | None) -> Figure:
-    """Tasks as their family says (not ``none``). outputs: [T, S+1, N*Q, outputs] for the query sets; ink, names: as
-    ``images``."""
+    """Draw test tasks in the way that suits their family.
+
+    Args:
+        kind: kind of figure, any but ``none``.
+        episodes: T tasks.
+        outputs: [T, S+1, N*Q, outputs] of the network, for the query sets.
+        ink: as for ``images``.
+        names: as for ``images``.
+    """
     if kind is TaskFigure.images:
         return images(episodes, outputs, ink, names)
     return points(episodes, outputs) if kind is TaskFigure.points else regression(episodes, outputs)
 
 
 def predicted(outputs: Tensor) -> Tensor:
-    """Labels [...] from outputs [..., N], or [..., 1] by its sign; -1 where they are not finite, which is no label."""
+    """Return labels [...] of outputs [..., N], or of the sign of outputs [..., 1]; -1 where an output is not finite."""
     label = outputs.argmax(-1) if outputs.shape[-1] > 1 else (outputs[..., 0] > 0).long()
     return torch.where(outputs.isfinite().all(-1), label, -1)
 
 
 def images(episodes: Episode, outputs: Tensor, ink: bool = False, names: Names | None = None) -> Figure:
-    """Test tasks side by side: each row a class, its support images, then queries framed green or red.
+    """Draw test tasks side by side: each row is a class, support images first, then queries framed green or red.
 
-    A red frame is labelled with the class that was predicted. ink: one channel holds how much ink there is, which is
-    drawn dark on white; else it is light, as in a photograph.
+    A red frame is labelled with the predicted class.
+
+    Args:
+        episodes: T tasks.
+        outputs: [T, S+1, N*Q, outputs] of the network, for the query sets.
+        ink: whether a channel is the amount of ink, drawn dark on white; otherwise it is light, as in a photograph.
+        names: names of the classes; None: they are numbered.
     """
     labels = [int(label) for label in episodes.query_y.unique()][:5]
     each = [int((y[0] == labels[0]).sum()) for y in (episodes.support_y, episodes.query_y)]
@@ -85,7 +96,7 @@ def images(episodes: Episode, outputs: Tensor, ink: bool = False, names: Names |
 
 
 def _image(axes: Axes, x: Tensor, low: float, high: float, ink: bool, frame: str, width: float = 1) -> None:
-    """One image [C, H, W] with values low..high, in a frame."""
+    """Draw one image [C, H, W] with values low..high, in a frame."""
     axes.axis("on")
     scaled = ((x.detach().cpu() - low) / (high - low or 1)).permute(1, 2, 0).squeeze(-1)
     axes.imshow(scaled, cmap="gray_r" if ink else "gray", vmin=0, vmax=1)
@@ -94,17 +105,20 @@ def _image(axes: Axes, x: Tensor, low: float, high: float, ink: bool, frame: str
 
 
 def _short(name: str) -> str:
-    """A name in at most three lines that fit between two tasks."""
+    """Break a name into at most three lines that fit between two tasks."""
     printable = "".join(c if c.isprintable() and not 0xD800 <= ord(c) < 0xE000 else "?" for c in name)
     lines = textwrap.wrap(printable, 11)
     return "\n".join([*lines[:2], lines[2] if len(lines) == 3 else f"{lines[2][:10]}…"] if len(lines) > 2 else lines)
 
 
 def points(episodes: Episode, outputs: Tensor) -> Figure:
-    """Classes in the plane, before and after adapting: K support points each, queries ringed green or red.
+    """Draw classes of points before and after adapting: K support points each, queries ringed green or red.
 
-    outputs: [T, S+1, N*Q, N], or [T, S+1, 2*Q, 1] for two classes that one output tells apart. The borders between
-    the classes are drawn as far as the queries reach, where they are known.
+    Borders between the classes are drawn as far as the queries reach.
+
+    Args:
+        episodes: T tasks with inputs [2].
+        outputs: [T, S+1, N*Q, N], or [T, S+1, 2*Q, 1] for two classes that the sign of one output separates.
     """
     tasks, way = len(episodes.key), int(episodes.query_y.max()) + 1
     colours = CLASSES if way <= len(CLASSES) else [colormaps["turbo"](c / (way - 1)) for c in range(way)]
@@ -132,9 +146,9 @@ def points(episodes: Episode, outputs: Tensor) -> Figure:
 
 
 def _borders(axes: Axes, x: Tensor, outputs: Tensor) -> None:
-    """Lines where the predicted class changes, between points x [B, 2] with these outputs [B, N] or [B, 1].
+    """Draw lines where the predicted class changes, between points x [B, 2] with outputs [B, N] or [B, 1].
 
-    They are where a class's output equals the largest of the others.
+    There a class's output equals the largest output of the others.
     """
     if not outputs.isfinite().all():
         return
@@ -154,10 +168,17 @@ def _borders(axes: Axes, x: Tensor, outputs: Tensor) -> None:
 
 
 def regression(episodes: Episode, outputs: Tensor) -> Figure:
-    """The MAML paper's figure 2: true function, the K points, and the fit before and after 1 and S inner steps.
+    """Draw the true function, the K support points, and the fit before and after 1 and S inner steps.
 
-    The place on the line is the first number of an input; others are the task's own, such as what an oracle is told.
-    A fit that leaves the true functions far behind is cut off and named.
+    The horizontal axis is the first number of an input; an oracle's inputs have more. A fit far outside of the true
+    functions is cut off, and one that is not finite is labelled.
+
+    Args:
+        episodes: T tasks with inputs [1] or more, and labels [1].
+        outputs: [T, S+1, Q, 1] of the network, for the query sets.
+
+    Source:
+        Finn, Abbeel and Levine 2017, MAML, figure 2.
     """
     tasks, last = len(episodes.key), outputs.shape[1] - 1
     figure = Figure(figsize=(3.6 * tasks, 3.0), layout="constrained")
@@ -183,14 +204,28 @@ def regression(episodes: Episode, outputs: Tensor) -> Figure:
 
 
 def episodes(kind: TaskFigure, watched: list[Watched]) -> Figure | None:
-    """Test tasks in which policies act, ``paths`` or ``traces``, after 0, 1, ... inner steps; None for no steps."""
+    """Draw the episodes of test tasks in which policies act.
+
+    Args:
+        kind: paths or traces.
+        watched: the episodes after 0, 1, ... inner steps.
+
+    Returns:
+        The figure; None if there is nothing to show.
+    """
     if not watched:
         return None
     return paths(watched) if kind is TaskFigure.paths else traces(watched)
 
 
 def paths(watched: list[Watched]) -> Figure:
-    """Episodes in the plane, a row for each task, a column for a number of inner steps: the MAML paper's figure 4."""
+    """Draw episodes in the plane, a row for each task and a column for a number of inner steps.
+
+    Args:
+        watched: places [T, M, H+1, 2] after 0, 1, ... inner steps.
+
+    Source: figure 4 of the MAML paper (Finn et al. 2017).
+    """
     tasks, columns = len(watched[0].gained), _columns(len(watched))
     figure = Figure(figsize=(2.4 * len(columns), 2.4 * tasks + 0.3), layout="constrained")
     grid = figure.subplots(tasks, len(columns), squeeze=False)
@@ -214,7 +249,11 @@ def paths(watched: list[Watched]) -> Figure:
 
 
 def traces(watched: list[Watched]) -> Figure:
-    """Episodes as a number over time, before and after adapting, a panel for each task; dashed: what it asks for."""
+    """Draw episodes as a number over time, before and after adapting, a panel for each task.
+
+    Args:
+        watched: numbers [T, M, H+1, 1] after 0, 1, ... inner steps; what the task asks for is a dashed line.
+    """
     tasks = len(watched[0].gained)
     figure = Figure(figsize=(3.6 * tasks, 3.0), layout="constrained")
     panels = figure.subplots(1, tasks, squeeze=False, sharey=True)[0]
@@ -234,7 +273,7 @@ def traces(watched: list[Watched]) -> Figure:
 
 
 def _columns(watched: int) -> list[int]:
-    """Numbers of inner steps that are shown, of 0..watched-1: the first four and the last."""
+    """Choose which numbers of inner steps to show, of 0..watched-1: the first four and the last."""
     return sorted({*range(min(4, watched)), watched - 1})
 
 

@@ -29,12 +29,12 @@ LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 class Selection:
     """The best meta-parameters on validation so far.
 
-    Args:
-        step: Meta-iterations done when they were measured.
-        value: The mean metric over the validation tasks.
-        ci95: Half-width of its 95 % interval.
-        meta: The meta-parameters.
-        diverged: Validation tasks that diverged; 0 for older files, which do not store it.
+    Attributes:
+        step: meta-iterations done when they were measured.
+        value: the mean metric over the validation tasks.
+        ci95: half-width of its 95 % interval.
+        meta: the meta-parameters.
+        diverged: validation tasks that diverged; 0 for older files, which do not store it.
     """
 
     step: int
@@ -48,11 +48,11 @@ class Selection:
 class TrainState:
     """The whole state of a run between two meta-iterations. Tasks have no state: they are functions of the step.
 
-    Args:
-        step: Meta-iterations done.
-        meta: The meta-parameters.
-        optimizer: The outer optimiser's state dict, from torch.
-        selection: The best meta-parameters on validation; None before the first validation with a result.
+    Attributes:
+        step: meta-iterations done.
+        meta: the meta-parameters.
+        optimizer: the outer optimiser's state dict, from torch.
+        selection: the best meta-parameters on validation; None before the first validation with a result.
     """
 
     step: int
@@ -89,16 +89,16 @@ def save(run_dir: Path, state: TrainState, training: dict[str, Any] | None = Non
     """Write ``last.pt`` and, from the selection, ``best.pt``. The old ``last.pt`` becomes ``previous.pt``.
 
     Args:
-        run_dir: The run folder.
-        state: The state to save.
-        training: The settings that determine the state, dotted key -> value, for ``Owner``. The bytes of the files
+        run_dir: the run folder.
+        state: the state to save.
+        training: the settings that determine the state, dotted key -> value, for ``Owner``. The bytes of the files
             depend on ``state`` and ``training`` alone.
 
     Returns:
         The path of ``last.pt``.
 
     Raises:
-        OSError: The disk refuses to write; the older files stay.
+        OSError: the disk refuses to write; the older files stay.
     """
     target = folder(run_dir)
     target.mkdir(parents=True, exist_ok=True)
@@ -122,14 +122,14 @@ def load(run_dir: Path, owner_of: Callable[[], Owner] | None = None) -> TrainSta
     """Load the newest undamaged state, on the CPU. Warns of each damaged file that it skips.
 
     Args:
-        run_dir: The run folder.
-        owner_of: Computes the training that the checkpoint must belong to; called only where there is a checkpoint.
+        run_dir: the run folder.
+        owner_of: computes the training that the checkpoint must belong to; called only where there is a checkpoint.
 
     Returns:
         The state, or None where no checkpoint was written yet.
 
     Raises:
-        UserError: Every checkpoint is damaged, or one belongs to another training.
+        UserError: every checkpoint is damaged, or one belongs to another training.
     """
     found = [path for path in (folder(run_dir) / LAST, folder(run_dir) / PREVIOUS) if read_file(path) is not None]
     owner = owner_of() if found and owner_of else None
@@ -151,12 +151,12 @@ def read(path: Path, owner: Owner | None = None) -> dict[str, Any]:
     """Read and verify one checkpoint file, with its tensors on the CPU.
 
     Args:
-        path: The file.
-        owner: The training that it must belong to; None: any.
+        path: the file.
+        owner: the training that it must belong to; None: any.
 
     Raises:
-        Damaged: There is no file, its content is not a checkpoint, or its checksum is wrong.
-        UserError: The path is not a regular file, or the checkpoint belongs to another training.
+        Damaged: there is no file, its content is not a checkpoint, or its checksum is wrong.
+        UserError: the path is not a regular file, or the checkpoint belongs to another training.
     """
     data = read_file(path)
     try:

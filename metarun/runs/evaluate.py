@@ -35,13 +35,13 @@ class Measured:
 
     A task diverged where its metric or its loss is not finite. Its metric then counts as ``worst``.
 
-    Args:
-        norm: The batch norm statistics.
-        steps: The numbers of inner steps that were measured.
+    Attributes:
+        norm: the batch norm statistics.
+        steps: the numbers of inner steps that were measured.
         metric: [tasks, len(steps)].
         loss: [tasks, len(steps)].
-        worst: The worst value of the metric.
-        beside: Name -> [tasks, len(steps)] of what the problem measures beside the metric.
+        worst: the worst value of the metric.
+        beside: name -> [tasks, len(steps)], what the problem measures beside the metric.
     """
 
     norm: Norm
@@ -78,11 +78,11 @@ class Evaluator:
     """Scores meta-parameters on tasks 0..tasks-1 of a split.
 
     Args:
-        setup: The experiment's parts.
-        tasks: Number of tasks.
-        norm: Batch norm statistics to evaluate with.
-        last_only: Measure after the last inner step only, which is cheaper.
-        times: Expected calls; tracing is chosen from it.
+        setup: the experiment's parts.
+        tasks: number of tasks.
+        norm: batch norm statistics to evaluate with.
+        last_only: measure after the last inner step only, which is cheaper.
+        times: expected calls; tracing is chosen from it.
     """
 
     def __init__(self, setup: Setup, tasks: int, norm: Norm, *, last_only: bool = False, times: int = 1):
@@ -115,9 +115,9 @@ class Evaluator:
         """Score the meta-parameters.
 
         Args:
-            meta: The meta-parameters.
-            split: The split to draw the tasks from.
-            progress: Label of the progress bar; empty: no bar.
+            meta: the meta-parameters.
+            split: the split to draw the tasks from.
+            progress: label of the progress bar; empty: no bar.
 
         Returns:
             One ``Measured`` for each norm.
@@ -142,7 +142,7 @@ def evaluate(
     return Evaluator(setup, tasks, norm, last_only=last_only)(meta, split, progress)
 
 
-def measured_episodes(setup: Setup, split: Split, tasks: int, at_once: int = AT_ONCE) -> Iterator[Episode]:
+def measured_episodes(setup: Setup, split: Split, tasks: int, at_once: int = AT_ONCE) -> Iterator[Any]:
     """Yield this rank's share of tasks 0..tasks-1 of a split, ``at_once`` tasks at a time.
 
     The tasks depend on ``eval.seed``. They do not depend on the algorithm, the checkpoint or the run's seed.
@@ -195,10 +195,10 @@ def predictions(setup: Setup, meta: Meta, episodes: Episode, norm: Norm) -> Tens
     """Compute the network's outputs for the query sets of a few tasks, for figures.
 
     Args:
-        setup: The experiment's parts.
-        meta: The meta-parameters.
+        setup: the experiment's parts.
+        meta: the meta-parameters.
         episodes: T tasks.
-        norm: Batch norm statistics to evaluate with.
+        norm: batch norm statistics to evaluate with.
 
     Returns:
         [T, S+1, N*Q, outputs].

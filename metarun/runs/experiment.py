@@ -16,14 +16,24 @@ from metarun.runs.recipe import Recipe
 
 
 class Select(enum.Enum):
-    """Which parameters are tested: those that were best on validation, or the last ones."""
+    """Which parameters are tested.
+
+    Attributes:
+        best: those that were best on validation.
+        last: those after the last meta-iteration.
+    """
 
     best = "best"
     last = "last"
 
 
 class Resume(enum.Enum):
-    """auto: continue an unfinished run of the same configuration. never: start again in a new folder."""
+    """What to do with an unfinished run of the same configuration.
+
+    Attributes:
+        auto: resume it.
+        never: start again in a new folder.
+    """
 
     auto = "auto"
     never = "never"
@@ -31,17 +41,29 @@ class Resume(enum.Enum):
 
 @dataclass(kw_only=True, slots=True)
 class Evaluation:
-    """Settings of validation and test."""
+    """Settings of validation and test.
 
-    tasks: int  # meta-test tasks of the reported result
+    Attributes:
+        tasks: meta-test tasks of the reported result.
+        val_tasks: validation tasks.
+        every: meta-iterations between validations; 0: no validation.
+        shot: support examples per class of validation and test tasks.
+        query: query examples per class of validation and test tasks.
+        norm: batch norm statistics to evaluate with.
+        every_step: whether to test after 0, 1, ..., S inner steps; if not, after S only.
+        select: which parameters are tested.
+        seed: seed of validation and test tasks, separate from the run's seed, so that all runs get the same tasks.
+    """
+
+    tasks: int
     val_tasks: int
-    every: int  # meta-iterations between validations; 0: no validation
-    shot: int  # support examples per class of validation and test tasks
-    query: int  # query examples per class of validation and test tasks
+    every: int
+    shot: int
+    query: int
     norm: Norm
-    every_step: bool  # test after 0, 1, ..., S inner steps; false: after S only
+    every_step: bool
     select: Select
-    seed: int  # of validation and test tasks; separate from the run's seed, so that all runs get the same tasks
+    seed: int
 
     def __post_init__(self) -> None:
         for name, least, most in (("tasks", 2, 10**7), ("val_tasks", 2, 10**7), ("every", 0, 10**9)):
@@ -50,14 +72,34 @@ class Evaluation:
 
 @dataclass(kw_only=True, slots=True)
 class Experiment:
-    """The root of the configuration; ``conf/train.yaml`` states the values."""
+    """The root of the configuration; ``conf/train.yaml`` states the values.
+
+    Attributes:
+        way: N, of all tasks.
+        shot: K, of meta-training tasks.
+        query: Q, of meta-training tasks.
+        meta_batch: tasks per meta-iteration.
+        steps: meta-iterations.
+        seed: seed of the first parameters and of the meta-training tasks.
+        run_dir: the run folder; None: a new one in ``outputs``.
+        data_root: folder of the data; None: the default one.
+        checkpoint_every: meta-iterations between checkpoints.
+        log_every: meta-iterations between lines of the journal.
+        resume: what to do with an unfinished run of the same configuration.
+        eval: settings of validation and test.
+        dataset: the data set.
+        model: the network.
+        algo: the method.
+        device: settings of the processor.
+        recipe: the published protocol; None: the experiment follows none.
+    """
 
     way: int
     shot: int
-    query: int  # query examples per class of meta-training tasks
-    meta_batch: int  # tasks per meta-iteration
-    steps: int  # meta-iterations
-    seed: int  # of the first parameters and of the meta-training tasks
+    query: int
+    meta_batch: int
+    steps: int
+    seed: int
     run_dir: str | None
     data_root: str | None
     checkpoint_every: int
@@ -68,7 +110,7 @@ class Experiment:
     model: Model
     algo: Algorithm
     device: Device
-    recipe: Recipe | None = None  # the published protocol, where this is one
+    recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "checkpoint_every", "log_every"):

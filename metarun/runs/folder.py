@@ -26,20 +26,25 @@ CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
 OUTPUTS = Path("outputs")
 # keys that do not affect the result: paths, resume policy, and presets, whose values are stored where they are used
 NOT_IDENTITY = ("run_dir", "data_root", "resume", "recipe.reference", "dataset.preset")
-# settings that older run folders lack, by the data set's module, with the values that those runs used
-LATER = {"image_folder": {"split": "shares", "layers": 1, "min_images": 0, "white": None}}
+# settings that older run folders lack, by group and module, with the values that those runs used; a new setting of a
+# part belongs here, or runs from before it are refused
+DESCENT = {"eval_later_lr": 1.0}
+LATER: dict[tuple[str, str], dict[str, Any]] = {
+    ("dataset", "image_folder"): {"split": "shares", "layers": 1, "min_images": 0, "white": None},
+    **{("algo", name): DESCENT for name in ("maml", "mamlpp", "meta_sgd", "oracle", "pretrain", "random")},
+}
 
 
 @dataclass(frozen=True)
 class Record:
     """A configuration as plain data.
 
-    Args:
-        names: Group -> chosen option.
-        kinds: Group -> the option's module.
-        values: All settings, nested.
-        changed: Settings that differ from those of the recipe, where there is one.
-        data: Description of the data (``held_out.facts``); None in older folders.
+    Attributes:
+        names: group -> chosen option.
+        kinds: group -> the option's module.
+        values: all settings, nested.
+        changed: settings that differ from those of the recipe, where there is one.
+        data: description of the data (``held_out.facts``); None in older folders.
     """
 
     names: dict[str, str]
@@ -62,8 +67,8 @@ class Record:
                     flat[prefix + key] = value
 
         walk(self.values, "")
-        as_before = {f"dataset.{key}": value for key, value in LATER.get(self.kinds.get("dataset", ""), {}).items()}
-        return {key: v for key, v in flat.items() if key not in as_before or as_before[key] != v}
+        later = {f"{of[0]}.{key}": v for of in self.kinds.items() for key, v in LATER.get(of, {}).items()}
+        return {key: v for key, v in flat.items() if key not in later or later[key] != v}
 
     def tested_on(self, which: str) -> Record:
         """Return the record of a test of one checkpoint, ``which`` = best or last.
@@ -95,7 +100,7 @@ class Record:
         """Read the record of a run folder; None if there is none.
 
         Raises:
-            UserError: It is damaged.
+            UserError: it is damaged.
         """
         path = run_dir / CONFIG
         data = read_file(path)
@@ -107,8 +112,8 @@ class Record:
             raise UserError(f"{path}: damaged ({error})") from None
         if not record._is_sound():
             raise UserError(f"{path}: damaged (its names, kinds, values, changed and data are not what metarun writes)")
-        if later := LATER.get(record.kinds.get("dataset", "")):
-            record.values["dataset"] = {**later, **record.values["dataset"]}
+        for group, module in record.kinds.items():
+            record.values[group] = {**LATER.get((group, module), {}), **record.values[group]}
         return record
 
     def _is_sound(self) -> bool:
@@ -169,7 +174,7 @@ def claim(experiment: Experiment, record: Record) -> tuple[Path, filelock.BaseFi
     if experiment.resume is Resume.auto:
         for run_dir in sorted(OUTPUTS.glob(f"*_{name}*"), reverse=True):
             if _unfinished(run_dir, record) and (lock := _lock(run_dir)):
-                print(f"going on with an unfinished run of this configuration (resume=never begins anew): {run_dir}")
+                print(f"resuming an unfinished run of this configuration (resume=never starts a new one): {run_dir}")
                 return run_dir, lock
     run_dir = fresh(OUTPUTS / f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}_{name}")
     lock = _lock(run_dir)

@@ -79,15 +79,15 @@ def refuse_trained(
     """Refuse a test on classes that the run used in meta-training or to select its parameters.
 
     Args:
-        trained: Facts of the run's data; None for a run of an older version.
-        was: Settings of the run's data set.
-        tested: Facts of the test's data.
-        asked: Settings of the test's data set.
-        selected: Whether validation selected the run's parameters. Then validation classes are refused too.
-        place: Start of the message.
+        trained: facts of the run's data; None for a run of an older version.
+        was: settings of the run's data set.
+        tested: facts of the test's data.
+        asked: settings of the test's data set.
+        selected: whether validation selected the run's parameters. Then validation classes are refused too.
+        place: start of the message.
 
     Raises:
-        UserError: There are such classes; or it is not known whether there are; or the splits do not differ by classes,
+        UserError: there are such classes; or it is not known whether there are; or the splits do not differ by classes,
             and the data are not those of the run.
     """
     changed = [f"dataset.{key}" for key in DECIDE if key in was and key in asked and was[key] != asked[key]]
@@ -104,8 +104,8 @@ def refuse_trained(
     if test is None or names[Split.train] is None:
         if differences(trained, tested):
             raise UserError(
-                f"{place}: {keys}: its splits are no different classes, so it is tested on the data of its training "
-                f"alone ({differences(trained, tested)})"
+                f"{place}: {keys}: its splits do not differ by classes, so it can be tested only on the data of its "
+                f"training ({differences(trained, tested)})"
             )
         return
     seen = {"meta-trained on": _common(test, names[Split.train])}

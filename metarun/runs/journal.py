@@ -27,13 +27,13 @@ class Journal:
     previous line. A number that is not finite is null in the file, and nan when ``read`` returns it.
 
     Args:
-        run_dir: The run folder.
-        resume_step: Meta-iterations of the checkpoint that the run resumes from, 0 for none. Later lines of the file
+        run_dir: the run folder.
+        resume_step: meta-iterations of the checkpoint that the run resumes from, 0 for none. Later lines of the file
             are dropped: the run writes them again.
-        keep: Whether to write the file; false on every rank but the first.
+        keep: whether to write the file; false on every rank but the first.
 
     Raises:
-        OSError: The disk refuses to write; the message names the file.
+        OSError: the disk refuses to write; the message names the file.
     """
 
     def __init__(self, run_dir: Path, resume_step: int, keep: bool = True):
@@ -41,8 +41,8 @@ class Journal:
         kept = [line for line in read(run_dir) if line["step"] <= resume_step]
         if keep and resume_step > 0 and all(line["step"] != resume_step for line in kept):  # written before the save
             warnings.warn(
-                f"{self._path}: has no line of meta-iteration {resume_step}, which the checkpoint is of: lines are "
-                "lost, so curves and training time lack a part",
+                f"{self._path}: has no line of meta-iteration {resume_step}, the checkpoint's: lines are lost, so "
+                "curves and training time are incomplete",
                 stacklevel=2,
             )
         if keep:
@@ -61,12 +61,12 @@ class Journal:
         """Write one line.
 
         Args:
-            step: Meta-iterations done.
+            step: meta-iterations done.
             split: train or val.
-            measured: Name -> value.
+            measured: name -> value.
 
         Raises:
-            OSError: The disk refuses to write; the message names the file.
+            OSError: the disk refuses to write; the message names the file.
         """
         seconds = round(self._seconds_before + time.perf_counter() - self._began, 3)
         line = {"step": step, "split": split, **measured, "seconds": seconds}

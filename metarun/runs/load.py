@@ -26,18 +26,18 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
     """Test a run's checkpoint again, with other evaluation settings. Training files are read and never changed.
 
     Args:
-        run_dir: The run folder.
-        experiment: The experiment with the settings of this test.
-        record: The same settings as plain data.
-        which: The checkpoint to test.
-        ranks: The processes of this test.
+        run_dir: the run folder.
+        experiment: the experiment with the settings of this test.
+        record: the same settings as plain data.
+        which: the checkpoint to test.
+        ranks: the processes of this test.
 
     Returns:
         The new folder in ``run_dir/eval`` with the results.
 
     Raises:
-        UserError: There is no checkpoint, it does not fit, or a test class was used in training.
-        NotFinite: All tasks diverged, or an error is infinite. The results are written before.
+        UserError: there is no checkpoint, it does not fit, or a test class was used in training.
+        NotFinite: all tasks diverged, or an error is infinite. The results are written before.
     """
     with StopSignals(), experiment.device.applied(ranks.local):
         setup = ranks.together(lambda: build(experiment, testing=True, ranks=ranks))
@@ -113,4 +113,4 @@ def _refuse_other_step_size(trained: Meta, run_dir: Path, asked: Record) -> None
     before = Record.read(run_dir)
     was, now = (record and record.values["algo"].get("inner_lr") for record in (before, asked))
     if trained.step_sizes and now != was:
-        raise ConfigError("algo.inner_lr", now, f"as trained, {was}: this method found step sizes of its own")
+        raise ConfigError("algo.inner_lr", now, f"as trained, {was}: this method learned step sizes of its own")

@@ -1,4 +1,4 @@
-"""The result of a run: test tasks measured, ``result.json`` first, then the pictures and the report of it."""
+"""The meta-test of a run: measure test tasks, write ``result.json``, then draw figures and write the report."""
 
 from __future__ import annotations
 
@@ -35,25 +35,46 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tested:
-    """Meta-parameters, and how they were chosen."""
+    """Meta-parameters, and how they were chosen.
+
+    Attributes:
+        meta: the meta-parameters.
+        step: meta-iterations after which they were taken.
+        rule: the rule that chose them, in words.
+        validation: their metric on validation; None if the rule does not use it.
+        trained: meta-iterations that the run had done.
+    """
 
     meta: Meta
-    step: int  # meta-iterations behind them
+    step: int
     rule: str
-    validation: Estimate | None  # the metric there, where the rule is about it
-    trained: int  # meta-iterations that they were chosen from
+    validation: Estimate | None
+    trained: int
 
     @staticmethod
     def selected(meta: Meta, chosen: dict[str, Any], trained: int) -> Tested:
-        """For the fields of a ``checkpoint.Selection``."""
+        """Describe meta-parameters that were selected on validation.
+
+        Args:
+            meta: the meta-parameters.
+            chosen: the fields of their ``checkpoint.Selection``.
+            trained: meta-iterations that the run had done.
+        """
         validation = Estimate(chosen["value"], chosen["ci95"], None, chosen.get("diverged", 0))
         return Tested(meta, chosen["step"], "best validation", validation, trained)
 
 
 def test(setup: Setup, record: Record, tested: Tested, train_dir: Path, out: Path) -> Result:
-    """Measure on the meta-test tasks and write ``out/result.json``: a folder with it is a finished run.
+    """Measure on the meta-test tasks and write ``out/result.json``, which makes the folder a finished run.
 
-    All ranks measure, the first one writes.
+    All ranks measure, and the first one writes.
+
+    Args:
+        setup: the experiment's parts.
+        record: the experiment as plain data.
+        tested: the meta-parameters to test.
+        train_dir: the run folder, for its journal.
+        out: the folder to write to.
     """
     x, ranks = setup.experiment, setup.ranks
     began = time.perf_counter()
@@ -80,7 +101,7 @@ def test(setup: Setup, record: Record, tested: Tested, train_dir: Path, out: Pat
 def _result(
     setup: Setup, record: Record, tested: Tested, measured: list[Measured], train_dir: Path, seconds: float
 ) -> Result:
-    """What ``test`` measured in so many seconds, with its protocol."""
+    """Make the result of what was measured in ``seconds``, with its protocol."""
     x, lines = setup.experiment, journal.read(train_dir)
     trained = tested.trained if tested.validation else tested.step
     training = [line["seconds"] for line in lines]
@@ -127,7 +148,7 @@ def _score(setup: Setup, measured: Measured) -> Score:
 
 
 def _code_version() -> dict[str, str | None]:
-    """Version, and the commit where the package runs from a git checkout (+ marks uncommitted changes)."""
+    """Return version and, in a git checkout, commit; + after it marks changes that are not committed."""
     here = Path(metarun.__file__).parent
 
     def git(*arguments: str) -> str | None:
@@ -143,11 +164,19 @@ def _code_version() -> dict[str, str | None]:
 
 
 def illustrate(setup: Setup, result: Result, meta: Meta, train_dir: Path, out: Path) -> None:
-    """Draw the pictures of a result into ``out`` and, last, write ``report.md`` around them.
+    """Draw the figures of a result into ``out`` and, last, write ``report.md`` with them.
 
-    A picture that cannot be drawn is a warning: the numbers stand without it.
+    A figure that cannot be drawn is left out with a warning.
+
+    Args:
+        setup: the experiment's parts.
+        result: the result.
+        meta: the tested meta-parameters.
+        train_dir: the run folder, for its journal.
+        out: the folder to write to.
     """
-    from metarun.results import curves, task_figures  # late: they import matplotlib, half a second of a command's start
+    # late: they import matplotlib, half a second of a command's start
+    from metarun.results import curves, task_figures, training
     from metarun.results.axes import save
 
     lines = journal.read(train_dir)
@@ -157,12 +186,12 @@ def illustrate(setup: Setup, result: Result, meta: Meta, train_dir: Path, out: P
             figure = make()
             if figure is not None:
                 save(figure, out / name)
-        except Exception as error:  # whatever is wrong with a picture, it is only one
+        except Exception as error:  # of whatever kind: the numbers are right without it
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             warnings.warn(f"{name}: not drawn ({reason})", stacklevel=2)
 
-    draw("curves.png", lambda: curves.curves(result, lines) if lines else None)
-    draw("outer.png", lambda: curves.outer(result, lines))
+    draw("curves.png", lambda: training.curves(result, lines) if lines else None)
+    draw("outer.png", lambda: training.outer(result, lines))
     draw("steps.png", lambda: curves.steps(result))
     learned = {name: rate.cpu().numpy() for name, rate in meta.step_sizes.items() if rate.ndim > 0}
     draw("step_sizes.png", lambda: curves.step_sizes(learned) if learned else None)
@@ -174,7 +203,7 @@ def illustrate(setup: Setup, result: Result, meta: Meta, train_dir: Path, out: P
 
 
 def _tasks_drawn(setup: Setup, meta: Meta) -> Figure | None:
-    """The first three test tasks with what is predicted for them, or the episodes in them."""
+    """Draw the first three test tasks with their predictions, or with the episodes in them."""
     from metarun.results import task_figures
 
     x, few, kind = setup.experiment, range(3), setup.tasks.figure
@@ -188,7 +217,7 @@ def _tasks_drawn(setup: Setup, meta: Meta) -> Figure | None:
 
 
 def require_figures(result: Result) -> None:
-    """Warn of test tasks that diverged; raise ``NotFinite`` where there are so many that no figure can be given."""
+    """Warn of test tasks that diverged, or raise ``NotFinite`` if no metric can be stated because of them."""
     without = [score for score in result.scores if not score.estimate.known]
     some = without or [score for score in result.scores if score.estimate.diverged]
     if not some:
@@ -202,5 +231,5 @@ def require_figures(result: Result) -> None:
         f"{result.protocol['train_steps']}); fewer (algo.eval_inner_steps) or a smaller algo.inner_lr may help"
     )
     if without:
-        raise NotFinite(f"{message}. No figure can be given")
+        raise NotFinite(f"{message}. There is no result to report")
     warnings.warn(f"{message}. They count as {result.metric.worst_in_words}", stacklevel=2)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from metarun.core import tree
+from metarun.core.outer_step import Nothing
 from metarun.core.tree import Params
 from metarun.errors import UserError
 from metarun.runs.setup import Setup
@@ -23,11 +24,11 @@ DECIDE = {"betas", "eps", "weight_decay", "momentum"}  # compared always; other 
 class Owner:
     """The properties that all checkpoints of one meta-training share.
 
-    Args:
-        training: Settings that affect the training, dotted key -> value; empty: not known.
-        steps: Meta-iterations of the whole training.
-        meta: Meta-parameters as one flat dict; their names, shapes and types are compared.
-        optimizer: The outer optimiser's state dict after one step, from torch.
+    Attributes:
+        training: settings that affect the training, dotted key -> value; empty: not known.
+        steps: meta-iterations of the whole training.
+        meta: meta-parameters as one flat dict; their names, shapes and types are compared.
+        optimizer: the outer step's state dict after one meta-iteration; empty where it has none.
     """
 
     training: dict[str, Any]
@@ -40,20 +41,20 @@ class Owner:
         """Compute the properties from a setup and the settings that affect its training."""
         meta = tree.combine(torch.clone, setup.first_meta())
         outer = setup.experiment.algo.outer_step(meta)
-        outer.step(tree.zeros_like(meta), progress=0.0)
-        return Owner(training or {}, setup.experiment.steps, meta.flat(), outer.optimizer.state_dict())
+        outer.step(tree.zeros_like(meta), 0.0, Nothing())
+        return Owner(training or {}, setup.experiment.steps, meta.flat(), outer.state_dict())
 
     def check(self, path: Path, content: Any, selected: bool = False) -> None:
         """Check that a checkpoint belongs to this training.
 
         Args:
-            path: The checkpoint's file, for the message.
-            content: Its content.
-            selected: Whether the file may be a ``best.pt``. That holds only the parameters selected on validation, and
+            path: the checkpoint's file, for the message.
+            content: its content.
+            selected: whether the file may be a ``best.pt``. That holds only the parameters selected on validation, and
                 training cannot resume from it.
 
         Raises:
-            UserError: It does not belong; the message names the difference.
+            UserError: it does not belong; the message names the difference.
         """
         try:
             problem = next(self._problems(content, selected), None)
@@ -61,7 +62,7 @@ class Owner:
             problem = f"its content is not what metarun writes ({type(error).__name__})"
         if problem:
             raise UserError(
-                f"{path}: does not fit this run: {problem}. A run goes on from its own checkpoints alone, with way and "
+                f"{path}: does not fit this run: {problem}. A run resumes only from its own checkpoints, with way and "
                 "model.* as they were trained"
             )
 
@@ -69,7 +70,7 @@ class Owner:
         kinds = ({"step", "meta", "optimizer", "selection"}, {"step", "meta", "value", "ci95"})  # last.pt, best.pt
         newer = {"training", "diverged"}  # entries that older files lack
         if not isinstance(content, dict) or set(content) - newer not in kinds[: 1 + selected]:
-            yield f"its entries are not those of {'a checkpoint' if selected else 'a checkpoint to go on from'}"
+            yield f"its entries are not those of {'a checkpoint' if selected else 'a checkpoint to resume from'}"
         yield from self._settings(content.get("training", {}))  # older files have none
         yield from self._parameters("meta-parameters", content["meta"])
         yield from _step(content["step"], self.steps)
@@ -101,25 +102,28 @@ class Owner:
                 yield f"its {what} are not finite numbers ({name})"
 
     def _moments(self, theirs: dict[str, Any], step: int) -> Iterator[str]:
-        for group, mine in zip(theirs["param_groups"], self.optimizer["param_groups"], strict=True):
+        groups, mine_too = (state.get("param_groups", []) for state in (theirs, self.optimizer))
+        if len(groups) != len(mine_too):
+            yield "its outer optimiser is another than this run's"
+        for group, mine in zip(groups, mine_too, strict=False):
             for key in mine.keys() & (group.keys() | DECIDE) - {"lr"}:  # lr is set again at every step
                 if key not in group or group[key] != mine[key]:
-                    yield f"its meta-optimiser has {key}={group.get(key, 'nothing')}, this run's {mine[key]}"
+                    yield f"its outer optimiser has {key}={group.get(key, 'nothing')}, this run's {mine[key]}"
         if step == 0:
             return
-        for index, mine in self.optimizer["state"].items():
+        for index, mine in self.optimizer.get("state", {}).items():
             entry = theirs["state"].get(index, {})
             there, here = ({key: _kind(v) for key, v in s.items() if v is not None} for s in (entry, mine))
             if there != here:
-                yield f"its meta-optimiser's state is {there} for parameter {index}, this run's {here}"
+                yield f"its outer optimiser's state is {there} for parameter {index}, this run's {here}"
             made = entry.get("step")
-            if made is not None and int(made) != min(step, 2**24):  # float32 counts no further
-                yield f"it says step {step}, and its meta-optimiser made {int(made)}"
+            if made is not None and int(made) != min(step * int(mine["step"]), 2**24):  # float32 counts no further
+                yield f"it is of meta-iteration {step}, and its outer optimiser made {int(made)} steps"
 
 
 def _step(step: Any, most: int) -> Iterator[str]:
     if type(step) is not int or not 0 <= step <= most:
-        yield f"step {step} is not one of 0..{most}"
+        yield f"meta-iteration {step} is not one of 0..{most}"
 
 
 def _kind(value: Tensor) -> str:

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from metarun.compat.torch_errors import is_one_value, lacks_derivative
+from metarun.core import tree
 from metarun.core.episode import Episode, TaskFigure
 from metarun.core.problem import Problem
 from metarun.core.tree import Params
 from metarun.datasets.base import Split, Tasks
+from metarun.engine.meta_batch import Questions
 from metarun.engine.meta_gradient import MetaGradient
 from metarun.engine.over_tasks import Engine, Vectorize
 from metarun.engine.ranks import Ranks
@@ -24,16 +26,16 @@ from metarun.runs.setup import Setup
 
 
 def preflight(setup: Setup, training: bool = True) -> None:
-    """Run a meta-gradient and an evaluation with the run's settings, each on two tasks.
+    """Run a meta-iteration and an evaluation with the run's settings, each on two tasks.
 
     Args:
-        setup: The experiment's parts.
-        training: Whether the run trains. Then all tasks are made of meta-training examples, and no validation or test
+        setup: the experiment's parts.
+        training: whether the run trains. Then all tasks are made of meta-training examples, and no validation or test
             example is drawn. Otherwise there is no meta-gradient, and the tasks are made of test examples, since the
             data may have no others.
 
     Raises:
-        UserError: Something cannot be computed with these settings.
+        UserError: something cannot be computed with these settings.
     """
     setup = dataclasses.replace(setup, tasks=Rehearsal(setup, training), ranks=Ranks())
     if training:
@@ -45,8 +47,8 @@ class Rehearsal(Tasks):
     """Tasks for ``preflight``. Evaluation tasks have the shape of real ones and the inputs of training tasks.
 
     Args:
-        setup: The experiment's parts, with its real tasks.
-        training: Whether the run trains; if not, inputs come from test tasks.
+        setup: the experiment's parts, with its real tasks.
+        training: whether the run trains; if not, inputs come from test tasks.
     """
 
     def __init__(self, setup: Setup, training: bool = True):
@@ -91,7 +93,11 @@ def _train(setup: Setup) -> None:
     tasks = setup.tasks.sample(Split.train, x.seed, range(2), x.way, *x.training_shots())
     begin, end = 0.0, 1 - 1 / x.steps
     for progress in (begin, end) if algo.at(end) != algo.at(begin) else (begin,):
-        MetaGradient(setup.engine, algo, setup.problem)(setup.first_meta(), tasks, progress)
+        meta = tree.combine(torch.clone, setup.first_meta())
+        collected = setup.collected(meta, tasks)
+        grads, _ = MetaGradient(setup.engine, algo, setup.problem)(meta, collected, progress)
+        questions = Questions(setup.engine, algo, setup.problem, tasks=2)
+        algo.outer_step(meta).step(grads, progress, questions.about(collected, progress))
 
 
 def _evaluate(setup: Setup) -> None:

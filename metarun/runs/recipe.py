@@ -10,18 +10,31 @@ from metarun.errors import require
 
 @dataclass(kw_only=True, slots=True)
 class Reference:
-    """One published result, in the unit of the metric (accuracy as 0..1)."""
+    """One published result, in the unit of the metric (accuracy as 0..1).
+
+    Attributes:
+        value: the published mean.
+        interval: the published ±; null: none is published.
+        interval_of: what the ± means.
+        source: where the result is from.
+        norm: batch norm statistics of the published evaluation; null: the network has no batch norm.
+        steps: inner steps at test.
+        tasks: number of test tasks; null: not known.
+        confirmed: whether it was read in the original or in its code; if not, it is quoted from another text.
+        band: [low, high]; a mean within it also counts as reproduced.
+        band_reason: why this band.
+    """
 
     value: float
-    interval: float | None  # the published ±; null: none is published
-    interval_of: str  # what the ± means
+    interval: float | None
+    interval_of: str
     source: str
-    norm: Norm | None  # of the published evaluation; null where the network has no batch norm
-    steps: int  # inner steps at test
-    tasks: int | None  # number of test tasks; null: not known
-    confirmed: bool  # read in the original or in its code; false: quoted in another text
-    band: list[float] | None = None  # [low, high]: a mean within it also counts as reproduced
-    band_reason: str = ""  # why this band
+    norm: Norm | None
+    steps: int
+    tasks: int | None
+    confirmed: bool
+    band: list[float] | None = None
+    band_reason: str = ""
 
     def __post_init__(self) -> None:
         require(self.interval is None or self.interval > 0, "interval", self.interval, "> 0, or null")
@@ -33,10 +46,16 @@ class Reference:
 
 @dataclass(kw_only=True, slots=True)
 class Recipe:
-    """A published protocol: its name, the training length, and the published results."""
+    """A published protocol.
 
-    name: str  # dataset/method_cell, as on the command line
-    budget: float = 1.0  # share of the published training length
+    Attributes:
+        name: data set and cell, for example ``omniglot/maml_5w1s``.
+        budget: share of the published training length, > 0 and <= 1.
+        reference: the published results.
+    """
+
+    name: str
+    budget: float = 1.0
     reference: list[Reference] = field(default_factory=list)
 
     def __post_init__(self) -> None:

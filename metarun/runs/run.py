@@ -40,17 +40,17 @@ def run(experiment: Experiment, record: Record, ranks: Ranks = ALONE) -> Path:
     """Run one experiment: train or resume, test, write the report. Returns at once if it has all of these already.
 
     Args:
-        experiment: The experiment.
-        record: Its configuration as plain data.
-        ranks: The processes of the run.
+        experiment: the experiment.
+        record: its configuration as plain data.
+        ranks: the processes of the run.
 
     Returns:
         The run folder.
 
     Raises:
-        UserError: Invalid input.
-        NotFinite: Training diverged; it stops at once. Or the test has no finite result; all files are written before.
-        Interrupted: A signal stopped the run after the state was saved.
+        UserError: invalid input.
+        NotFinite: training diverged; it stops at once. Or the test has no finite result; all files are written before.
+        Interrupted: a signal stopped the run after the state was saved.
     """
     with StopSignals(insist=ranks.world == 1) as stop, ExitStack() as held:  # torchrun kills ranks that do not stop
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from metarun.core.batch_norm import Mixing
 from metarun.core.meta import OWN, Meta
+from metarun.core.objective import Supervised
 from metarun.core.problem import Problem
 from metarun.datasets.base import Split, Tasks, default_data_root
+from metarun.engine import meta_batch
+from metarun.engine.collect import collected
+from metarun.engine.meta_batch import Questions
 from metarun.engine.meta_gradient import MetaGradient
 from metarun.engine.over_tasks import Engine
 from metarun.engine.ranks import ALONE, Ranks
@@ -25,7 +30,18 @@ from metarun.runs.experiment import Experiment
 
 @dataclass(kw_only=True)
 class Setup:
-    """The parts of an experiment: data, network, losses and engine on a device."""
+    """The parts of an experiment: data, network, losses and engine on a device.
+
+    Attributes:
+        experiment: the settings.
+        device: where the run computes.
+        tasks: the data, in the form in which the method gets them.
+        module: the network.
+        problem: the network with the losses and the metric of its tasks.
+        engine: how tasks are run.
+        mixing: how the network mixes the examples of a batch.
+        ranks: the processes of the run.
+    """
 
     experiment: Experiment
     device: torch.device
@@ -42,7 +58,7 @@ class Setup:
         Parameters that the network has frozen (``requires_grad_(False)``) are constants and not part of them.
 
         Raises:
-            UserError: Nothing is left to train, or a parameter's name collides with names in checkpoints.
+            UserError: nothing is left to train, or a parameter's name collides with names in checkpoints.
         """
         params = {name: p.detach().clone() for name, p in self.module.named_parameters() if p.requires_grad}
         if not params:
@@ -57,7 +73,7 @@ class Setup:
         The examples count twice: as drawn, and divided into support and query sets.
 
         Raises:
-            UserError: They do not fit.
+            UserError: they do not fit.
         """
         x = self.experiment
         numbers = 2 * math.ceil(x.meta_batch / self.ranks.world) * x.inputs_of_a_task(self.tasks)
@@ -68,6 +84,16 @@ class Setup:
         """Return the function (meta-parameters, tasks) -> meta-gradient of a training step."""
         x = self.experiment
         return MetaGradient(self.engine, x.algo, self.problem, calls=x.steps)
+
+    def collected(self, meta: Meta, tasks: Any) -> Any:
+        """Return meta-training tasks with the data that come from acting; other tasks as they are."""
+        algo = self.experiment.algo
+        return collected(self.engine, algo, self.problem, meta, tasks, algo.inner_steps, training=True)
+
+    def questions(self) -> Questions:
+        """Return what answers the questions of the outer steps."""
+        x = self.experiment
+        return Questions(self.engine, x.algo, self.problem, self.ranks, tasks=x.meta_batch, steps=x.steps)
 
     def protocol(self) -> dict[str, object]:
         """Return the facts that a few-shot result depends on. Norm and number of tasks are stored with each result."""
@@ -92,18 +118,25 @@ def build(experiment: Experiment, testing: bool = False, ranks: Ranks = ALONE) -
     """Load the data, build the network, and check that each split in use has enough classes and examples.
 
     Args:
-        experiment: The settings.
-        testing: Whether the parameters are trained already. Then meta-training tasks are not checked.
-        ranks: The processes of the run.
+        experiment: the settings.
+        testing: whether the parameters are trained already. Then meta-training tasks are not checked.
+        ranks: the processes of the run.
 
     Raises:
-        UserError: Settings, data, network or memory do not fit together. It comes before any training.
+        UserError: settings, data, network or memory do not fit together. It comes before any training.
     """
     device = experiment.device.torch_device(ranks.local)
-    tasks = experiment.dataset.load(
-        user_path(experiment.data_root) if experiment.data_root else default_data_root(), device
-    )
-    return assemble(experiment, tasks, device, testing, ranks)
+    setup = assemble(experiment, load(experiment, device), device, testing, ranks)
+    of, problem = experiment.dataset, setup.problem
+    if problem.metric != of.metric or (of.labelled and not isinstance(problem, Supervised)):
+        raise TypeError(f"{type(of).__name__}: metric and labelled must be those of its problem (datasets/base.py)")
+    return setup
+
+
+def load(experiment: Experiment, device: torch.device) -> Tasks:
+    """Find or make the experiment's data."""
+    root = user_path(experiment.data_root) if experiment.data_root else default_data_root()
+    return experiment.dataset.load(root, device)
 
 
 def assemble(
@@ -138,7 +171,8 @@ def assemble(
         mixing=Mixing.of(module, support, query, others),
         ranks=ranks,
     )
-    experiment.algo.check_problem(setup.problem)
+    experiment.algo.check_problem(setup.problem, dict(module.named_parameters()))
+    meta_batch.check(experiment.algo, setup.problem)
     experiment.model.check_problem(setup.problem)
     tunes = len(experiment.algo.candidates(setup.first_meta())) > 1  # on validation; a method may also refuse a network
     if tasks.has(Split.val) and (tunes or (experiment.eval.every > 0 and not testing)):

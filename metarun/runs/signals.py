@@ -13,7 +13,7 @@ class StopSignals:
     """Context manager that handles signals during one run. ``received`` is the signal that has arrived, or None.
 
     Args:
-        insist: Whether a second signal stops the run at once, also within the training loop.
+        insist: whether a second signal stops the run at once, also within the training loop.
     """
 
     def __init__(self, insist: bool = True) -> None:

@@ -18,6 +18,7 @@ from metarun.core.acting import ENV_STEPS
 from metarun.core.batch_norm import Norm
 from metarun.core.meta import Meta
 from metarun.core.metric import Metric
+from metarun.core.outer_step import Facts
 from metarun.core.problem import Metrics
 from metarun.datasets.base import Split
 from metarun.engine.over_tasks import count, in_parts
@@ -43,18 +44,18 @@ def train(setup: Setup, run_dir: Path, stop: StopSignals, training: dict[str, An
     The same settings give the same bits, however often the run was killed and resumed.
 
     Args:
-        setup: The experiment's parts.
-        run_dir: The run folder.
-        stop: The signals received; training stops after the step in which one arrives.
-        training: Settings that affect the training, dotted key -> value. Checkpoints store them, so that a checkpoint
+        setup: the experiment's parts.
+        run_dir: the run folder.
+        stop: the signals received; training stops after the step in which one arrives.
+        training: settings that affect the training, dotted key -> value. Checkpoints store them, so that a checkpoint
             of another training is recognised.
 
     Returns:
         The state after the last step.
 
     Raises:
-        UserError: The checkpoint does not fit.
-        NotFinite: The loss, the meta-gradient or a meta-parameter is not finite.
+        UserError: the checkpoint does not fit.
+        NotFinite: the loss, the meta-gradient or a meta-parameter is not finite.
         Interrupted: ``stop`` received a signal; the state is saved.
     """
     x, ranks = setup.experiment, setup.ranks
@@ -63,54 +64,54 @@ def train(setup: Setup, run_dir: Path, stop: StopSignals, training: dict[str, An
     meta = state.meta if state else setup.first_meta()
     outer = x.algo.outer_step(meta)
     if state:
-        outer.optimizer.load_state_dict(state.optimizer)
+        outer.load_state_dict(state.optimizer)
     step, selection = (state.step, state.selection) if state else (0, None)
     window = Window(setup, run_dir)
     batches = meta_batches(setup, step)
-    meta_gradient = setup.meta_gradient()
+    meta_gradient, questions = setup.meta_gradient(), setup.questions()
     score = None
     if x.eval.every > 0 and setup.tasks.has(Split.val):
         score = validator(setup, times=x.steps // x.eval.every)
 
-    progress = progress_bar(desc="meta-train", unit="step", total=x.steps, initial=step, leave=True, show=ranks.first)
-    with closing(Journal(run_dir, step, keep=ranks.first)) as journal, progress as bar:
+    bars = progress_bar(desc="meta-train", unit="step", total=x.steps, initial=step, leave=True, show=ranks.first)
+    with closing(Journal(run_dir, step, keep=ranks.first)) as journal, bars as bar:
         journal.subscribe(beside(bar, setup.problem.metric))
         while step < x.steps:
-            episodes = next(batches)
-            grads, metrics = meta_gradient(meta, episodes, progress=step / x.steps)
+            progress, tasks = step / x.steps, setup.collected(meta, next(batches))
+            grads, metrics = meta_gradient(meta, tasks, progress)
             signal = ranks.highest(stop.received or 0)  # read once: a later signal waits for the next step
-            grads = ranks.mean(grads, count(episodes), x.meta_batch)
-            grad_norm = outer.step(grads, progress=step / x.steps)
+            grads = ranks.mean(grads, count(tasks), x.meta_batch)
+            facts = outer.step(grads, progress, questions.about(tasks, progress))
             step += 1
-            window.add(metrics, grad_norm)
+            window.add(metrics, facts)
             bar.update()
 
             saving = step % x.checkpoint_every == 0 or step == x.steps or signal > 0
             if step % x.log_every == 0 or saving:
-                journal.write(step, "train", {**window.flush(step), "lr": outer.lr_now})
+                journal.write(step, "train", {**window.flush(step), **outer.rates()})
             if score and (step % x.eval.every == 0 or step == x.steps):
                 began = time.perf_counter()
                 candidate, rows = validate(setup, meta, score)
                 window.since += time.perf_counter() - began
-                journal.write(step, "val", _in_words(setup.problem.metric, rows))
+                journal.write(step, "val", _for_journal(setup.problem.metric, rows))
                 figure, goodness = rows[-1].estimate, setup.problem.metric.goodness
                 if figure.known and (selection is None or goodness(figure.mean) > goodness(selection.value)):
                     kept = tree.combine(torch.clone, candidate)
                     selection = Selection(step, figure.mean, figure.ci95, kept, figure.diverged)
             if saving:
                 window.require_finite(step, meta)
-                now = TrainState(step, meta, outer.optimizer.state_dict(), selection)
+                now = TrainState(step, meta, outer.state_dict(), selection)
                 ranks.on_first(partial(checkpoint.save, run_dir, now, training))
             if step == x.steps:
                 signal = ranks.highest(stop.received or 0)  # there is no next step
             if signal:
-                message = f"stopped at step {step} of {x.steps}, saved; the same command goes on from there"
+                message = f"stopped after meta-iteration {step} of {x.steps}, saved; the same command resumes the run"
                 raise Interrupted(message, signal)
-    return TrainState(step, meta, outer.optimizer.state_dict(), selection)
+    return TrainState(step, meta, outer.state_dict(), selection)
 
 
-def _in_words(metric: Metric, rows: list[AfterSteps]) -> Line:
-    """What the journal keeps of a validation: the metric after the last inner step, and before where it is known."""
+def _for_journal(metric: Metric, rows: list[AfterSteps]) -> Line:
+    """Return the journal's values of a validation: the metric after the last inner step, and before where known."""
     last = rows[-1].estimate
     before = {metric.before: rows[0].estimate.mean} if len(rows) > 1 else {}
     measured = {metric.name: last.mean, "ci95": last.ci95, "tasks": last.tasks, "diverged": last.diverged}
@@ -163,8 +164,8 @@ def validator(setup: Setup, times: int) -> Evaluator:
     act: then the others cost nothing.
 
     Args:
-        setup: The experiment's parts.
-        times: Expected validations; tracing is chosen from it.
+        setup: the experiment's parts.
+        times: expected validations; tracing is chosen from it.
     """
     settings = setup.experiment.eval
     norm = Norm.transductive if settings.norm is Norm.all else settings.norm
@@ -210,8 +211,8 @@ class Window:
     """Metrics of the steps since the last log line. They stay on the device, so that no step waits for them.
 
     Args:
-        setup: The experiment's parts.
-        run_dir: The run folder, for messages.
+        setup: the experiment's parts.
+        run_dir: the run folder, for messages.
     """
 
     def __init__(self, setup: Setup, run_dir: Path):
@@ -219,27 +220,27 @@ class Window:
         self._clear()
 
     def _clear(self) -> None:
-        self.rows: list[tuple[Metrics, Tensor]] = []
+        self.rows: list[tuple[Metrics, Facts]] = []
         self.since = time.perf_counter()  # validation time is added to it
 
-    def add(self, metrics: Metrics, grad_norm: Tensor) -> None:
-        """Add one step: the metrics of this rank's tasks, each [T], and the norm of the meta-gradient, a scalar."""
-        self.rows.append((metrics, grad_norm))
+    def add(self, metrics: Metrics, facts: Facts) -> None:
+        """Add one step: the metrics of this rank's tasks, each [T], and scalar facts of the outer step."""
+        self.rows.append((metrics, facts))
 
     def flush(self, step: int) -> dict[str, float]:
         """Return the means over the window and all ranks, and start a new window.
 
         Args:
-            step: Meta-iterations done.
+            step: meta-iterations done.
 
         Raises:
-            NotFinite: A loss or a meta-gradient is not finite.
+            NotFinite: a loss or a meta-gradient is not finite.
         """
         mine = {name: torch.stack([metrics[name] for metrics, _ in self.rows]).cpu() for name in self.rows[0][0]}
         tables = self.ranks.gather([mine])
         table = {name: torch.cat([of_rank[name] for of_rank in tables], 1) for name in mine}
-        norms = torch.stack([norm for _, norm in self.rows]).cpu()
-        finite = table["loss"].isfinite().all(1) & norms.isfinite()
+        facts = {name: torch.stack([of[name] for _, of in self.rows]).cpu() for name in self.rows[0][1]}
+        finite = table["loss"].isfinite().all(1) & facts["grad_norm"].isfinite()
         if not finite.all():
             bad = int(finite.logical_not().nonzero()[0])
             self.ranks.on_first(lambda: self._report(step - len(self.rows) + bad, table["loss"][bad]))
@@ -247,8 +248,9 @@ class Window:
         rate = len(self.rows) * self.meta_batch / seconds
         self._clear()
         means = {name: values.mean().item() for name, values in table.items()}
+        of_steps = {name: values.mean().item() for name, values in facts.items()}
         rates = {f"{name}_per_s": round(means[name] * rate, 1) for name in COUNTS if name in means}
-        return {**means, "grad_norm": norms.mean().item(), "tasks_per_s": round(rate, 2), **rates}
+        return {**means, **of_steps, "tasks_per_s": round(rate, 2), **rates}
 
     def require_finite(self, step: int, meta: Meta) -> None:
         """Raise ``NotFinite``, before saving, where a meta-parameter is not finite after ``step`` meta-iterations."""

@@ -1,6 +1,6 @@
-"""``metarun check``: compare each method's meta-gradient with an independent reference, on this machine, in float64.
+"""``metarun check``: compare each method's meta-gradient with its definition, on this machine, in float64.
 
-The references are in ``definitions.py``. The test suite compares more settings with them.
+The definitions are in ``definitions.py``. The test suite compares more settings with them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from metarun.algorithms.maml import MAML, Derivative
 from metarun.algorithms.random import Random
 from metarun.algorithms.reptile import Reptile
 from metarun.core import tree
-from metarun.core.episode import Episode
 from metarun.core.meta import Meta
 from metarun.engine.kernels.build import NotBuilt, library
 from metarun.engine.meta_gradient import MetaGradient
-from metarun.engine.over_tasks import TRACE_PAYS, Compile, Engine, Vectorize
+from metarun.engine.over_tasks import TRACE_PAYS, Compile, Engine, Vectorize, each
 from metarun.verify.definitions import REFERENCES, query_objective
 from metarun.verify.problems import Case, cases, finite_difference, first_meta, relative_error, small, suits
 
@@ -29,16 +28,16 @@ LIMIT = 1e-6  # largest allowed relative error in float64; the error of finite d
 
 
 def unchecked(algorithms: dict[str, Algorithm]) -> dict[str, str]:
-    """Find the methods that ``rows`` cannot check because they have no reference.
+    """Find the methods that ``rows`` cannot check because they have no definition.
 
     Args:
-        algorithms: Option name -> method.
+        algorithms: option name -> method.
 
     Returns:
         Option name -> reason.
     """
     write = (
-        "it has no reference: write its meta-gradient the long way and add it to REFERENCES in "
+        "it has no definition: write its meta-gradient the long way and add it to REFERENCES in "
         "metarun/verify/definitions.py (CONTRIBUTING.md, Adding a part)"
     )
     return {
@@ -49,9 +48,9 @@ def unchecked(algorithms: dict[str, Algorithm]) -> dict[str, str]:
 
 
 def reference(algorithm: Algorithm, case: Case) -> Meta:
-    """Compute the method's reference meta-gradient, the mean over the case's tasks."""
+    """Compute the method's meta-gradient by its definition, the mean over the case's tasks."""
     one, meta = REFERENCES[type(algorithm)], first_meta(algorithm, case).flat()
-    per_task = [one(algorithm, case.problem, meta, Episode(*row)) for row in zip(*case.episodes, strict=True)]
+    per_task = [one(algorithm, case.problem, meta, task) for task in each(case.episodes)]
     mean = tree.combine(lambda *grads: torch.stack(grads).sum(0), *per_task)
     return Meta.from_flat(tree.scale(1 / len(per_task), mean))
 
@@ -61,8 +60,7 @@ def query_loss_after_adapting(algorithm: Algorithm, case: Case) -> Callable[[Met
 
     def fn(meta: Meta) -> Tensor:
         losses = []
-        for row in zip(*case.episodes, strict=True):
-            task = Episode(*row)
+        for task in each(case.episodes):
             losses.append(query_objective(algorithm, case.problem, meta.flat(), task, create_graph=False))
         return torch.stack(losses).mean()
 
@@ -73,12 +71,12 @@ def query_loss_after_adapting(algorithm: Algorithm, case: Case) -> Callable[[Met
 class Row:
     """One line of ``metarun check``.
 
-    Args:
-        algo: The method's option name, with "recompute" behind it for that variant.
-        network: The name of the case.
-        path: The name of the engine, as in ``engines``.
-        against: The independent computation.
-        error: Relative error, without unit.
+    Attributes:
+        algo: the method's option name, with "recompute" behind it for that variant.
+        network: the name of the case.
+        path: the name of the engine, as in ``engines``.
+        against: the independent computation.
+        error: relative error, without unit.
     """
 
     algo: str
@@ -97,7 +95,7 @@ def engines(device: torch.device) -> dict[str, tuple[Engine, int]]:
     """List every way to run tasks on this machine.
 
     Args:
-        device: Where tasks run; the native kernels are for the CPU.
+        device: where tasks run; the native kernels are for the CPU.
 
     Returns:
         Name -> (engine, expected calls). The number of calls decides whether the function is traced.
@@ -120,11 +118,11 @@ def engines(device: torch.device) -> dict[str, tuple[Engine, int]]:
 
 
 def rows(algorithms: dict[str, Algorithm], device: torch.device) -> Iterator[Row]:
-    """Check every method that has a reference, on every engine.
+    """Check every method that has a definition, on every engine.
 
     Args:
-        algorithms: Option name -> method.
-        device: Where to compute.
+        algorithms: option name -> method.
+        device: where to compute.
 
     Yields:
         One row for each combination of method, case and engine, and one of finite differences where the method

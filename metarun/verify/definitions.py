@@ -1,4 +1,4 @@
-"""Reference meta-gradients, one task at a time, by ``torch.autograd``, to compare the package's own with.
+"""Definitions of the meta-gradients: one task at a time, by ``torch.autograd``, to compare the methods with.
 
 They use nothing of ``hypergrad.py`` and ``over_tasks.py``, and of ``inner.py`` only the order of mini-batches.
 
@@ -25,12 +25,14 @@ from metarun.algorithms.pretrain import Pretrain
 from metarun.algorithms.protonet import ProtoNet
 from metarun.algorithms.reptile import Reptile
 from metarun.core import tree
+from metarun.core.acting import Acting
 from metarun.core.episode import Episode
 from metarun.core.inner import InnerOptimizer, minibatch
 from metarun.core.objective import Supervised
-from metarun.core.problem import Reduction
+from metarun.core.problem import Problem, Reduction
 from metarun.core.tree import Params
 from metarun.verify.mann_definition import mann_reference
+from metarun.verify.policy_definition import policy_loss
 
 
 def step_size(algorithm: Any, meta: Params, name: str, k: int) -> Tensor | float:
@@ -48,14 +50,34 @@ def inner_loss(algorithm: Any, problem: Supervised, params: Params, x: Tensor, y
     return factor * problem.loss(problem.forward(params, x), y)
 
 
+def support_loss(algorithm: Any, problem: Problem, params: Params, task: Any, k: int) -> Tensor:
+    """Compute the loss of inner step k, on a mini-batch where the method takes one."""
+    if isinstance(problem, Acting):
+        return policy_loss(problem, params, task.experience[k], query=False)
+    assert isinstance(problem, Supervised)
+    x, y = task.support_x, task.support_y
+    if isinstance(algorithm, MAML) and algorithm.inner_batch is not None:
+        order = minibatch(task.key, len(x), algorithm.inner_batch, k)
+        x, y = x[order], y[order]
+    return inner_loss(algorithm, problem, params, x, y)
+
+
+def query_loss(problem: Problem, params: Params, task: Any) -> Tensor:
+    """Compute the loss on the query data."""
+    if isinstance(problem, Acting):
+        return policy_loss(problem, params, task.experience[-1], query=True)
+    assert isinstance(problem, Supervised)
+    return problem.loss(problem.forward(params, task.query_x), task.query_y)
+
+
 def plain_descent(
-    algorithm: Any, problem: Supervised, meta: Params, task: Episode, create_graph: bool, proximal: float = 0.0
+    algorithm: Any, problem: Problem, meta: Params, task: Any, create_graph: bool, proximal: float = 0.0
 ) -> list[Params]:
     """Run gradient descent in a plain loop.
 
     Args:
-        create_graph: Whether the inner gradients can be differentiated. Without it they are constants.
-        proximal: Strength of the pull to the start (iMAML's lambda).
+        create_graph: whether the inner gradients can be differentiated. Without it they are constants.
+        proximal: strength of the pull to the start (iMAML's lambda).
 
     Returns:
         The model's parameters after 0, 1, ... S inner steps.
@@ -65,19 +87,11 @@ def plain_descent(
     kept = [pattern[1:] for pattern in frozen if pattern.startswith("!")]
     still = [n for n in start if any(fnmatchcase(n, f) for f in frozen) and not any(fnmatchcase(n, f) for f in kept)]
     moving = [name for name in start if name not in still]
-    order = None
-    if isinstance(algorithm, MAML) and algorithm.inner_batch is not None:
-        order = [
-            minibatch(task.key, len(task.support_x), algorithm.inner_batch, k) for k in range(algorithm.inner_steps)
-        ]
     path = [start]
     for k in range(algorithm.inner_steps):
         params = dict(path[-1])
         at = params if create_graph else {name: p.detach().requires_grad_() for name, p in params.items()}
-        x, y = (
-            (task.support_x, task.support_y) if order is None else (task.support_x[order[k]], task.support_y[order[k]])
-        )
-        loss = inner_loss(algorithm, problem, at, x, y)
+        loss = support_loss(algorithm, problem, at, task, k)
         grads = torch.autograd.grad(loss, [at[name] for name in moving], create_graph=create_graph)
         for name, g in zip(moving, grads, strict=True):
             pull = proximal * (params[name] - start[name])
@@ -86,10 +100,10 @@ def plain_descent(
     return path
 
 
-def query_objective(algorithm: Any, problem: Supervised, meta: Params, task: Episode, create_graph: bool) -> Tensor:
+def query_objective(algorithm: Any, problem: Problem, meta: Params, task: Any, create_graph: bool) -> Tensor:
     """Compute the query loss after adapting, which MAML and its variants minimise, for one task, a scalar."""
     path = plain_descent(algorithm, problem, meta, task, create_graph)
-    losses = [problem.loss(problem.forward(params, task.query_x), task.query_y) for params in path]
+    losses = [query_loss(problem, params, task) for params in path]
     if isinstance(algorithm, MAMLpp):  # MAML++, equation 3, with weights that add up to 1
         early = algorithm.multi_step / algorithm.inner_steps
         weights = [early] * (algorithm.inner_steps - 1)
@@ -97,7 +111,7 @@ def query_objective(algorithm: Any, problem: Supervised, meta: Params, task: Epi
     return losses[-1]
 
 
-def maml_reference(algorithm: MAML, problem: Supervised, meta: Params, task: Episode) -> Params:
+def maml_reference(algorithm: MAML, problem: Problem, meta: Params, task: Any) -> Params:
     """Differentiate through the unrolled inner loop; for first order the inner gradients are constants.
 
     Source:

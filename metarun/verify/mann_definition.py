@@ -1,4 +1,4 @@
-"""MANN's reference meta-gradient: slot by slot and head by head, one task at a time, by ``torch.autograd``.
+"""Definition of MANN's meta-gradient: slot by slot and head by head, one task at a time, by ``torch.autograd``.
 
 It uses nothing of ``memory_cell.py`` and ``algorithms/mann.py`` but the number of slots.
 """
@@ -26,10 +26,10 @@ def sequence_logits(params: Params, size: int, x: Tensor, y: Tensor) -> list[Ten
     """Predict each example of a sequence.
 
     Args:
-        params: The network's parameters.
-        size: Slots of the memory.
-        x: The examples [L, ...], in the order of the sequence.
-        y: Their labels [L].
+        params: the network's parameters.
+        size: slots of the memory.
+        x: the examples [L, ...], in the order of the sequence.
+        y: their labels [L].
 
     Returns:
         The logits [N] of each of the L examples.

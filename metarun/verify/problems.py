@@ -5,44 +5,57 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from metarun.algorithms.base import Algorithm
 from metarun.algorithms.imaml import IMAML
+from metarun.algorithms.maml import MAML
+from metarun.algorithms.mamlpp import MAMLpp
 from metarun.algorithms.mann import MANN
 from metarun.core import tree
+from metarun.core.acting import Acting, ActingTask, Estimator, Experience
 from metarun.core.episode import Episode
 from metarun.core.meta import Meta
-from metarun.core.objective import Supervised, classification
+from metarun.core.objective import classification
+from metarun.core.problem import Reduction
+from metarun.core.rollout import Environment
 from metarun.core.tree import Tree
 from metarun.errors import ConfigError
 from metarun.models.base import Init, functional, initialise
 from metarun.models.conv4 import Conv4, Downsample, Features
+from metarun.models.gaussian_mlp import GaussianMLP
 from metarun.models.mann import MemoryAugmented
 from metarun.models.mlp import MLP, Activation
 
 
 @dataclass(frozen=True)
 class Case:
-    """A tiny network with its first parameters, and a few tasks for it with leaves [T, ...], in float64."""
+    """A tiny network with its first parameters, and a few tasks for it, in float64.
+
+    Attributes:
+        name: name of the network.
+        problem: the network with its losses (Supervised or Acting).
+        meta: the network's parameters alone.
+        episodes: T tasks (an Episode or an ActingTask).
+    """
 
     name: str
-    problem: Supervised
-    meta: Meta  # the network's parameters alone
-    episodes: Episode
+    problem: Any
+    meta: Meta
+    episodes: Any
 
 
 def cases(device: torch.device, tasks: int = 3, way: int = 3, shot: int = 2, query: int = 2) -> Iterator[Case]:
-    """Make the cases: an MLP, two Conv4 with batch norm, and a MANN.
+    """Make the cases: an MLP, two Conv4 with batch norm, a MANN, and a policy on given experience.
 
     The strided Conv4 has batch norm with a learned shift only, and three filters, fewer than a vector of the native
     kernels holds. The max-pooled Conv4 has eight filters, which fill whole vectors.
 
     Args:
-        device: Where the parameters and the tasks are.
+        device: where the parameters and the tasks are.
         tasks: T.
         way: N.
         shot: K.
@@ -84,10 +97,72 @@ def cases(device: torch.device, tasks: int = 3, way: int = 3, shot: int = 2, que
             key=torch.arange(11, 11 + tasks, device=device),
         )
         yield Case(name, classification(functional(module), way), Meta.of(scaled), episodes)
+    yield policy_case(device, tasks)
+
+
+class Given(Acting):
+    """The problem of acting on experience that the tasks have already."""
+
+    collects: ClassVar[bool] = False
+
+
+class Nowhere(Environment):
+    """An environment of three numbers to observe and two to act by, in which nothing is ever done."""
+
+    observations, actions, horizon = 3, 2, 5
+
+    def reset(self, facts: Tensor, keys: Tensor) -> Any:
+        raise NotImplementedError
+
+    def observe(self, state: Any) -> Tensor:
+        raise NotImplementedError
+
+    def step(self, facts: Tensor, state: Any, action: Tensor) -> tuple[Any, Tensor, Tensor]:
+        raise NotImplementedError
+
+
+def policy_case(device: torch.device, tasks: int, trajectories: int = 4, steps: int = 5) -> Case:
+    """Make a tanh policy and random experience of ``steps`` inner steps, with episodes that end early."""
+    world = Nowhere()
+    model = GaussianMLP(hidden=[5, 4], activation=Activation.tanh, init=Init.xavier, std=0.7)
+    module = initialise(model, (world.observations,), 2 * world.actions, seed=0).to(device, torch.float64)
+    generator = torch.Generator().manual_seed(4)
+    shape = (tasks, trajectories, world.horizon)
+
+    def drawn(*last: int) -> Tensor:
+        return torch.randn(*shape, *last, generator=generator, dtype=torch.float64).to(device)
+
+    def experience() -> Experience:
+        ends = torch.randint(1, world.horizon + 1, shape[:2], generator=generator)
+        valid = (torch.arange(world.horizon) < ends[..., None]).to(device, torch.float64)
+        unread = torch.zeros(tasks, dtype=torch.float64, device=device)
+        return Experience(
+            observation=drawn(world.observations) * valid[..., None],
+            action=drawn(world.actions) * valid[..., None],
+            outputs=0.3 * drawn(2 * world.actions) * valid[..., None],
+            reward=drawn() * valid,
+            advantage=drawn() * valid,
+            valid=valid,
+            explained=unread,
+            gained=unread,
+        )
+
+    problem = Given(environment=world, forward=functional(module), discount=0.9, gae=1.0, estimator=Estimator.official)
+    keys = torch.zeros(tasks, 1, dtype=torch.int64, device=device)
+    given = ActingTask(drawn()[:, 0, :1], keys, keys, tuple(experience() for _ in range(steps + 1)))
+    return Case("policy", problem, Meta.of({n: p.detach() * 1 for n, p in module.named_parameters()}), given)
 
 
 def suits(algorithm: Algorithm, case: Case) -> bool:
-    """Whether a method can be checked on a case: MANN on its own network, every other method on the other ones."""
+    """Whether a method can be checked on a case.
+
+    MANN is checked on its own network, MAML and its variants without losses on the way on a policy, too, and every
+    other method on the other networks.
+    """
+    if case.name == "policy":
+        if not isinstance(algorithm, MAML) or isinstance(algorithm, MAMLpp):
+            return False
+        return algorithm.inner_loss is Reduction.mean and algorithm.inner_batch is None
     return isinstance(algorithm, MANN) == (case.name == "mann")
 
 
@@ -99,7 +174,7 @@ def small(algorithm: Any) -> Any:
     if isinstance(algorithm, MANN):  # few slots, so that some are used again
         return dataclasses.replace(algorithm, slots=5)
     wanted: dict[str, Any] = {"inner_lr": 0.2, "inner_steps": 3, "inner_batch": 4}
-    if isinstance(algorithm, IMAML):  # so that conjugate gradient and the reference both solve the implicit equation
+    if isinstance(algorithm, IMAML):  # so that conjugate gradient and the definition both solve the implicit equation
         wanted |= {"inner_lr": 0.001, "proximal": 400.0, "cg_steps": 12}
     used = {field.name for field in dataclasses.fields(algorithm) if getattr(algorithm, field.name)}
     try:
@@ -124,10 +199,10 @@ def finite_difference(fn: Callable[[Tree], Tensor], at: Tree, direction: Tree, s
     """Compute the central difference of a scalar function.
 
     Args:
-        fn: A function of a tree of tensors.
-        at: The point.
-        direction: A tree of the same structure.
-        step: Factor of ``direction`` to each side. It is small because inner gradients, and so the adapted parameters,
+        fn: a function of a tree of tensors.
+        at: the point.
+        direction: a tree of the same structure.
+        step: factor of ``direction`` to each side. It is small because inner gradients, and so the adapted parameters,
             jump where the input of a ReLU changes its sign.
 
     Returns:

@@ -17,14 +17,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import metarun
-from metarun.core.episode import Episode
 from metarun.core.objective import supervised
 from metarun.datasets.base import Split
 from metarun.datasets.generated import Generated
 from metarun.errors import UserError
 from metarun.progress import progress_bar
 from metarun.runs.experiment import Experiment
-from metarun.runs.setup import Setup, assemble
+from metarun.runs.setup import Setup, assemble, load
 
 POOL = 4  # meta-batches that take turns
 CONVOLUTIONS = ("conv", "metarun::transpose", "metarun::correlate")
@@ -35,9 +34,9 @@ def measure(experiment: Experiment, seconds: float, compare: bool) -> dict[str, 
     """Measure meta-steps after a warm-up step.
 
     Args:
-        experiment: What to run; its data set is replaced by generated data of the same shape.
-        seconds: Time to measure for; at least three steps are measured.
-        compare: Whether the plain loop of ``benchmarks/reference_loop.py`` runs in turns with metarun, for the ratio.
+        experiment: what to run; labelled examples are replaced by generated ones of the same shape.
+        seconds: time to measure for; at least three steps are measured.
+        compare: whether the plain loop of ``benchmarks/reference_loop.py`` runs in turns with metarun, for the ratio.
 
     Returns:
         The entries that ``table`` prints: tasks per second, seconds, MB, and shares 0..1.
@@ -50,7 +49,7 @@ def measure(experiment: Experiment, seconds: float, compare: bool) -> dict[str, 
 
 
 def _measure(experiment: Experiment, device: torch.device, seconds: float, compare: bool) -> dict[str, Any]:
-    setup = assemble(experiment, Generated(experiment.dataset, device), device)
+    setup = _assembled(experiment, device)
     setup.require_room()
     batches = _meta_batches(setup)
     ours = _meta_step(setup)
@@ -92,11 +91,11 @@ def throughput(experiment: Experiment, seconds: float) -> float:
     """Measure the median tasks per second of meta-steps, after one warm-up step.
 
     Args:
-        experiment: What to run, on generated data.
-        seconds: Time to measure for; at least one step is measured.
+        experiment: what to run, on generated data.
+        seconds: time to measure for; at least one step is measured.
     """
     with experiment.device.applied() as device:
-        setup = assemble(experiment, Generated(experiment.dataset, device), device)
+        setup = _assembled(experiment, device)
         setup.require_room()
         step, batches = _meta_step(setup), _meta_batches(setup)
         step(batches[0])
@@ -111,7 +110,13 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
-def _meta_batches(setup: Setup) -> list[Episode]:
+def _assembled(experiment: Experiment, device: torch.device) -> Setup:
+    """Build everything on noise of the data set's shapes, or on its own tasks where noise cannot stand in for them."""
+    of = experiment.dataset
+    return assemble(experiment, Generated(of, device) if of.labelled else load(experiment, device), device)
+
+
+def _meta_batches(setup: Setup) -> list[Any]:
     """Draw the meta-batches before the measurement starts."""
     x = setup.experiment
     support, query = x.training_shots()
@@ -125,11 +130,12 @@ def _meta_step(setup: Setup) -> Callable[..., None]:
     """Return a training step without sampling and logging."""
     meta = setup.first_meta()
     outer = setup.experiment.algo.outer_step(meta)
-    meta_gradient = setup.meta_gradient()
+    meta_gradient, questions = setup.meta_gradient(), setup.questions()
 
     def step(episodes: Any) -> None:
-        grads, metrics = meta_gradient(meta, episodes)
-        outer.step(grads, progress=0.0)
+        tasks = setup.collected(meta, episodes)
+        grads, metrics = meta_gradient(meta, tasks)
+        outer.step(grads, 0.0, questions.about(tasks))
         metrics["loss"].mean().item()
 
     return step
@@ -176,8 +182,11 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 def _peak_memory(step: Callable[..., None], episodes: Any, device: torch.device) -> float:
-    """Measure the largest memory during a step, MB: the GPU's allocations, or the whole process with its libraries on
-    a CPU. Only Linux can reset the peak; elsewhere it is the largest since the process began."""
+    """Measure the largest memory during a step, in MB.
+
+    It is the GPU's allocations or, on a CPU, the whole process with its libraries. Only Linux can reset the peak;
+    elsewhere it is the largest since the process began.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         step(episodes)

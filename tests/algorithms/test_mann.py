@@ -18,6 +18,7 @@ from metarun.core.inner import minibatch
 from metarun.core.meta import Meta
 from metarun.core.objective import accuracy, classification
 from metarun.core.outer import OuterOptimizer
+from metarun.core.outer_step import Nothing
 from metarun.core.tree import Params
 from metarun.datasets.base import Split
 from metarun.engine.meta_gradient import MetaGradient
@@ -264,7 +265,7 @@ def test_it_learns_to_look_things_up() -> None:
     meta_gradient = MetaGradient(Engine(Vectorize.vmap, None, Compile.auto), algorithm, problem, calls=150)
     for step in range(150):
         grads, metrics = meta_gradient(meta, lookup(16 * step))
-        outer.step(grads, progress=0.0)
+        outer.step(grads, 0.0, Nothing())
     of = Case("lookup", problem, meta, lookup(10_000, 100))
     right = [
         [(outputs.argmax(1) == targets).float().mean() for outputs, targets in instances(algorithm, of, t, range(4))]

@@ -17,7 +17,7 @@ from metarun.errors import NotFinite, UserError, in_folder
 from metarun.runs.experiment import Experiment
 from tests.support.commands import Command
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("undrawn")]
 
 QUICK = [
     "model.filters=8",
@@ -256,21 +256,24 @@ def test_compose_refuses_a_sweep() -> None:
         config.compose(["seed=1,2"])
 
 
-def test_cfg_job_prints_the_resolved_configuration(metarun: Command, tmp_path: Path) -> None:
-    done = metarun("train", "--cfg", "job", "query=4")
-    assert done.returncode == 0, done.stderr
-    assert "query: 4" in done.stdout.split("eval:")[1] and "${" not in done.stdout and "hydra" not in done.stdout
+def test_cfg_job_prints_the_resolved_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "--cfg", "job", "query=4"]) == 0
+    out = capsys.readouterr().out
+    assert "query: 4" in out.split("eval:")[1] and "${" not in out and "hydra" not in out
     assert not list(tmp_path.iterdir())
 
 
-def test_choices_of_ones_own(metarun: Command, tmp_path: Path) -> None:
+def test_choices_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "mine/algo").mkdir(parents=True)
     (tmp_path / "mine/algo/slow.yaml").write_text("defaults:\n  - maml\n  - _self_\ninner_lr: 0.01\n")
-    done = metarun("train", "--config-dir", "mine", "algo=slow", *QUICK, "run_dir=run")
-    assert done.returncode == 0, done.stderr
+    assert cli.main(["train", "--config-dir", "mine", "algo=slow", *QUICK, "run_dir=run"]) == 0
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert config["names"]["algo"] == "slow" and config["values"]["algo"]["inner_lr"] == 0.01
-    assert metarun("eval", "run=run").returncode == 0
+    assert cli.main(["eval", "run=run"]) == 0
 
 
 def test_a_shell_leaves_the_home_of_config_dir_to_metarun(
@@ -329,7 +332,6 @@ def test_both_checkpoints_of_a_run_are_rows_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("metarun.runs.meta_test.illustrate", lambda *_: None)
     words = ["dataset=sinusoid", "steps=3", "meta_batch=2", "eval.tasks=4", "eval.val_tasks=4", "device.compile=false"]
     for every in (1, 0):
         assert cli.main(["train", f"run_dir={every}", *words, f"eval.every={every}", "eval.select=last"]) == 0
@@ -389,18 +391,22 @@ def test_train_eval_report(metarun: Command, tmp_path: Path) -> None:
     assert len(rows) == 4 and "| fomaml | glyphs |" in (tmp_path / "outputs/table.md").read_text()
 
 
-def test_a_sweep_gives_each_job_its_folder(metarun: Command, tmp_path: Path) -> None:
-    done = metarun("train", "-m", "algo=maml,fomaml", "seed=0,1", *QUICK)
-    assert done.returncode == 0, done.stderr
+def test_a_sweep_gives_each_job_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "-m", "algo=maml,fomaml", "seed=0,1", *QUICK]) == 0
     runs = [path for path in (tmp_path / "outputs").iterdir() if (path / "result.json").exists()]
     endings = {path.name.split("_", 2)[2] for path in runs}
     assert endings == {f"{algo}_glyphs_5w1s_s{seed}" for algo in ("maml", "fomaml") for seed in (0, 1)}
 
 
-def test_one_failed_job_does_not_end_a_sweep(metarun: Command, tmp_path: Path) -> None:
-    done = metarun("train", "-m", "way=200,5", *QUICK)  # 200 classes: only the data can tell that it is too many
-    assert done.returncode == 2
-    error, last = [line for line in done.stderr.splitlines() if line.startswith("metarun: ")]
+def test_one_failed_job_does_not_end_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert (
+        cli.main(["train", "-m", "way=200,5", *QUICK]) == 2
+    )  # 200 classes: only the data can tell that it is too many
+    error, last = [line for line in capsys.readouterr().err.splitlines() if line.startswith("metarun: ")]
     assert error.startswith("metarun: error: way=200: ") and last == "metarun: error: 1 of 2 jobs failed"
     assert len(list((tmp_path / "outputs").glob("*_5w1s_s0/result.json"))) == 1
 
@@ -477,10 +483,10 @@ def test_a_test_that_diverges_says_so(
     )
 
 
-def test_check(metarun: Command) -> None:
-    done = metarun("check", "device=cpu", "algo=protonet,boil")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "finite differences" in done.stdout and " 0 wrong" in done.stdout
+def test_check(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "device=cpu", "algo=protonet,boil"]) == 0
+    out = capsys.readouterr().out
+    assert "finite differences" in out and " 0 wrong" in out
 
 
 def test_real_omniglot(metarun: Command, tmp_path: Path, data_root: Path) -> None:

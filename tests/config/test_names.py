@@ -40,7 +40,7 @@ def test_the_yaml_files_state_every_key_of_the_types() -> None:
         (["algo=mamll"], False, r"algo=mamll: must be one of .* \(did you mean maml\?\)"),
         (["algo=maml,reptile", "algo.train_shto=1"], True, r"algo\.train_shto=1: no such key"),
         (["seed=0,1", "stpes=3,4"], True, "stpes=3: no such key"),
-        (["algo=glob(x*)"], True, "is a sweep over no value"),
+        (["algo=glob(x*)"], True, "is a sweep without values"),
         (["recipe=sinusoid/maml_5s", "recipe.name=x"], False, r"recipe\.name=x: comes with the recipe"),
         (["foo"], False, "foo: cannot be read"),
         (["run_dir="], False, "run_dir=: has no value"),

@@ -20,7 +20,7 @@ from metarun.core.inner import InnerOptimizer
 from metarun.core.meta import Meta
 from metarun.core.problem import Reduction
 from metarun.engine.meta_gradient import MetaGradient
-from metarun.engine.over_tasks import Compile, Engine
+from metarun.engine.over_tasks import Compile, Engine, each
 from metarun.engine.trace import ROUNDING, distance
 from metarun.verify import check, definitions, problems
 from metarun.verify.problems import Case
@@ -77,6 +77,9 @@ def variants() -> dict[str, Algorithm]:
 VARIANTS = variants()
 SUITED = [(name, p) for name, algorithm in VARIANTS.items() for p in CASES if problems.suits(algorithm, CASES[p])]
 EXACT = {name: a for name, a in VARIANTS.items() if isinstance(a, MAML) and a.hypergrad is not Derivative.first_order}
+DIFFERENTIABLE = {
+    f"{name}-{of}": (name, case) for of, case in FOR_ANY.items() for name in EXACT if problems.suits(EXACT[name], case)
+}
 
 
 def gradient(algorithm: Algorithm, case: Case, path: Path) -> Meta:
@@ -117,16 +120,19 @@ def test_equals_its_definition(name: str, on: str, path: str) -> None:
 
 
 def to_record() -> list[tuple[str, str, str]]:
-    """(method, network, path): one of each kind, on a network that suits it for each path; tracing takes seconds."""
+    """(method, network, path): one of each kind, on a network that suits it for each path."""
     networks = {"vmap traced": ("mlp", "mann"), "native traced": ("conv4 max-pool",)}
     methods = ("maml", "maml recompute", "imaml", "reptile", "anil", "mamlpp", "pretrain", "protonet", "mann")
     return [(m, on, path) for m, on in SUITED if m in methods for path in TRACED if on in networks[path]]
 
 
+@pytest.mark.sampled(6, 12)  # tracing takes seconds
 @pytest.mark.parametrize(("name", "network", "path"), to_record())
 def test_a_trace_is_what_was_traced(name: str, network: str, path: str) -> None:
     """Also at other parameters than those that it was traced with."""
     case, algorithm, (engine, calls) = CASES[network], VARIANTS[name], TRACED[path]
+    if isinstance(algorithm, IMAML):
+        algorithm = changed(algorithm, cg_steps=3)  # each is recorded anew
     traced = MetaGradient(engine, algorithm, case.problem, calls)
     plain = MetaGradient(dataclasses.replace(engine, compile=Compile.false), algorithm, case.problem)
     meta = algorithm.init(case.meta.model)
@@ -137,18 +143,19 @@ def test_a_trace_is_what_was_traced(name: str, network: str, path: str) -> None:
         assert off < ROUNDING / 50  # a sum in another order here and there; ``Replay`` takes no more for rounding
 
 
-@every_case
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.sampled(4, 16)
+@pytest.mark.parametrize(("name", "case"), DIFFERENTIABLE.values(), ids=DIFFERENTIABLE)
 def test_exact_derivative_equals_finite_differences(name: str, case: Case) -> None:
     algorithm = EXACT[name]
     fn = check.query_loss_after_adapting(algorithm, case)
     generator = torch.Generator().manual_seed(5)
-    for path in PATHS.values() if name in ("maml", "maml recompute", "mamlpp") else [PATHS["vmap"]]:
-        got = gradient(algorithm, case, path)
-        along_gradient = tree.scale(1 / tree.norm(got), got)
-        drawn = tree.combine(lambda p: torch.randn(p.shape, generator=generator, dtype=p.dtype), got)
-        for direction in (along_gradient, tree.scale(1 / tree.norm(drawn), drawn)):
-            slope = problems.finite_difference(fn, problems.first_meta(algorithm, case), direction)
+    paths = PATHS.values() if name in ("maml", "maml recompute", "mamlpp") else [PATHS["vmap"]]
+    gradients = [gradient(algorithm, case, path) for path in paths]
+    drawn = tree.combine(lambda p: torch.randn(p.shape, generator=generator, dtype=p.dtype), gradients[0])
+    for along in (gradients[0], drawn):
+        direction = tree.scale(1 / tree.norm(along), along)
+        slope = problems.finite_difference(fn, problems.first_meta(algorithm, case), direction)
+        for got in gradients:
             assert tree.dot(got, direction).item() == pytest.approx(slope, rel=1e-5, abs=1e-7)
 
 
@@ -166,10 +173,10 @@ def test_exact_derivative_equals_finite_differences_in_every_entry() -> None:
 
 @every_case
 def test_recompute_equals_store(case: Case) -> None:
-    for steps in (1, 2, 5):
+    for steps in (1, 2, 5):  # test_hypergrad.py has other lengths
         store = changed(VARIANTS["maml"], inner_steps=steps)
         recompute = changed(VARIANTS["maml recompute"], inner_steps=steps)
-        for path in PATHS.values():
+        for path in PATHS.values() if steps == 2 else [PATHS["vmap"]]:
             assert problems.relative_error(gradient(recompute, case, path), gradient(store, case, path)) < 1e-12
 
 
@@ -186,7 +193,7 @@ def test_frozen_parameters_stay_put_in_the_inner_loop_and_are_still_meta_learned
     for derivative in Derivative:
         algorithm = changed(VARIANTS["maml"], frozen=pattern, hypergrad=derivative)
         got = gradient(algorithm, case, PATHS["vmap"]).model
-        task = Episode(*(field[0] for field in case.episodes))
+        task = next(each(case.episodes))
         *_, adapted = algorithm.adapt(case.problem, case.meta, task, 2)
         moved = {name for name in adapted if not torch.equal(adapted[name], case.meta.model[name])}
         assert moved == {head}
@@ -244,6 +251,7 @@ def test_reptile_hands_its_moments_on() -> None:
 
 
 # Adam's first steps follow the sign of a gradient, also of one that is zero but for rounding (a bias before batch norm)
+@pytest.mark.sampled(4, 16)
 @pytest.mark.parametrize(
     "name", [n for n, on in SUITED if on == "conv4 max-pool" and (not n.startswith("reptile") or n == "reptile sgd")]
 )

@@ -8,6 +8,7 @@ import torch
 
 from metarun.core.meta import Meta
 from metarun.core.outer import OuterOptimizer, OuterSettings, Schedule
+from metarun.core.outer_step import Nothing
 
 SETTINGS = OuterSettings(
     outer_optimizer=OuterOptimizer.sgd,
@@ -24,7 +25,7 @@ def step(grad: list[float], progress: float = 0.0, **settings: Any) -> tuple[lis
     meta = Meta.of({"w": torch.zeros(1)}, step_sizes={"w": torch.zeros(1)})
     first, second = torch.tensor(grad).split(1)
     outer = dataclasses.replace(SETTINGS, **settings).outer_step(meta)
-    norm = outer.step(Meta.of({"w": first}, step_sizes={"w": second}), progress)
+    norm = outer.step(Meta.of({"w": first}, step_sizes={"w": second}), progress, Nothing())["grad_norm"]
     return torch.cat([meta.model["w"], meta.step_sizes["w"]]).tolist(), norm.item()
 
 

@@ -55,6 +55,7 @@ def test_permutation_is_one_and_fair() -> None:
     assert ((orders[:, 0].bincount(minlength=5) / 5000) - 0.2).abs().max() < 0.025
 
 
+@pytest.mark.full
 def test_a_compiled_permutation_is_the_same_and_stays_within_its_memory() -> None:
     """TorchInductor once made a loop of it whose end the C++ compiler dropped; more than one vector shows it."""
 

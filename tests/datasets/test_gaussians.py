@@ -70,7 +70,7 @@ def test_the_best_accuracy_is_that_of_who_knows_the_means(spread: float, deviati
 
 
 def test_adapting_goes_from_a_toss_to_near_the_best_and_not_beyond(tmp_path: Path) -> None:
-    bench = build(config.compose(["dataset=gaussians", "steps=100", "eval.every=0"])[0])
+    bench = build(config.compose(["dataset=gaussians", "steps=50", "eval.every=0"])[0])
     state = train(bench, tmp_path, StopSignals())
     (score,) = evaluate(bench, state.meta, Split.test, 300, Norm.transductive)
     assert isinstance(bench.tasks, Blobs)

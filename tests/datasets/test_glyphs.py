@@ -41,6 +41,11 @@ def test_second_load_reads_the_cache(own_cache: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_damaged_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {
+        "letters": np.arange(65, 91),
+        "images": np.random.default_rng(0).integers(0, 256, (26, 12, 28, 28), np.uint8),
+    }
+    monkeypatch.setattr(glyphs, "_distinct_letters", lambda: small)  # rendering takes seconds
     monkeypatch.setenv("METARUN_CACHE", str(tmp_path))
     stamp = Glyphs().load(Path("unused"), CPU).stamp
     (cache,) = tmp_path.glob("glyphs-*.npz")

@@ -87,7 +87,7 @@ def test_data_follow_the_parameters_of_their_step(engine: Engine, hypergrad: str
     found = collected(engine, algo, Walk(), meta, given, STEPS, training=True)
     torch.testing.assert_close(found["points"], torch.stack([points for points, _ in want]))
     assert not given["points"].any(), "the tasks that were given stay as they were"
-    got, _ = MetaGradient(engine, algo, Walk())(meta, given)
+    got, _ = MetaGradient(engine, algo, Walk())(meta, found)
     torch.testing.assert_close(got.model["place"], torch.stack([g for _, g in want]).mean(0))
 
 

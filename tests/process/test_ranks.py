@@ -227,7 +227,7 @@ def test_a_rank_that_is_killed_stops_the_other_and_the_run_goes_on_with_the_same
         killed = time.monotonic()
         os.kill(pids(run)[victim], signal.SIGKILL)
         _, lines, err = finish(run)
-        assert len(lines) == 1 and LOST in lines[0] and "the same command goes on" in lines[0], err
+        assert len(lines) == 1 and LOST in lines[0] and "the same command resumes" in lines[0], err
         assert (run.returncode == 0) == (tmp_path / "run/result.json").exists() == (restarts == 1), err
         assert restarts or time.monotonic() - killed < 45
     for undisturbed, killed_twice in zip(outcome(whole), outcome(tmp_path / "run"), strict=True):
@@ -251,9 +251,9 @@ def test_a_signal_to_one_rank_or_to_torchrun_saves_and_the_run_goes_on_with_the_
         until(lambda known=lines: len(journal.read(tmp_path / "run")) > known, run)  # type: ignore[misc]
         os.kill(pids(run)[1] if to_one else run.pid, signal.SIGTERM)
         _, told, err = finish(run)
-        assert len(told) == 1 and "saved; the same command goes on from there" in told[0], err
+        assert len(told) == 1 and "saved; the same command resumes the run" in told[0], err
         state = checkpoint.load(tmp_path / "run")
-        assert state is not None and f"stopped at step {state.step} of 30" in told[0]
+        assert state is not None and f"stopped after meta-iteration {state.step} of 30" in told[0]
         steps.append(state.step)
     assert 0 < steps[0] < steps[1] < 30
     run = launch(tmp_path, "train", "run_dir=run", *SELDOM)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from metarun.cli import main as cli
 from tests.support.commands import Command
 from tests.support.runs import outcome
 
@@ -36,7 +37,7 @@ def wait_for(path: Path, seconds: float = 120) -> None:
 
 KILLS = [
     ("meta_sgd", 1),  # learned step sizes
-    ("reptile", 1),  # Adam inside, its moments handed on
+    pytest.param("reptile", 1, marks=pytest.mark.slow),  # Adam inside, its moments handed on
     pytest.param("maml", 30, marks=pytest.mark.slow),
     pytest.param("imaml", 30, marks=pytest.mark.slow),
     pytest.param("mamlpp", 10, marks=pytest.mark.slow),
@@ -69,7 +70,7 @@ def test_killed_again_and_again_ends_with_the_same_bits(
     assert "already done" in metarun("train", "run_dir=killed", *words).stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_says_so(metarun: Command, tmp_path: Path, number: signal.Signals) -> None:
     words = [*RUN, "steps=100000", "eval.every=0", "checkpoint_every=100000"]
     run = start(tmp_path, *words)
@@ -84,7 +85,7 @@ def test_a_signal_saves_and_says_so(metarun: Command, tmp_path: Path, number: si
     (run_dir,) = (path for path in (tmp_path / "outputs").iterdir() if path.is_dir())
     saved = (run_dir / "checkpoints/last.pt").stat().st_mtime_ns
 
-    again = start(tmp_path, *words)  # the same command: it goes on in the same folder
+    again = start(tmp_path, *words)  # the same command: it resumes in the same folder
     end = time.monotonic() + 120
     log = run_dir / "metrics.jsonl"
     lines = len(log.read_text().splitlines())
@@ -93,7 +94,7 @@ def test_a_signal_saves_and_says_so(metarun: Command, tmp_path: Path, number: si
         time.sleep(0.02)
     again.send_signal(number)
     out, _ = again.communicate(timeout=60)
-    assert "going on with an unfinished run" in out and str(run_dir.name) in out
+    assert "resuming an unfinished run" in out and str(run_dir.name) in out
     assert (run_dir / "checkpoints/last.pt").stat().st_mtime_ns > saved
 
 
@@ -132,29 +133,37 @@ def test_one_process_a_folder(metarun: Command, tmp_path: Path) -> None:
     assert second.returncode == 2 and "another process is running in this folder" in second.stderr
 
 
-def test_another_configuration_is_refused_with_the_keys(metarun: Command, tmp_path: Path) -> None:
-    words = ["run_dir=run", *RUN, "steps=2"]
-    assert metarun("train", *words).returncode == 0
+def test_another_configuration_is_refused_with_the_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "run_dir=run", *RUN, "steps=2"]
+    assert cli.main(words) == 0
+    capsys.readouterr()
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    done = metarun("train", *words, "algo=fomaml", "shot=2")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "shot: 1 there, 2 here" in done.stderr and "algo.hypergrad: store there, first_order here" in done.stderr
-    assert metarun("train", *words, "resume=never").returncode == 2
+    assert cli.main([*words, "algo=fomaml", "shot=2"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "shot: 1 there, 2 here" in err and "algo.hypergrad: store there, first_order here" in err
+    assert cli.main([*words, "resume=never"]) == 2
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("mine")
-    done = metarun("train", "run_dir=mine", *RUN)
-    assert done.returncode == 2 and "no metarun run" in done.stderr
+    capsys.readouterr()
+    assert cli.main(["train", "run_dir=mine", *RUN]) == 2
+    assert "no metarun run" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "mine").iterdir() if path.name != ".lock"] == ["thesis.txt"]
 
 
-def test_numbers_that_are_not_finite_stop_with_status_3(metarun: Command, tmp_path: Path) -> None:
+def test_numbers_that_are_not_finite_stop_with_status_3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     words = [*RUN, "steps=50", "eval.every=0", "checkpoint_every=1", "log_every=5", "run_dir=run"]
-    done = metarun("train", *words, "algo.inner_lr=1e38")
-    assert done.returncode == 3 and done.stderr.count("\n") == 1
-    assert (
-        "meta-iteration 1 (tasks 0..1)" in done.stderr and "last good checkpoint: none was written yet" in done.stderr
-    )
+    assert cli.main(["train", *words, "algo.inner_lr=1e38"]) == 3
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "meta-iteration 1 (tasks 0..1)" in err and "last good checkpoint: none was written yet" in err
     assert not list((tmp_path / "run").rglob("*.pt"))
 
 
@@ -175,8 +184,11 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
     assert not list((tmp_path / "run").rglob("*.tmp"))
 
 
-def test_a_folder_that_cannot_be_made(metarun: Command, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("in the way")
-    done = metarun("train", "run_dir=file/run", *RUN)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "run_dir=file/run: cannot be written" in done.stderr
+    assert cli.main(["train", "run_dir=file/run", *RUN]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "run_dir=file/run: cannot be written" in err

@@ -27,7 +27,6 @@ from metarun.reproduce.verdict import Verdict
 from metarun.results.result import OfRecipe, Result, Selected
 from metarun.results.result_file import read as read_result
 from metarun.results.result_file import write
-from tests.support.commands import Command
 from tests.support.results import result as made
 from tests.support.results import score
 
@@ -109,7 +108,7 @@ def test_a_result_in_another_cells_folder_is_refused(tmp_path: Path) -> None:
     file = put(tmp_path, result())
     other = reproduce.folder(tmp_path, "sinusoid/maml_10s", 0, 1.0)
     shutil.move(file.parent, other)
-    with pytest.raises(UserError, match="is no result of recipe sinusoid/maml_10s"):
+    with pytest.raises(UserError, match="is not a result of recipe sinusoid/maml_10s"):
         comparison.rows(tmp_path, "sinusoid/maml_10s")
 
 
@@ -157,22 +156,25 @@ def test_the_report_holds_table_notes_sources_and_plot(tmp_path: Path) -> None:
 BRIEF = ["budget=0.0003", "device.compile=false"]  # 21 meta-iterations
 
 
-def test_reproduce_runs_what_is_missing_and_shares_training(metarun: Command, tmp_path: Path) -> None:
-    first = metarun("reproduce", CELL, *BRIEF)
-    assert first.returncode == 0, first.stderr
-    assert "partial budget" in first.stdout and "0.0003" in first.stdout
-    second = metarun("reproduce", CELL, *BRIEF)
-    assert second.returncode == 0 and "run folder" not in second.stdout, "nothing is left to run"
-    third = metarun("reproduce", "sinusoid/maml_10s", *BRIEF)
-    assert "the same meta-training is done: testing the parameters of" in third.stdout
+def test_reproduce_runs_what_is_missing_and_shares_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def said(*words: str) -> str:
+        assert cli.main([*words]) == 0
+        return capsys.readouterr().out
+
+    first = said("reproduce", CELL, *BRIEF)
+    assert "partial budget" in first and "0.0003" in first
+    assert "run folder" not in said("reproduce", CELL, *BRIEF), "nothing is left to run"
+    third = said("reproduce", "sinusoid/maml_10s", *BRIEF)
+    assert "the same meta-training is done: testing the parameters of" in third
     results = {file.parent.name: read_result(file) for file in (tmp_path / "outputs").rglob("result.json")}
     five, ten = results["maml_5s_s0_b0.0003"], results["maml_10s_s0_b0.0003"]
     assert (five.protocol["task"], ten.protocol["task"]) == ("5-shot", "10-shot")
     assert five.protocol["recipe"] == "sinusoid/maml_5s, budget 0.0003"
-    alone = metarun(
-        "train", "recipe=sinusoid/maml_10s", "recipe.budget=0.0003", "device.compile=false", "run_dir=alone"
-    )
-    assert alone.returncode == 0, alone.stderr
+    said("train", "recipe=sinusoid/maml_10s", "recipe.budget=0.0003", "device.compile=false", "run_dir=alone")
     assert read_result(tmp_path / "alone" / "result.json").scores == ten.scores, "as if it had trained itself"
 
 
@@ -185,9 +187,9 @@ def test_an_interrupted_reproduce_goes_on(tmp_path: Path) -> None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=100)
-    assert process.returncode == 130 and "saved; the same command goes on" in stderr
+    assert process.returncode == 130 and "saved; the same command resumes" in stderr
     listed = subprocess.run([*words, "--list"], cwd=tmp_path, capture_output=True, text=True, timeout=200)
-    assert CELL in listed.stdout and " s " in listed.stdout and "at step" in listed.stdout, listed.stderr
+    assert CELL in listed.stdout and " s " in listed.stdout and "at meta-iteration" in listed.stdout, listed.stderr
     again = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0 and "partial budget" in again.stdout, again.stderr
 

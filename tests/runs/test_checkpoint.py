@@ -23,6 +23,8 @@ from metarun.runs.setup import build
 from metarun.runs.signals import StopSignals
 from tests.support.commands import same
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def state(step: int) -> TrainState:
     w = torch.full((3,), float(step))
@@ -153,10 +155,10 @@ def as_best(content: dict[str, Any]) -> None:
 
 EDITS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {  # what is done to a file -> what its line says
     "seed": (reseed, "other settings .*seed: 7 there, 0 here; algo.inner_lr: 0.5 there"),
-    "step beyond": (change("step", 1000), r"step 1000 is not one of 0\.\.3"),
-    "step below": (change("step", -3), r"step -3 is not one of 0\.\.3"),
-    "step as text": (change("step", "3"), "step 3 is not one of"),
-    "step as a truth": (change("step", True), "step True is not one of"),
+    "step beyond": (change("step", 1000), r"meta-iteration 1000 is not one of 0\.\.3"),
+    "step below": (change("step", -3), r"meta-iteration -3 is not one of 0\.\.3"),
+    "step as text": (change("step", "3"), "meta-iteration 3 is not one of"),
+    "step as a truth": (change("step", True), "meta-iteration True is not one of"),
     "no step": (drop("step"), "its entries are not those"),
     "no parameters": (drop("meta"), "its entries are not those"),
     "one more entry": (change("mine", 1), "its entries are not those"),
@@ -167,7 +169,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {  # what is do
     "other shape": (flat, r"head.weight is float32 \[4\] in its meta-parameters, float32 \[1, 4\]"),
 }
 ONLY_LAST: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
-    "an earlier step": (change("step", 2), "it says step 2, and its meta-optimiser made 3"),
+    "an earlier step": (change("step", 2), "it is of meta-iteration 2, and its outer optimiser made 3 steps"),
     "no moments": (lambda c: c["optimizer"].update(state={}), r"state is \{\} for parameter 0"),
     "other moments": (
         lambda c: c["optimizer"]["state"][0].update(exp_avg=torch.zeros(7)), r"'exp_avg': 'float32 \[7\]'",
@@ -175,10 +177,10 @@ ONLY_LAST: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "other betas": (lambda c: c["optimizer"]["param_groups"][0].update(betas=(0.5, 0.5)), r"betas=\(0.5, 0.5\)"),
     "no betas": (lambda c: c["optimizer"]["param_groups"][0].pop("betas"), r"betas=nothing, this run's \(0.9, 0.999\)"),
     "an optimiser that is none": (change("optimizer", []), "not what metarun writes"),
-    "a selection ahead": (lambda c: c["selection"].update(step=4), r"step 4 is not one of 0\.\.3"),
+    "a selection ahead": (lambda c: c["selection"].update(step=4), r"meta-iteration 4 is not one of 0\.\.3"),
     "a selection that is none": (change("selection", {"step": 1}), "its selection is none|not what metarun writes"),
     "a count that is none": (lambda c: c["selection"].update(diverged="3"), "its selection is none"),
-    "best.pt in its place": (as_best, "not those of a checkpoint to go on from"),
+    "best.pt in its place": (as_best, "not those of a checkpoint to resume from"),
     "a value that is none": (lambda c: c["selection"].update(value="good"), "its selection is none"),
 }  # fmt: skip
 CASES = [(checkpoint.LAST, name) for name in {**EDITS, **ONLY_LAST}] + [(checkpoint.BEST, name) for name in EDITS]
@@ -186,7 +188,7 @@ CASES = [(checkpoint.LAST, name) for name in {**EDITS, **ONLY_LAST}] + [(checkpo
 
 @pytest.fixture(scope="module")
 def doors() -> Callable[[Path, str], list[Callable[[], object]]]:
-    """What goes on from a file, and what tests its parameters."""
+    """What resumes from a file, and what tests its parameters."""
     experiment, record = config.compose(TINY)
     bench = build(experiment)
 

@@ -19,11 +19,11 @@ from metarun.results import page
 from metarun.results.result_file import read as read_result
 from metarun.results.result_file import sealed
 from metarun.runs import folder
-from metarun.runs.folder import CONFIG, LOCK, RESULT, Record, claim, finished, fresh, misfit, same_training
+from metarun.runs.folder import CONFIG, LATER, LOCK, RESULT, Record, claim, finished, fresh, misfit, same_training
 from tests.support.results import result
 
 
-@functools.cache  # composing takes a quarter of a second
+@functools.cache  # composing takes a quarter of a secondpytestmark = pytest.mark.usefixtures("undrawn")
 def record_of(*words: str) -> Record:
     return config.compose(list(words))[1]
 
@@ -254,3 +254,16 @@ def test_outputs_that_cannot_hold_folders(tmp_path: Path, monkeypatch: pytest.Mo
     os.symlink("nowhere/at/all", tmp_path / "outputs")
     with pytest.raises(OSError, match="outputs"):
         claim(*config.compose([]))
+
+
+@pytest.mark.parametrize("words", [["algo=maml"], ["algo=pretrain"], ["dataset=image_folder"]], ids=str)
+def test_a_run_from_before_a_setting_of_its_parts_opens_and_is_the_same_run(words: list[str], tmp_path: Path) -> None:
+    experiment, record = config.compose(words)
+    old = json.loads(json.dumps(vars(record)))
+    missing = [(group, key) for group, module in record.kinds.items() for key in LATER.get((group, module), {})]
+    for group, key in missing:
+        del old["values"][group][key]
+    write_json(tmp_path / CONFIG, old)
+    read = Record.read(tmp_path)
+    assert missing and read is not None and read.hash() == record.hash()
+    assert config.reopen(read, [])[0] == experiment

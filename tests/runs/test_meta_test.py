@@ -115,6 +115,7 @@ INPUTS = {
 }
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", INPUTS)
 def test_any_inputs_have_a_result_and_a_picture_where_they_are_one(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
@@ -206,7 +207,7 @@ def test_without_a_figure_all_is_written_and_the_status_is_3(
 ) -> None:
     """Where every task diverged, or one of which the error is the mean; and again where it is found done."""
     for _ in range(2):
-        with pytest.raises(NotFinite, match=r"diverged within 2 inner steps.*No figure can be given") as caught:
+        with pytest.raises(NotFinite, match=r"diverged within 2 inner steps.*There is no result to report") as caught:
             start(monkeypatch, tmp_path, Diverging(share, targets, only=(Split.test,)))
         assert caught.value.status == 3
         (result,) = valid(tmp_path / "run/result.json")
@@ -304,7 +305,7 @@ def test_a_metric_that_is_neither_a_share_nor_an_error(
 def test_a_return_that_diverged_has_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = Diverging(1 / 3, targets=1, only=(Split.test,))
     tasks.metric = RETURN
-    with pytest.raises(NotFinite, match="No figure can be given"):
+    with pytest.raises(NotFinite, match="There is no result to report"):
         start(monkeypatch, tmp_path, tasks)
     page = (tmp_path / "run/report.md").read_text()
     assert "counts as an infinitely low return." in page and "not finite (2 of 6 tasks diverged)" in page

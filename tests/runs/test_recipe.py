@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,16 @@ def test_a_recipe_is_a_whole_protocol(name: str) -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_without_test_tasks(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = config.compose([f"recipe={name}"])[0].model
-    smaller = [f"model.{width}=4" for width in ("filters", "units") if hasattr(model, width)]
-    words = ["steps=2", "meta_batch=1", "eval.val_tasks=2", "device.compile=false", *smaller]
-    experiment, _ = config.compose([f"recipe={name}", *words])
+    whole, _ = config.compose([f"recipe={name}"])
+    smaller: dict[str, Any] = {width: 4 for width in ("filters", "units") if hasattr(whole.model, width)}
+    experiment = replace(
+        whole,
+        steps=2,
+        meta_batch=1,
+        eval=replace(whole.eval, val_tasks=2),
+        device=replace(whole.device, compile="false"),
+        model=replace(whole.model, **smaller),
+    )
     device = torch.device("cpu")
     bench = assemble(experiment, Generated(experiment.dataset, device), device)
     drawn, sample = set(), bench.tasks.sample

@@ -23,6 +23,7 @@ from metarun.runs.evaluate import Evaluator
 from metarun.runs.setup import Setup, build
 from metarun.runs.signals import StopSignals
 from tests.support.commands import ON_IMAGES, same
+from tests.support.own_images import QUICK, own_images
 
 SMALL = ["model.filters=8", "meta_batch=4", "eval.val_tasks=4", "log_every=2", "checkpoint_every=2"]
 
@@ -55,11 +56,15 @@ def test_a_step_is_the_optimisers_on_the_mean_meta_gradient(tmp_path: Path) -> N
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("algo", [algo for algo in ON_IMAGES if algo != "random"])
 def test_it_learns(algo: str, tmp_path: Path) -> None:
-    slow = algo in ("anil", "pretrain")  # with their defaults, in 40 steps
-    words = [f"algo={algo}", "steps=40", "eval.every=40", "algo.eval_inner_steps=3", "model.filters=16"]
-    run(bench(*words, *(["algo.outer_lr=0.03"] if slow else [])), tmp_path)
+    """In 40 steps; a perceptron does where it is enough, in a tenth of the time."""
+    words = [*SMALL, f"algo={algo}", "steps=40", "eval.every=40", "algo.eval_inner_steps=3"]
+    if algo in ("fomaml", "imaml", "reptile"):
+        words.append("model.filters=16")
+    else:
+        words = [*words[1:], "model=mlp", "model.hidden=[64]", "algo.outer_lr=0.01", "device.compile=false"]
+    run(build(config.compose(words)[0]), tmp_path)
     losses = [line["loss"] for line in journal.read(tmp_path) if line["split"] == "train"]
-    assert sum(losses[-3:]) / 3 < (0.95 if slow else 0.9) * losses[0]
+    assert sum(losses[-3:]) / 3 < 0.9 * losses[0]
 
 
 def test_the_best_validation_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,10 +146,10 @@ def test_a_signal_during_validation_loses_nothing(tmp_path: Path, monkeypatch: p
         return meta, validated(0.5)
 
     monkeypatch.setattr(loop, "validate", validate)
-    with pytest.raises(Interrupted, match=r"stopped at step (\d+) of 9, saved") as caught:
+    with pytest.raises(Interrupted, match=r"stopped after meta-iteration (\d+) of 9, saved") as caught:
         loop.train(bench("steps=9", "eval.every=3", "checkpoint_every=50"), tmp_path, stop)
     saved = checkpoint.load(tmp_path)
-    assert saved is not None and f"step {saved.step} of 9" in str(caught.value)
+    assert saved is not None and f"meta-iteration {saved.step} of 9" in str(caught.value)
     assert saved.step >= 3 * during and saved.selection is not None
 
 
@@ -181,10 +186,10 @@ def test_a_bad_number_names_step_tasks_and_the_last_good_checkpoint(
     assert state is not None and state.step == 3 and all(value.isfinite().all() for value in tree.leaves(state.meta))
 
 
-def test_a_split_without_validation_classes_trains_and_selects_the_last(tmp_path: Path, data_root: Path) -> None:
-    state = run(
-        bench("dataset=omniglot", f"data_root={data_root}", "dataset.split=lake", "steps=2", "eval.every=1"), tmp_path
-    )
+def test_a_split_without_validation_classes_trains_and_selects_the_last(tmp_path: Path) -> None:
+    own_images(tmp_path / "images")
+    words = [*QUICK, "dataset=image_folder", f"data_root={tmp_path}", "dataset.shares=[0.6,0,0.4]", "eval.every=1"]
+    state = run(build(config.compose(words)[0]), tmp_path)
     assert state.selection is None and {line["split"] for line in journal.read(tmp_path)} == {"train"}
 
 

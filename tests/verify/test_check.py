@@ -68,14 +68,14 @@ def test_small_settings_are_those_that_a_method_uses() -> None:
     assert (pretrain.inner_lr, pretrain.inner_steps, pretrain.inner_batch) == (0.2, 0, None)
 
 
-def test_a_method_without_a_reference_gets_a_line_beside_the_table(
+def test_a_method_without_a_definition_gets_a_line_beside_the_table(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delitem(definitions.REFERENCES, ProtoNet)
     assert cli.main(["check", "algo=fomaml,protonet,random", "device=cpu"]) == 0
     out = capsys.readouterr().out
     assert "fomaml            mlp" in out and "1 right, 0 wrong" in out
-    assert "protonet: not checked, it has no reference: write its meta-gradient the long way and add it to REF" in out
+    assert "protonet: not checked, it has no definition: write its meta-gradient the long way and add it to REF" in out
     assert "random: not checked, it has no meta-gradient\n" in out
 
 
@@ -85,4 +85,4 @@ def test_a_check_that_checks_nothing_is_refused(
     monkeypatch.delitem(definitions.REFERENCES, ProtoNet)
     assert cli.main(["check", "algo=protonet", "device=cpu"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("metarun: error: protonet: not checked, it has no reference")
+    assert line.startswith("metarun: error: protonet: not checked, it has no definition")

@@ -13,11 +13,11 @@ def lengthened(
     """Apply an operation to arguments with a vmap axis, by merging that axis into the task axis T.
 
     Args:
-        function: The autograd function. Its tensors are [T, ...], or [1, ...] for the argument at ``shared``.
+        function: the autograd function. Its tensors are [T, ...], or [1, ...] for the argument at ``shared``.
         info: torch's description of the vmap; ``info.batch_size`` is the length of its axis.
-        in_dims: Position of vmap's axis in each argument; None: the argument has none.
-        arguments: The arguments of ``function``.
-        shared: Position of the argument that one value may serve for all tasks. It stays one where vmap does not map
+        in_dims: position of vmap's axis in each argument; None: the argument has none.
+        arguments: the arguments of ``function``.
+        shared: position of the argument that one value may serve for all tasks. It stays one where vmap does not map
             it. None: there is no such argument.
 
     Returns:

@@ -40,8 +40,8 @@ class Library:
     """The compiled kernels. The attribute ``width`` is the number of float32 in one vector of this machine.
 
     Args:
-        path: The library's file.
-        file: An open descriptor N of that file. It must stay open: the loader knows the library by the path
+        path: the library's file.
+        file: an open descriptor N of that file. It must stay open: the loader knows the library by the path
             ``/proc/self/fd/N``, and would return it again for any other file that gets the number N.
     """
 
@@ -75,7 +75,7 @@ def library() -> Library:
     """Load the kernels, after compiling them (a few seconds) where the cache does not hold them.
 
     Raises:
-        NotBuilt: There is no C++ compiler, compiling or loading failed, or the cache folder cannot be used.
+        NotBuilt: there is no C++ compiler, compiling or loading failed, or the cache folder cannot be used.
     """
     sources = sorted([*HERE.glob("*.h"), *HERE.glob("*.cpp")])
     compiler = _compiler()

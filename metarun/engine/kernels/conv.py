@@ -26,12 +26,12 @@ from metarun.engine.kernels.build import Library
 class Geometry(NamedTuple):
     """The settings of a convolution.
 
-    Args:
-        kernel: Side of the filters, k.
-        stride: The stride of both axes.
-        padding: The padding of both axes.
-        sides: Height and width (H, W) of the input.
-        route: The implementation: "winograd", "columns" or "torch".
+    Attributes:
+        kernel: side of the filters, k.
+        stride: the stride of both axes.
+        padding: the padding of both axes.
+        sides: height and width (H, W) of the input.
+        route: the implementation: "winograd", "columns" or "torch".
     """
 
     kernel: int
@@ -45,11 +45,11 @@ def route(x: Tensor, w: Tensor, stride: int, padding: int, native: Library | Non
     """Choose the implementation of a convolution, by the measurements in benchmarks/NOTES.md.
 
     Args:
-        x: Images [..., C, H, W].
-        w: Filters [K, C, k, k].
-        stride: The stride of both axes.
-        padding: The padding of both axes.
-        native: The native kernels; None: torch's operations.
+        x: images [..., C, H, W].
+        w: filters [K, C, k, k].
+        stride: the stride of both axes.
+        padding: the padding of both axes.
+        native: the native kernels; None: torch's operations.
 
     Returns:
         "winograd", "columns" or "torch".
@@ -67,12 +67,12 @@ def conv2d(x: Tensor, w: Tensor, bias: Tensor | None, stride: int, padding: int,
     """Compute ``F.conv2d`` for one task; under ``vmap`` one kernel call serves all tasks.
 
     Args:
-        x: Images [N, C, H, W].
-        w: Filters [K, C, k, k].
+        x: images [N, C, H, W].
+        w: filters [K, C, k, k].
         bias: [K], or None.
-        stride: The stride of both axes.
-        padding: The padding of both axes.
-        native: The native kernels; None: torch's operations.
+        stride: the stride of both axes.
+        padding: the padding of both axes.
+        native: the native kernels; None: torch's operations.
 
     Returns:
         [N, K, h, w].

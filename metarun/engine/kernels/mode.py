@@ -26,7 +26,7 @@ class Grouped(TorchFunctionMode):
     """Context manager within which the task-batched operations run.
 
     Args:
-        native: The compiled kernels; None: torch's operations, task by task, channels last in memory.
+        native: the compiled kernels; None: torch's operations, task by task, channels last in memory.
     """
 
     def __init__(self, native: Library | None):
@@ -82,8 +82,8 @@ def serves(native: Library, run: Callable[[], object]) -> bool:
     """Whether the kernels compute any operation of a network.
 
     Args:
-        native: The compiled kernels.
-        run: Runs the network once. Where it fails, the operations before the failure count.
+        native: the compiled kernels.
+        run: runs the network once. Where it fails, the operations before the failure count.
     """
     with contextlib.suppress(Exception), torch.no_grad(), _Seen() as seen, Grouped(native):
         run()

@@ -19,12 +19,12 @@ def native_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float, relu: bool, 
     """Compute ``norm_relu_pool`` of ``core/ops.py`` for one task; under ``vmap`` one call serves all tasks.
 
     Args:
-        x: Images [N, C, H, W].
-        gamma: Scale [C].
-        beta: Shift [C].
-        eps: Added to the variance.
-        relu: Whether ReLU follows.
-        pool: Whether 2x2 max-pooling follows.
+        x: images [N, C, H, W].
+        gamma: scale [C].
+        beta: shift [C].
+        eps: added to the variance.
+        relu: whether ReLU follows.
+        pool: whether 2x2 max-pooling follows.
 
     Returns:
         [N, C, H, W], or [N, C, H/2, W/2] with pooling.

@@ -31,7 +31,7 @@ def operator(schema: str, results: Callable[..., Any], fill: Callable[..., None]
     """Define a torch operator.
 
     Args:
-        schema: Name, arguments and results in torch's notation.
+        schema: name, arguments and results in torch's notation.
         results: (arguments) -> newly allocated results.
         fill: (results, arguments) -> None; computes the results in place.
     """
