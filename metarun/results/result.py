@@ -268,7 +268,8 @@ class Result:
         )
 
 
-UNFIT = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # what content that is no result raises
+# what reading raises for what is no result; OverflowError: a whole number that no float holds
+UNFIT = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 def _estimate(content: dict[str, Any], tasks: int | None) -> Estimate:

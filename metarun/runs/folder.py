@@ -15,9 +15,10 @@ from typing import Any
 import filelock
 
 from metarun.errors import UserError
-from metarun.files import read_file, user_path
+from metarun.files import read_file, user_path, write_json
 from metarun.results import page
 from metarun.results.result_file import read as read_result
+from metarun.results.result_file import sealed
 from metarun.runs import held_out
 from metarun.runs.experiment import Experiment, Resume
 from metarun.runs.held_out import Facts
@@ -95,21 +96,29 @@ class Record:
         task = x.dataset.short_kind(x.way, x.eval.shot)
         return f"{self.names['algo']}_{self.names['dataset']}_{task}_s{x.seed}"
 
+    def write(self, run_dir: Path) -> None:
+        """Write the record into a run folder, with a checksum."""
+        write_json(run_dir / CONFIG, sealed(vars(self)))
+
     @staticmethod
     def read(run_dir: Path) -> Record | None:
-        """Read the record of a run folder; None if there is none.
+        """Read the record of a run folder; None if there is none. Older files have no checksum.
 
         Raises:
-            UserError: it is damaged.
+            UserError: it is damaged, or was changed after it was written.
         """
         path = run_dir / CONFIG
         data = read_file(path)
         if data is None:
             return None
         try:
-            record = Record(**json.loads(data))
-        except (ValueError, TypeError, RecursionError) as error:
+            content = json.loads(data)
+            whole = "sha256" not in content or sealed(content) == content
+            record = Record(**{key: value for key, value in content.items() if key != "sha256"})
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path}: damaged ({error})") from None
+        if not whole:
+            raise UserError(f"{path}: was changed after metarun wrote it (its sha256 does not fit)")
         if not record._is_sound():
             raise UserError(f"{path}: damaged (its names, kinds, values, changed and data are not what metarun writes)")
         for group, module in record.kinds.items():

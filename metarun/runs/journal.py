@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from metarun.files import finite, read_file, write_atomic
 
 NAME = "metrics.jsonl"
+SEAL = "seal"  # the key under which a line has a checksum of itself and all lines before it; older files have none
 Line = dict[str, Any]
+End = tuple[int, str]  # meta-iteration and split of a line
 Listener = Callable[[Line], None]  # must not keep or change the line
 
 
@@ -24,29 +27,27 @@ class Journal:
 
     Each line has ``step`` (meta-iterations done), ``split`` (train or val), ``seconds`` (wall time of training, summed
     over the parts of a resumed run) and the measured values. For train these are means over the steps since the
-    previous line. A number that is not finite is null in the file, and nan when ``read`` returns it.
+    previous line. A number that is not finite is null in the file, and nan when ``read`` returns it. In the file each
+    line has a ``seal`` too, by which ``read`` notices lines that were changed or lost.
 
     Args:
         run_dir: the run folder.
         resume_step: meta-iterations of the checkpoint that the run resumes from, 0 for none. Later lines of the file
             are dropped: the run writes them again.
+        validated: meta-iteration of that run's last validation, 0 for none.
         keep: whether to write the file; false on every rank but the first.
 
     Raises:
         OSError: the disk refuses to write; the message names the file.
     """
 
-    def __init__(self, run_dir: Path, resume_step: int, keep: bool = True):
+    def __init__(self, run_dir: Path, resume_step: int, validated: int = 0, keep: bool = True):
         self._path = run_dir / NAME
-        kept = [line for line in read(run_dir) if line["step"] <= resume_step]
-        if keep and resume_step > 0 and all(line["step"] != resume_step for line in kept):  # written before the save
-            warnings.warn(
-                f"{self._path}: has no line of meta-iteration {resume_step}, the checkpoint's: lines are lost, so "
-                "curves and training time are incomplete",
-                stacklevel=2,
-            )
+        ends = [(resume_step, "train"), (validated, "val")] if keep else []  # written before the checkpoint
+        kept = [line for line in read(run_dir, ends) if line["step"] <= resume_step]
         if keep:
             write_atomic(self._path, "".join(map(_text, kept)).encode())
+        self._seal = next((line[SEAL] for line in reversed(kept) if SEAL in line), "")
         self._listeners: list[Listener] = []
         self._seconds_before = kept[-1]["seconds"] if kept else 0.0
         self._began = time.perf_counter()
@@ -70,7 +71,8 @@ class Journal:
         """
         seconds = round(self._seconds_before + time.perf_counter() - self._began, 3)
         line = {"step": step, "split": split, **measured, "seconds": seconds}
-        text = _text(line).encode()
+        self._seal = _seal(self._seal, line)
+        text = _text({**line, SEAL: self._seal}).encode()
         try:
             if self._file.write(text) < len(text):  # the disk is full
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -88,18 +90,53 @@ def _text(line: Line) -> str:
     return json.dumps(finite(line), allow_nan=False) + "\n"
 
 
-def read(run_dir: Path) -> list[Line]:
+def read(run_dir: Path, ends: Iterable[End] = ()) -> list[Line]:
     """Read the lines of a run's journal; an empty list where there is no file.
 
-    Warns of lines that metarun did not write, and leaves them out. An incomplete last line is left out without a
-    warning: the run was killed while writing it.
+    Warns of lines that metarun did not write, which are left out, and of lines that were changed or lost. An incomplete
+    last line is left out without a warning: the run was killed while writing it.
+
+    Args:
+        run_dir: the run folder.
+        ends: lines that the run has certainly written; those of meta-iteration 0 do not count.
     """
     path = run_dir / NAME
     *texts, cut = (read_file(path) or b"").split(b"\n")
     parsed = [_parsed(text) for text in texts]
+    lines = [line for line in (*parsed, _parsed(cut)) if line is not None]
+    said = []
     if unknown := parsed.count(None):
-        warnings.warn(f"{path}: left out {unknown} of its {len(parsed)} lines, which are not metarun's", stacklevel=2)
-    return [line for line in (*parsed, _parsed(cut)) if line is not None]
+        said.append(f"left out {unknown} of its {len(parsed)} lines, which are not metarun's")
+    if loose := _first_loose(lines):
+        said.append(
+            f"lines were changed or lost, the first at meta-iteration {loose['step']} or before: curves and training "
+            "time may be wrong"
+        )
+    there = {(line["step"], line["split"]) for line in lines}
+    said += [
+        f"has no {split} line of meta-iteration {step}, which the run had done: lines are lost, so curves and training "
+        "time lack a part"
+        for step, split in ends
+        if step > 0 and (step, split) not in there
+    ]
+    for text in said:
+        warnings.warn(f"{path}: {text}", stacklevel=1)  # said once, however many parts of a command read it
+    return lines
+
+
+def _first_loose(lines: list[Line]) -> Line | None:
+    """Find the first line whose seal does not fit: it was changed, or a line before it was lost."""
+    before = ""
+    for line in lines:
+        if (before or SEAL in line) and line.get(SEAL) != _seal(before, line):
+            return line
+        before = line.get(SEAL, before)
+    return None
+
+
+def _seal(before: str, line: Line) -> str:
+    """Compute the seal of a line behind one with the seal ``before``; a seal that the line has is not read."""
+    return hashlib.sha256(_text({**line, SEAL: before}).encode()).hexdigest()[:16]
 
 
 def _parsed(text: bytes) -> Line | None:
@@ -107,9 +144,15 @@ def _parsed(text: bytes) -> Line | None:
     try:
         line = json.loads(text.decode())
         known = type(line["step"]) is int and line["split"] in ("train", "val") and 0 <= line["seconds"] < float("inf")
-        numbers = all(type(value) in (int, float, type(None)) for key, value in line.items() if key != "split")
+        rest = [value for key, value in line.items() if key not in ("split", SEAL)]
+        numbers = all(map(_is_number, rest)) and type(line.get(SEAL, "")) is str
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     if not (known and numbers):
         return None
     return {key: math.nan if value is None else value for key, value in line.items()}
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that a float can hold, or null, which stands for one that is not finite."""
+    return value is None or type(value) is float or (type(value) is int and abs(value) < 2**1023)

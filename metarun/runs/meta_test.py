@@ -102,8 +102,9 @@ def _result(
     setup: Setup, record: Record, tested: Tested, measured: list[Measured], train_dir: Path, seconds: float
 ) -> Result:
     """Make the result of what was measured in ``seconds``, with its protocol."""
-    x, lines = setup.experiment, journal.read(train_dir)
-    trained = tested.trained if tested.validation else tested.step
+    x, trained = setup.experiment, tested.trained if tested.validation else tested.step
+    last = "val" if tested.validation and trained == tested.step else "train"
+    lines = journal.read(train_dir, [(trained, last)])
     training = [line["seconds"] for line in lines]
     rates = [line["tasks_per_s"] for line in lines if line["split"] == "train" and line.get("tasks_per_s")]
     selected = Selected(rule=tested.rule, step=tested.step, of=x.steps, validation=tested.validation)

@@ -11,7 +11,7 @@ from metarun import files
 from metarun.datasets.base import Split
 from metarun.engine.ranks import ALONE, Ranks
 from metarun.errors import UserError, in_folder
-from metarun.files import read_file, write_atomic, write_json
+from metarun.files import read_file, write_atomic
 from metarun.results import page
 from metarun.results.result import Result
 from metarun.results.result_file import read as read_result
@@ -64,7 +64,7 @@ def run(experiment: Experiment, record: Record, ranks: Ranks = ALONE) -> Path:
                 kept = set_aside(run_dir / RESULT)
                 warnings.warn(f"{problem}; testing again, and keeping that file as {kept.name}", stacklevel=2)
             if not finished(run_dir):
-                write_json(run_dir / CONFIG, vars(record))
+                record.write(run_dir)
                 _take_over_training(experiment, record, run_dir)
                 return run_dir, None
             found = read_result(run_dir / RESULT)

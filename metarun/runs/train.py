@@ -74,7 +74,8 @@ def train(setup: Setup, run_dir: Path, stop: StopSignals, training: dict[str, An
         score = validator(setup, times=x.steps // x.eval.every)
 
     bars = progress_bar(desc="meta-train", unit="step", total=x.steps, initial=step, leave=True, show=ranks.first)
-    with closing(Journal(run_dir, step, keep=ranks.first)) as journal, bars as bar:
+    validated = (step if step == x.steps else step - step % x.eval.every) if score else 0
+    with closing(Journal(run_dir, step, validated, keep=ranks.first)) as journal, bars as bar:
         journal.subscribe(beside(bar, setup.problem.metric))
         while step < x.steps:
             progress, tasks = step / x.steps, setup.collected(meta, next(batches))

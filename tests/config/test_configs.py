@@ -29,6 +29,7 @@ OPTIONS = [(group, option) for group in GROUPS for option in config.choices(grou
 def overrides(group: str, option: str) -> list[str]:
     extra = {
         ("dataset", "sinusoid"): ["algo.eval_inner_steps=2"],
+        ("dataset", "navigation"): ["dataset.horizon=10"],
         ("algo", "reptile"): ["algo.eval_inner_steps=2"],
         ("algo", "oracle"): ["dataset=sinusoid", "algo.eval_inner_steps=2"],
         ("dataset", "image_folder"): ["model.filters=4", "way=2", "query=2", "dataset.shares=[0.4,0.3,0.3]"],
@@ -36,6 +37,7 @@ def overrides(group: str, option: str) -> list[str]:
         ("model", "conv4_mini"): ["model.filters=4", "dataset=miniimagenet", "way=2", "query=2"],
         ("model", "conv4_mini_reptile"): ["model.filters=4", "dataset=miniimagenet", "way=2", "query=2"],
         ("model", "conv4_pool"): ["model.filters=4"],
+        ("model", "gaussian_mlp"): ["dataset=navigation", "dataset.horizon=10"],
         ("model", "resnet18"): ["way=2", "query=1", "algo.eval_inner_steps=1"],
     }
     quick = QUICK if option != "random" else [word for word in QUICK if word != "steps=2"]

@@ -117,6 +117,8 @@ SPOILS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a metric without bounds": lambda c: c["metric_facts"].pop("bounds"),
     "a norm that there is not": lambda c: at(c, "scores", 0).update(norm="none"),
     "a mean in words": lambda c: at(c, "scores", 0).update(mean="0.9"),
+    "a mean that no float holds": lambda c: at(c, "scores", 0).update(mean=10**400),
+    "a bound that no float holds": lambda c: c["metric_facts"].update(bounds=[0, 10**400]),
     "steps in halves": lambda c: at(c, "scores", 0, "by_steps", 0).update(steps=0.5),
     "a seed in words": lambda c: c.update(seed="0"),
     "no names": lambda c: c.update(names=[]),

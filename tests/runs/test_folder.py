@@ -181,6 +181,27 @@ def test_a_configuration_that_is_none_is_said_in_one_line(tmp_path: Path, damage
         Record.read(tmp_path)
 
 
+def test_a_configuration_that_was_changed_is_refused(tmp_path: Path) -> None:
+    """Settings of a test are nowhere else: another ``eval.seed`` would be a test on other tasks, with no word of it."""
+    record = record_of("dataset=sinusoid")
+    record.write(tmp_path)
+    assert Record.read(tmp_path) == record
+    text = (tmp_path / CONFIG).read_text()
+    changes = {
+        '"tasks": 600': '"tasks": 601',
+        '"way": 5': '"way": 7',
+        '"sha256"': '"sha257"',
+        '"changed": []': '"changed": [1]',
+    }
+    for was, now in changes.items():
+        assert text.count(was) == 1
+        (tmp_path / CONFIG).write_text(text.replace(was, now))
+        with pytest.raises(UserError, match=r"config\.json: (was changed after metarun wrote it|damaged)"):
+            Record.read(tmp_path)
+        assert cli.main(["eval", f"run={tmp_path}"]) == 2
+        assert cli.main(["train", f"run_dir={tmp_path}", "dataset=sinusoid"]) == 2
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [

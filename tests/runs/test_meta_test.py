@@ -255,7 +255,8 @@ def test_how_long_a_run_trained_does_not_hang_on_its_log(tmp_path: Path, monkeyp
         return state
 
     monkeypatch.setattr(run, "train", loses_its_log)
-    out = start(monkeypatch, tmp_path, Made((4,)), "checkpoint_every=1")
+    with pytest.warns(UserWarning, match="has no train line of meta-iteration 2"):
+        out = start(monkeypatch, tmp_path, Made((4,)), "checkpoint_every=1")
     result = read_result(out / "result.json")
     assert result.trained == 2 and result.selected.step == 1
     assert "unfinished" not in tables.markdown(tables.rows([result]))
@@ -266,7 +267,8 @@ def test_how_long_a_run_trained_does_not_hang_on_its_log(tmp_path: Path, monkeyp
     (out / "metrics.jsonl").write_text(
         '{"step": 7, "split": "train", "loss": 1, "accuracy": 1, "seconds": 1}\n'
     )  # a bit or two are others
-    tested = read_result(evaluate_run(out, experiment, record, experiment.eval.select) / "result.json")
+    with pytest.warns(UserWarning, match="has no val line of meta-iteration 1"):
+        tested = read_result(evaluate_run(out, experiment, record, experiment.eval.select) / "result.json")
     assert tested.trained == 1 and "of a run that had done 1" in tested.protocol["selection"]
 
 

@@ -67,6 +67,7 @@ def test_the_journal_has_returns_before_and_after(done: Path) -> None:
     assert shown["val return"].startswith(f"{val['return_before']:.3g} -> {val['return']:.3g} ± ")
 
 
+@pytest.mark.full
 def test_policies_are_tested_again_with_other_goals_steps_and_actions(done: Path) -> None:
     longer = read(again(done, "algo.eval_inner_steps=5", "eval.tasks=3") / "result.json")
     assert len(longer.scores[0].by_steps) == 6
