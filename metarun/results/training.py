@@ -156,6 +156,8 @@ def outer(result: Result, lines: list[dict[str, Any]]) -> Figure | None:
         if "kl" in names and "backtracks" in training[0] and (bound := result.config.get(MAX_KL)):
             axes.axhline(bound, color="0.6", lw=0.8, ls=":", label="largest allowed")
         axes.set(xlabel="meta-iteration", ylabel=axis)
+        if axis == "share":
+            axes.set_ylim(min(-0.03, axes.get_ylim()[0]), 1.03)
         axes.xaxis.set_major_locator(whole_numbers())
         above: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 3, "frameon": False}
         axes.legend(fontsize=7, columnspacing=1.0, **above)
