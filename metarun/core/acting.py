@@ -18,6 +18,8 @@ from metarun.core.rollout import Environment, rollout
 from metarun.core.tree import Params
 from metarun.errors import UserError
 
+ENV_STEPS = "env_steps"  # the metric that counts a task's steps in its environment
+
 
 class Experience(NamedTuple):
     """What the policies after k inner steps met: M trajectories of at most H steps for each of T tasks.
@@ -100,6 +102,11 @@ class Estimator(enum.Enum):
 def mean_valid(values: Tensor, valid: Tensor) -> Tensor:
     """Mean of values [M, H] over the valid rows, a scalar."""
     return (values * valid).sum() / valid.sum()
+
+
+def sigma(data: Experience) -> Tensor:
+    """Mean standard deviation of one task's policy over its actions and the valid rows, a scalar."""
+    return mean_valid(policy.moments(data.outputs)[1].exp().mean(-1), data.valid)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,14 +214,20 @@ class Acting(Problem):
         gained = task.experience[k].gained
         return gained.expand(len(norms)), -gained.expand(len(norms))
 
+    def beside(self, task: ActingTask, k: int) -> Metrics:
+        data = task.experience[k]
+        transitions = data.valid.sum()
+        trajectories = torch.full_like(transitions, len(data.valid))
+        return {"sigma": sigma(data), "trajectories": trajectories, "transitions": transitions}
+
     def facts(self, task: ActingTask) -> Metrics:
         """Describe one task's experience for the log, scalars: returns before and after, length, deviation, fit."""
         first, data = task.experience[0], task.experience[-1]
         return {
             self.metric.name: data.gained,
-            "return_before": first.gained,
-            "env_steps": sum((part.valid.sum() for part in task.experience), torch.zeros_like(data.explained)),
-            "sigma": mean_valid(policy.moments(data.outputs)[1].exp().mean(-1), data.valid),
+            self.metric.before: first.gained,
+            ENV_STEPS: sum((part.valid.sum() for part in task.experience), torch.zeros_like(data.explained)),
+            "sigma": sigma(data),
             "ended": 1 - data.valid[:, -1].mean(),
             "explained_variance": data.explained,
         }

@@ -42,12 +42,16 @@ class TaskFigure(enum.Enum):
         images: labelled images of one or three channels.
         points: labelled points in the plane.
         curve: a number to predict, as a function of the first number of an input.
+        paths: episodes as paths in the plane.
+        traces: episodes as a number over time.
         none: no figure.
     """
 
     images = "images"
     points = "points"
     curve = "curve"
+    paths = "paths"
+    traces = "traces"
     none = "none"
 
     def queries(self, usual: int) -> int:

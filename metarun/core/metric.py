@@ -30,6 +30,11 @@ class Metric:
     bounds: tuple[float, float]
 
     @property
+    def before(self) -> str:
+        """The name, in the journal, of the metric before adapting."""
+        return f"{self.name}_before"
+
+    @property
     def worst(self) -> float:
         """The value for a task that diverged: the bound on the bad side."""
         return self.bounds[0] if self.larger_is_better else self.bounds[1]

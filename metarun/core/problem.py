@@ -89,6 +89,10 @@ class Problem(abc.ABC):
         """
         return tasks
 
+    def beside(self, task: Any, k: int) -> Metrics:
+        """Return scalars to state beside the metric after k inner steps, such as the noise of the actions."""
+        return {}
+
     @abc.abstractmethod
     def support_loss(self, params: Params, task: Any, k: int) -> Tensor:
         """Compute the loss that inner step k (from 0) minimises, a scalar."""

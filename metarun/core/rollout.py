@@ -31,6 +31,20 @@ class Trajectories(NamedTuple):
     valid: Tensor
 
 
+class Traced(NamedTuple):
+    """What a figure shows of states.
+
+    Attributes:
+        words: what the numbers are, for an axis.
+        values: [T, M, D]: two numbers are a place in the plane, one is drawn over time.
+        target: [T, D], the values that the tasks ask for; None: they ask for none.
+    """
+
+    words: str
+    values: Tensor
+    target: Tensor | None
+
+
 class Environment(abc.ABC):
     """Bodies that act: M for each of T tasks, side by side. Every method is a pure function.
 
@@ -75,6 +89,10 @@ class Environment(abc.ABC):
             (next state, reward [T, M], whether the episode ends [T, M] bool).
         """
 
+    def traced(self, facts: Tensor, state: Any) -> Traced | None:
+        """Return what a figure shows of a state; None: nothing."""
+        return None
+
 
 def rollout(
     environment: Environment,
@@ -83,6 +101,7 @@ def rollout(
     facts: Tensor,
     keys: Tensor,
     mean_actions: bool = False,
+    watch: Callable[[Any], object] = lambda state: None,
 ) -> Trajectories:
     """Act with each task's own policy, without derivatives.
 
@@ -93,6 +112,7 @@ def rollout(
         facts: [T, P] of the tasks.
         keys: [T, M] int64, a random stream for each trajectory.
         mean_actions: act by the policy's mean instead of drawing.
+        watch: called with the first state and the one after each move.
 
     Returns:
         Trajectories in the parameters' type.
@@ -106,12 +126,14 @@ def rollout(
     rows: list[tuple[Tensor, ...]] = []
     with torch.no_grad():
         state = environment.reset(facts, rng.fold(keys, 1))
+        watch(state)
         going = torch.ones_like(keys, dtype=torch.bool)
         for t in range(environment.horizon):
             observation = environment.observe(state).to(like.dtype)
             outputs = act(params, observation)
             action = policy.act(outputs, noise[:, :, t])
             state, reward, done = environment.step(facts, state, action)
+            watch(state)
             row = (observation, action, outputs, reward.to(like.dtype)[..., None])
             rows.append((*(part.where(going[..., None], 0) for part in row), going))
             going = going & ~done

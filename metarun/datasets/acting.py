@@ -17,7 +17,7 @@ from metarun.core import rng
 from metarun.core.acting import Acting, ActingTask, Estimator
 from metarun.core.episode import View
 from metarun.core.metric import RETURN, Metric
-from metarun.core.rollout import Environment
+from metarun.core.rollout import Environment, Traced
 from metarun.core.tree import Params
 from metarun.datasets.base import Dataset, Split, Tasks, task_keys
 from metarun.errors import require, require_count
@@ -81,6 +81,12 @@ class ActingDataset(Dataset, abc.ABC):
         for name in ("discount", "gae"):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0..1")
 
+    def kind(self, way: int, shot: int) -> str:
+        return f"{shot} trajector{'y' if shot == 1 else 'ies'} of {self.horizon} steps"
+
+    def short_kind(self, way: int, shot: int) -> str:
+        return f"{shot}t"
+
 
 class ActingTasks(Tasks, abc.ABC):
     """Tasks of an environment on a device. A subclass says what tells them apart (``facts``).
@@ -123,6 +129,7 @@ class ActingTasks(Tasks, abc.ABC):
     def problem(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Acting:
         family = self.family
         return Acting(
+            metric=family.metric,
             environment=self.environment,
             forward=forward,
             discount=family.discount,
@@ -162,6 +169,9 @@ class Told(Environment):
     def step(self, facts: Tensor, state: Any, action: Tensor) -> tuple[Any, Tensor, Tensor]:
         moved, reward, done = self.environment.step(facts, state[0], action)
         return (moved, state[1]), reward, done
+
+    def traced(self, facts: Tensor, state: Any) -> Traced | None:
+        return self.environment.traced(facts, state[0])
 
 
 def told(tasks: ActingTasks) -> ActingTasks:

@@ -79,6 +79,15 @@ class Tasks(abc.ABC):
         """Return how many tasks the split has, where there is a fixed list; None: any number can be drawn."""
         return None
 
+    def yardsticks(self, tasks: Any, beside: Mapping[str, float]) -> dict[str, Tensor]:
+        """Return what known solutions get on drawn tasks, name -> metric [T], for lines beside a result.
+
+        Args:
+            tasks: T tasks.
+            beside: means over all tasks of what the problem measured beside the metric, after the last inner step.
+        """
+        return {}
+
     def inputs(self, tasks: Any) -> Tensor:
         """Return inputs [T, B, *input_shape] of drawn tasks, on which a network's behaviour is examined."""
         return torch.cat([tasks.support_x, tasks.query_x], 1)
@@ -151,6 +160,14 @@ class Dataset(abc.ABC):
     def ink(self) -> bool:
         """Whether grey values are amounts of ink, so that figures show 1 as black; else 1 is white."""
         return False
+
+    def kind(self, way: int, shot: int) -> str:
+        """Return what a task is, in words: ``5-way 1-shot``."""
+        return f"{way}-way {shot}-shot" if self.has_way else f"{shot}-shot"
+
+    def short_kind(self, way: int, shot: int) -> str:
+        """Return the same for the name of a folder: ``5w1s``."""
+        return f"{way}w{shot}s" if self.has_way else f"{shot}s"
 
     @abc.abstractmethod
     def load(self, data_root: Path, device: torch.device) -> Tasks:

@@ -47,9 +47,10 @@ def reproduction(rows: list[Row]) -> Figure:
         axes.set_xlabel(label(metric))
         left, right = axes.get_xlim()
         low, high = (factor * bound for bound in metric.bounds)
-        if Scale.of(metric) is Scale.log:  # the largest errors are left out
-            known = [factor * row.published for row in panel if np.isfinite(row.published)]
-            low, high = left, STRETCH * max(known, default=math.inf)
+        if Scale.of(metric) is Scale.log:  # the largest errors leave the picture, intervals may be drawn whole
+            known = [abs(factor * row.published) for row in panel if np.isfinite(row.published)]
+            most = STRETCH * max(known, default=math.inf)
+            low, high = (left, most) if Scale.sign(metric) > 0 else (-most, high)
         axes.set_xlim(max(left, low), min(right, high))
         axes.set_ylim(len(panel) - 0.5, -0.5)
         axes.grid(axis="x", color="0.9")

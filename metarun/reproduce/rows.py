@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from metarun.core.metric import Metric
 from metarun.reproduce.cells import published, results
 from metarun.reproduce.verdict import Verdict
 from metarun.results.result import Result
+from metarun.results.tables import mean_beside
 from metarun.runs.experiment import Experiment
 from metarun.runs.recipe import Reference
 
@@ -40,6 +41,7 @@ class Row:
         verdict: comparison of the two.
         source: where the published result is from.
         confirmed: whether it was read in the original, and not quoted by others.
+        beside: name -> what was measured beside the metric, mean over seeds.
     """
 
     cell: str
@@ -60,6 +62,7 @@ class Row:
     verdict: Verdict
     source: str
     confirmed: bool
+    beside: dict[str, float] = field(default_factory=dict)
 
     @property
     def difference(self) -> float:
@@ -95,6 +98,7 @@ class Row:
             "verdict": self.verdict.value,
             "source": self.source,
             "confirmed": self.confirmed,
+            **self.beside,
         }
 
 
@@ -117,7 +121,8 @@ def _row(cell: str, x: Experiment, runs: list[Result], budget: float, reference:
     steps = reference.steps if reference else x.algo.eval_inner_steps
     asked = reference.norm if reference else None
     scores = [next(score for score in run.scores if asked in (None, score.norm)) for run in runs]
-    ours, spread = over_seeds([next(r.estimate for r in score.by_steps if r.steps == steps) for score in scores])
+    found = [next(row for row in score.by_steps if row.steps == steps) for score in scores]
+    ours, spread = over_seeds([row.estimate for row in found])
     metric = runs[0].metric if runs else x.dataset.metric
     if not runs:
         verdict = Verdict.not_run
@@ -144,4 +149,5 @@ def _row(cell: str, x: Experiment, runs: list[Result], budget: float, reference:
         verdict=verdict,
         source=reference.source if reference else "",
         confirmed=bool(reference and reference.confirmed),
+        beside=mean_beside(found),
     )

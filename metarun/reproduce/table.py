@@ -12,6 +12,7 @@ from metarun.progress import progress_bar
 from metarun.reproduce.cells import RESULTS, cells, finished, published
 from metarun.reproduce.rows import Row, rows
 from metarun.reproduce.verdict import RULES
+from metarun.results.tables import named_beside
 
 NAME = "RESULTS"
 
@@ -67,7 +68,9 @@ Steps: inner steps at test. Query: query examples per class at test. Budget: sha
 
 def markdown(table: list[Row]) -> str:
     """Format the rows as a Markdown table with rounded numbers and the rules of the verdicts."""
-    lines = [f"| {TITLES} | verdict |", "|---" * (TITLES.count("|") + 2) + "|"]
+    beside = named_beside(row.beside for row in table)
+    titles = TITLES.replace(" ours ", f" {' | '.join(['ours', *beside])} ")
+    lines = [f"| {titles} | verdict |", "|---" * (titles.count("|") + 2) + "|"]
     for row in table:
         published = "" if math.isnan(row.published) else _published(row)
         spread = "" if math.isnan(row.sd_seeds) else f" (sd {row.metric.amount(row.sd_seeds)})"
@@ -82,6 +85,7 @@ def markdown(table: list[Row]) -> str:
             "" if math.isnan(row.budget) else f"{row.budget:g}",
             f"{row.seeds}{spread}" if row.seeds else "",
             row.ours.text(row.metric) if row.seeds else "",
+            *(f"{row.beside[name]:.4g}" if name in row.beside else "" for name in beside),
             published,
             "" if math.isnan(row.difference) else row.metric.difference(row.difference),
             row.verdict.value,
@@ -113,7 +117,8 @@ def _sources(chosen: list[str]) -> str:
 def comma_separated(table: list[Row]) -> str:
     """Format the rows as CSV, with unrounded numbers."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(table[0].cells()) if table else [], lineterminator="\n")
+    names = list(dict.fromkeys(name for row in table for name in row.cells()))
+    writer = csv.DictWriter(buffer, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(row.cells() for row in table)
     return buffer.getvalue()

@@ -32,7 +32,8 @@ class Scale(enum.Enum):
 
     Attributes:
         logit: for shares, where 99 % and 99.9 % are as far apart as 1 % and 0.1 %.
-        log: for errors, which have a smallest value and no largest.
+        log: for errors, which have a smallest value and no largest, and for values that are at best 0 and have no
+            smallest one, as errors with a minus in front.
         plain: for all other metrics.
     """
 
@@ -45,7 +46,13 @@ class Scale(enum.Enum):
         """Choose the scale by the metric's bounds and direction."""
         if metric.bounds == (0, 1):
             return Scale.logit
-        return Scale.log if metric.bounds == (0, math.inf) and not metric.larger_is_better else Scale.plain
+        error = (-math.inf, 0) if metric.larger_is_better else (0, math.inf)
+        return Scale.log if metric.bounds == error else Scale.plain
+
+    @staticmethod
+    def sign(metric: Metric) -> float:
+        """-1 for an error with a minus in front."""
+        return -1.0 if metric.bounds[1] == 0 else 1.0
 
     @property
     def note(self) -> str:
@@ -74,7 +81,9 @@ def style(i: int) -> dict[str, Any]:
     return {"color": COLOURS[i % len(COLOURS)], "ls": dashes, "marker": marker, "ms": 3.5}
 
 
-def log_axis(axes: Axes, lines: Sequence[Sequence[float]], ends: Sequence[float] | np.ndarray = ()) -> Limits:
+def log_axis(
+    axes: Axes, lines: Sequence[Sequence[float]], ends: Sequence[float] | np.ndarray = (), sign: float = 1.0
+) -> Limits:
     """Set a log scale for errors.
 
     It ends at ``STRETCH`` times an ordinary line's first or median value, whichever is larger. Higher values are those
@@ -84,13 +93,14 @@ def log_axis(axes: Axes, lines: Sequence[Sequence[float]], ends: Sequence[float]
         axes: where the lines will be drawn.
         lines: values of each line.
         ends: ends of all intervals.
+        sign: -1 for errors with a minus in front, which have the small ones on top.
     """
-    axes.set_yscale("log")
-    values = np.concatenate([np.empty(0), *(np.asarray(line, float) for line in [*lines, ends])])
+    axes.set_yscale("log") if sign > 0 else axes.set_yscale("symlog", linthresh=1)
+    values = sign * np.concatenate([np.empty(0), *(np.asarray(line, float) for line in [*lines, ends])])
     values = values[np.isfinite(values) & (values > 0)]
     if not len(values):
         return axes.get_ylim()
-    each = [[value for value in line if np.isfinite(value)] for line in lines]
+    each = [[sign * value for value in line if np.isfinite(value)] for line in lines]
     typical = sorted(max(line[0], np.median(line)) for line in each if line) or [np.inf]
     ordinary = typical[(len(typical) - 1) // 2]
     within = values[values <= STRETCH * ordinary]
@@ -100,6 +110,9 @@ def log_axis(axes: Axes, lines: Sequence[Sequence[float]], ends: Sequence[float]
     if high / low > 4:
         subs = (1, 1.5, 2, 3, 5, 7) if high / low < 30 else (1, 2, 5) if high / low < 1000 else (1,)
         locator = LogLocator(subs=subs, numticks=8)
+    if sign < 0:
+        axes.set_yscale("symlog", linthresh=low)  # a log scale as far as it is seen
+        locator, low, high = FixedLocator([-tick for tick in locator.tick_values(low, high)]), -high, -low
     axes.set_ylim(low, high)
     _ticks(axes, locator, 1.0)
     return low, high
@@ -155,7 +168,12 @@ def whole_numbers() -> Locator:
 def _ticks(axes: Axes, locator: Locator, factor: float) -> None:
     axes.yaxis.set_major_locator(locator)
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{factor * value:.4g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _written(factor * value)))
+
+
+def _written(value: float) -> str:
+    sign = "\N{MINUS SIGN}" if value < 0 else ""
+    return f"{sign}{abs(value):.4g}"
 
 
 def line(

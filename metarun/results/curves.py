@@ -2,67 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from metarun.core.intervals import Estimate
 from metarun.core.metric import Metric
-from metarun.results.axes import Limits, Scale, label, line, log_axis, logit_axis, plain_axis, style, whole_numbers
+from metarun.results.axes import (
+    DASHES,
+    Scale,
+    label,
+    line,
+    log_axis,
+    logit_axis,
+    plain_axis,
+    style,
+    whole_numbers,
+)
 from metarun.results.result import Result
 from metarun.results.tables import Line
 from metarun.results.task_figures import BAD, INK, SOFT
-
-
-def curves(result: Result, lines: list[dict[str, Any]]) -> Figure:
-    """Draw training and validation metric and training loss against meta-iterations; bars: 95 % interval over tasks.
-
-    Args:
-        result: the run's result.
-        lines: the lines of the run's journal, at least one.
-    """
-    metric = result.metric
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    training = [of for of in lines if of["split"] == "train"]
-    validation = [of for of in lines if of["split"] == "val"]
-    shown = [[metric.scale * of[metric.name] for of in part] for part in (training, validation)]
-    found = [Estimate(of[metric.name], of["ci95"], of["tasks"], of.get("diverged", 0)) for of in validation]
-    limits = _axis_of_a_run(left, metric, shown, found)
-    steps = [of["step"] for of in training]
-    dot = "." if len(steps) < 2 else None
-    left.plot(steps, np.clip(shown[0], *limits), color=SOFT, lw=1, marker=dot, label="meta-train")
-    if validation:
-        at = [of["step"] for of in validation]
-        look = {"color": INK, "marker": "." if len(at) < 40 else None}
-        named = f"validation, {found[0].tasks} tasks"
-        line(left, metric, at, found, limits, metric.scale, label=named, **look)
-        if any(of.diverged for of in found):
-            left.plot([], [], "x", color=BAD, label="some tasks diverged")
-    left.axvline(result.selected.step, color="0.6", lw=0.8, ls=":", label="tested")
-    left.set(xlabel="meta-iteration", ylabel=label(metric) + (Scale.log.note if Scale.of(metric) is Scale.log else ""))
-    bottom, top = left.get_ylim()
-    left.set_ylim(max(bottom, limits[0]), min(top, limits[1]))
-    losses = [of["loss"] for of in training]
-    right.plot(steps, np.clip(losses, *log_axis(right, [losses])), color=SOFT, lw=1, marker=dot)
-    right.set(xlabel="meta-iteration", ylabel="meta-training loss (log scale)")
-    for axes in (left, right):
-        axes.xaxis.set_major_locator(whole_numbers())
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
-    figure.suptitle(_title(result), fontsize=10)
-    return figure
-
-
-def _axis_of_a_run(axes: Axes, metric: Metric, shown: list[list[float]], validation: list[Estimate]) -> Limits:
-    """Set the scale for a run's curves and return the limits within which they are drawn."""
-    if Scale.of(metric) is Scale.log:
-        return log_axis(axes, shown)
-    if Scale.of(metric) is Scale.logit:  # on a plain scale, since a curve of one run spans most of it
-        return metric.scale * metric.bounds[0], metric.scale * metric.bounds[1]
-    ends = [metric.scale * (of.mean + sign * np.nan_to_num(of.ci95)) for of in validation for sign in (-1, 1)]
-    return plain_axis(axes, [*shown[0], *ends], metric)
 
 
 def _against_steps(axes: Axes, metric: Metric, lines: list[Line], styles: list[dict[str, Any]]) -> None:
@@ -77,33 +39,59 @@ def _against_steps(axes: Axes, metric: Metric, lines: list[Line], styles: list[d
     diverged = np.array([of.diverged for of in estimates])
     bars = np.nan_to_num(halves, posinf=0)
     ends = np.concatenate([means - bars, means + bars])
+    known = [factor * of.mean for drawn in lines for of in drawn.yardsticks.values()]
     if scale is Scale.log:
-        limits = log_axis(axes, [[factor * of.mean for of in drawn.estimates] for drawn in lines], ends)
+        shown = [[factor * of.mean for of in drawn.estimates] for drawn in lines]
+        limits = log_axis(axes, shown, [*ends, *known], Scale.sign(metric))
     else:
         sound = np.isfinite(ends) & (np.tile(diverged, 2) == 0)
         sound = sound if sound.any() else np.isfinite(ends)
         if scale is Scale.logit:
             limits = logit_axis(axes, ends[sound] if sound.any() else np.array([0.5]), metric.scale)
         else:
-            limits = plain_axis(axes, ends[sound], metric)
+            limits = plain_axis(axes, [*ends[sound], *known], metric)
     for drawn, look in zip(lines, styles, strict=True):
         line(axes, metric, drawn.steps, drawn.estimates, limits, factor, label=drawn.label, **look)
     axes.set(xlabel="inner steps at test", ylabel=f"meta-test {label(metric)}{scale.note}")
     axes.xaxis.set_major_locator(whole_numbers())
     if diverged.any():
         axes.plot([], [], "x", color=BAD, label="some tasks diverged")
+    _yardsticks(axes, lines, styles, factor)
+
+
+def _yardsticks(axes: Axes, lines: list[Line], styles: list[dict[str, Any]], factor: float) -> None:
+    """Draw what known solutions get on the same tasks: a grey line, or one a method where they differ."""
+    for i, name in enumerate(dict.fromkeys(name for drawn in lines for name in drawn.yardsticks)):
+        found = [
+            (factor * drawn.yardsticks[name].mean, look["color"])
+            for drawn, look in zip(lines, styles, strict=True)
+            if name in drawn.yardsticks
+        ]
+        one = np.ptp([value for value, _ in found]) < 1e-6
+        look: dict[str, Any] = {"ls": DASHES[1 + i % 3], "lw": 1.0, "zorder": 0}
+        for value, colour in found[:1] if one else found:
+            axes.axhline(value, color="0.5" if one else colour, alpha=1.0 if one else 0.7, **look)
+        axes.plot([], [], color="0.5", label=name if one else f"{name}, in its colour", **look)
+
+
+def legend(axes: Axes) -> tuple[list[Any], list[str]]:
+    """Return handles and labels, those of lines with intervals first."""
+    pairs = sorted(zip(*axes.get_legend_handles_labels(), strict=True), key=lambda pair: isinstance(pair[0], Artist))
+    return [handle for handle, _ in pairs], [words for _, words in pairs]
 
 
 def steps(result: Result) -> Figure:
     """Draw a run's test metric against inner steps, one line for each norm; bars: 95 % interval over tasks."""
     figure = Figure(figsize=(4.8, 3.8), layout="constrained")
     axes = figure.subplots()
-    lines = [Line.of(score, result.metric) for score in result.scores]
+    lines = [Line.of(score, result.metric, result.yardsticks) for score in result.scores]
+    title: str | None = f"norm, {result.scores[-1].estimate.tasks} tasks"
+    if [score.norm for score in result.scores] == [None]:  # there is nothing to tell apart
+        lines, title = [replace(lines[0], label=f"{result.names['algo']}, {lines[0].estimates[-1].tasks} tasks")], None
     markers = {} if len(lines[0].steps) < 20 else {"marker": None}
     _against_steps(axes, result.metric, lines, [{**style(i), **markers} for i in range(len(lines))])
-    title = f"norm, {result.scores[-1].estimate.tasks} tasks"
-    figure.legend(loc="outside lower center", ncols=2, title=title, fontsize=8, title_fontsize=8)
-    figure.suptitle(_title(result), fontsize=9)
+    figure.legend(*legend(axes), loc="outside lower center", ncols=2, title=title, fontsize=8, title_fontsize=8)
+    figure.suptitle(headline(result), fontsize=9)
     return figure
 
 
@@ -114,7 +102,7 @@ def comparison(lines: list[Line]) -> Figure:
         lines: the lines; each ``panel`` is a plot of its own.
     """
     panels = list(dict.fromkeys(of.panel for of in lines))
-    figure = Figure(figsize=(6.4, 3.8 * len(panels)), layout="constrained")
+    figure = Figure(figsize=(8, 3.8 * len(panels)), layout="constrained")
     for panel, axes in zip(panels, figure.subplots(len(panels), 1, squeeze=False)[:, 0], strict=True):
         shown = [of for of in lines if of.panel == panel]
         metric = shown[0].metric
@@ -127,7 +115,7 @@ def comparison(lines: list[Line]) -> Figure:
             axes.set_xticks([s for s in (0, 1, 2, 3, 5, 10, 20, 50, 100, 200, 500) if s <= longest])
             axes.xaxis.set_major_formatter("{x:g}")
         axes.set_title(panel, fontsize=8)
-        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.legend(*legend(axes), fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
@@ -163,5 +151,6 @@ def step_sizes(rates: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
-def _title(result: Result) -> str:
+def headline(result: Result) -> str:
+    """Return the title of a run's figures."""
     return f"{result.names['algo']} on {result.names['dataset']}, {result.protocol['task']}, seed {result.seed}"

@@ -13,6 +13,7 @@ SAID_BY = {
     "dataset.split": "split",
     "way": "task",
     "eval.shot": "task",
+    "dataset.horizon": "task",
     "eval.tasks": "tasks",
     "eval.norm": "norm",
     "algo.eval_inner_steps": "steps",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from metarun.core.batch_norm import Norm
@@ -29,16 +29,19 @@ class AfterSteps:
         steps: number of inner steps.
         estimate: the metric over test tasks.
         loss: mean query loss over tasks; nan if it is not finite.
+        beside: name -> mean over tasks of what the problem measures beside the metric.
     """
 
     steps: int
     estimate: Estimate
     loss: float
+    beside: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content for a file."""
         of = self.estimate
-        return {"steps": self.steps, "mean": of.mean, "ci95": of.ci95, "diverged": of.diverged, "loss": self.loss}
+        row = {"steps": self.steps, "mean": of.mean, "ci95": of.ci95, "diverged": of.diverged, "loss": self.loss}
+        return {**row, **({"beside": self.beside} if self.beside else {})}
 
     @staticmethod
     def from_json(content: dict[str, Any], tasks: int) -> AfterSteps:
@@ -47,6 +50,7 @@ class AfterSteps:
             steps=_whole(content["steps"]),
             estimate=_estimate(content, tasks),
             loss=_number(content["loss"]),
+            beside={_text(name): _number(value) for name, value in content.get("beside", {}).items()},
         )
 
 
@@ -179,6 +183,7 @@ class Result:
         train_seconds: wall time of meta-training.
         test_seconds: wall time of the test.
         tasks_per_s: median over the journal's training lines; None if there are none.
+        yardsticks: name -> the metric of a known solution on the same tasks.
     """
 
     names: dict[str, str]
@@ -198,6 +203,7 @@ class Result:
     train_seconds: float
     test_seconds: float
     tasks_per_s: float | None
+    yardsticks: dict[str, Estimate] = field(default_factory=dict)
 
     @property
     def unfinished(self) -> bool:
@@ -225,6 +231,7 @@ class Result:
             "train_seconds": self.train_seconds,
             "test_seconds": self.test_seconds,
             "tasks_per_s": self.tasks_per_s,
+            **({"yardsticks": {name: asdict(of) for name, of in self.yardsticks.items()}} if self.yardsticks else {}),
         }
 
     @staticmethod
@@ -255,6 +262,9 @@ class Result:
             train_seconds=_number(content["train_seconds"]),
             test_seconds=_number(content["test_seconds"]),
             tasks_per_s=None if rate is None else _number(rate),
+            yardsticks={
+                _text(name): _estimate(of, _whole(of["tasks"])) for name, of in content.get("yardsticks", {}).items()
+            },
         )
 
 

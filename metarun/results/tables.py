@@ -7,14 +7,15 @@ import io
 import json
 import math
 import textwrap
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from metarun.core.batch_norm import Norm
 from metarun.core.intervals import Estimate, over_seeds
 from metarun.core.metric import Metric
 from metarun.results.labels import labels, telling, title, written
-from metarun.results.result import Result, Score, norm_in_words
+from metarun.results.result import AfterSteps, Result, Score, norm_in_words
 
 COLUMNS = (
     "algo",
@@ -49,6 +50,7 @@ class Row:
         metric: the metric.
         estimate: mean over seeds, the interval over tasks of one run, and the tasks of all runs.
         sd_seeds: standard deviation of the runs' means between seeds; nan for one seed.
+        beside: name -> what was measured beside the metric after the last inner step, mean over seeds.
         settings: title -> value of each setting in which the rows differ.
     """
 
@@ -63,6 +65,7 @@ class Row:
     metric: Metric
     estimate: Estimate
     sd_seeds: float
+    beside: dict[str, float]
     settings: dict[str, str]
 
     def cells(self) -> dict[str, Any]:
@@ -70,7 +73,7 @@ class Row:
         of = self.estimate
         cells = {**vars(self), "norm": norm_in_words(self.norm), "metric": self.metric.name}
         cells |= {"mean": of.mean, "ci95_tasks": of.ci95, "diverged": of.diverged}
-        return {**{column: cells[column] for column in COLUMNS}, **self.settings}
+        return {**{column: cells[column] for column in COLUMNS}, **self.beside, **self.settings}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +86,7 @@ class Line:
         metric: the metric.
         steps: numbers of inner steps.
         estimates: the metric after each of them.
+        yardsticks: name -> the metric of a known solution on the same tasks.
     """
 
     panel: str
@@ -90,6 +94,7 @@ class Line:
     metric: Metric
     steps: list[int]
     estimates: list[Estimate]
+    yardsticks: dict[str, Estimate] = field(default_factory=dict)
 
     @property
     def goodness(self) -> float:
@@ -97,11 +102,18 @@ class Line:
         return self.metric.goodness(self.estimates[-1].mean)
 
     @staticmethod
-    def of(score: Score, metric: Metric) -> Line:
+    def of(score: Score, metric: Metric, yardsticks: dict[str, Estimate]) -> Line:
         """Make the line of one run's score, labelled with its norm."""
         rows = score.by_steps
         steps, estimates = [row.steps for row in rows], [row.estimate for row in rows]
-        return Line(panel="", label=norm_in_words(score.norm), metric=metric, steps=steps, estimates=estimates)
+        return Line(
+            panel="",
+            label=norm_in_words(score.norm),
+            metric=metric,
+            steps=steps,
+            estimates=estimates,
+            yardsticks=yardsticks,
+        )
 
 
 Run = tuple[Result, Score]
@@ -164,6 +176,7 @@ def rows(results: list[Result]) -> list[Row]:
                 metric=result.metric,
                 estimate=estimate,
                 sd_seeds=spread,
+                beside=mean_beside([of.by_steps[-1] for _, of in runs]),
                 settings={},
             )
         )
@@ -179,6 +192,12 @@ def rows(results: list[Result]) -> list[Row]:
         return row.dataset, row.task, bare, norm_in_words(row.norm), -row.metric.goodness(row.estimate.mean)
 
     return sorted(table, key=order)
+
+
+def mean_beside(rows: list[AfterSteps]) -> dict[str, float]:
+    """Average what was measured beside the metric over the rows of one configuration's runs, by name."""
+    names = rows[0].beside if rows else ()
+    return {name: sum(row.beside.get(name, math.nan) for row in rows) / len(rows) for name in names}
 
 
 def by_steps(results: list[Result]) -> list[Line]:
@@ -209,6 +228,10 @@ def by_steps(results: list[Result]) -> list[Line]:
                 metric=result.metric,
                 steps=[row.steps for row in score.by_steps],
                 estimates=[over_seeds([row.estimate for row in rows])[0] for rows in of_steps],
+                yardsticks={
+                    name: over_seeds([of.yardsticks[name] for of, _ in runs if name in of.yardsticks])[0]
+                    for name in result.yardsticks
+                },
             )
         )
     return lines
@@ -224,14 +247,17 @@ def markdown(table: list[Row]) -> str:
     """Format the rows as a Markdown table, with rounded numbers."""
     some_diverged = any(row.estimate.diverged for row in table)
     more = list(table[0].settings) if table else []
-    titles = [*COLUMNS[:7], "result ± interval over tasks", "seeds", "sd between seeds"]
+    beside = named_beside(row.beside for row in table)
+    titles = [*COLUMNS[:7], "result ± interval over tasks", *beside, "seeds", "sd between seeds"]
     titles += ["diverged"] if some_diverged else []
     titles += more
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in table:
         of, known = row.estimate, row.cells()
         cells = [known[column] for column in COLUMNS[:7]]
-        cells += [row.metric.amount(of.mean, of.ci95), row.seeds]
+        cells += [row.metric.amount(of.mean, of.ci95)]
+        cells += [f"{row.beside[name]:.4g}" if name in row.beside else "" for name in beside]
+        cells.append(row.seeds)
         cells.append("" if math.isnan(row.sd_seeds) else row.metric.number(row.sd_seeds))
         if some_diverged:
             cells.append(f"{of.diverged} of {of.tasks}")
@@ -240,11 +266,16 @@ def markdown(table: list[Row]) -> str:
     return "\n".join([*lines, "", "± is the 95 % interval over test tasks, 1.96 s / sqrt(n), of one run.", ""])
 
 
+def named_beside(rows: Iterable[dict[str, float]]) -> list[str]:
+    """List the names of what was measured beside the metric in any row."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
 def comma_separated(table: list[Row]) -> str:
     """Format the rows as CSV, with unrounded numbers."""
     buffer = io.StringIO()
     more = list(table[0].settings) if table else []
-    writer = csv.DictWriter(buffer, [*COLUMNS, *more], lineterminator="\n")
+    writer = csv.DictWriter(buffer, [*COLUMNS, *named_beside(row.beside for row in table), *more], lineterminator="\n")
     writer.writeheader()
     writer.writerows(row.cells() for row in table)
     return buffer.getvalue()

@@ -12,13 +12,21 @@ from matplotlib.tri import Triangulation
 from torch import Tensor
 
 from metarun.core.episode import Episode, TaskFigure
+from metarun.core.watching import Watched
 
 INK, SOFT, GOOD, BAD = "#1f4e79", "#b8860b", "#2e7d32", "#c62828"
 CLASSES = [INK, SOFT, "#7b3f98", "#4a4a4a", "#00808b", "#d36ba6", "#8c5a3c", "#5b9bd5"]  # apart from green and red
 
 Names = list[list[str]]  # [T][N], names of the classes of each task
 
-NAMES = {TaskFigure.images: "episodes.png", TaskFigure.points: "points.png", TaskFigure.curve: "sinusoid.png"}
+NAMES = {
+    TaskFigure.images: "episodes.png",
+    TaskFigure.points: "points.png",
+    TaskFigure.curve: "sinusoid.png",
+    TaskFigure.paths: "paths.png",
+    TaskFigure.traces: "traces.png",
+}
+EPISODES = 3  # of a task that acts, after each number of inner steps
 
 
 def draw(kind: TaskFigure, episodes: Episode, outputs: Tensor, ink: bool, names: Names | None) -> Figure:
@@ -184,8 +192,7 @@ def regression(episodes: Episode, outputs: Tensor) -> Figure:
         x, order = episodes.query_x[t, :, 0].cpu().sort()
         axes.plot(x, episodes.query_y[t, :, 0].cpu()[order], color=BAD, lw=1.5, label="true function")
         for at, style in zip(sorted({0, min(1, last), last}), (":", "--", "-"), strict=False):
-            label = "before adapting" if at == 0 else f"after {at} step{'s' if at > 1 else ''}"
-            axes.plot(x, outputs[t, at, :, 0].cpu()[order], color=INK, ls=style, lw=1.2, label=label)
+            axes.plot(x, outputs[t, at, :, 0].cpu()[order], color=INK, ls=style, lw=1.2, label=_after(at))
         if not outputs[t, -1].isfinite().all():
             axes.text(0.5, 0.03, "diverged", color=BAD, fontsize=8, ha="center", transform=axes.transAxes)
         support_x, support_y = episodes.support_x[t, :, 0].cpu(), episodes.support_y[t, :, 0].cpu()
@@ -194,3 +201,81 @@ def regression(episodes: Episode, outputs: Tensor) -> Figure:
     panels[0].set_ylim(max(min(bottom, low), low - room) - margin, min(max(top, high), high + room) + margin)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=8)
     return figure
+
+
+def episodes(kind: TaskFigure, watched: list[Watched]) -> Figure | None:
+    """Draw the episodes of test tasks in which policies act.
+
+    Args:
+        kind: paths or traces.
+        watched: the episodes after 0, 1, ... inner steps.
+
+    Returns:
+        The figure; None if there is nothing to show.
+    """
+    if not watched:
+        return None
+    return paths(watched) if kind is TaskFigure.paths else traces(watched)
+
+
+def paths(watched: list[Watched]) -> Figure:
+    """Draw episodes in the plane, a row for each task and a column for a number of inner steps.
+
+    Args:
+        watched: places [T, M, H+1, 2] after 0, 1, ... inner steps.
+
+    Source: figure 4 of the MAML paper (Finn et al. 2017).
+    """
+    tasks, columns = len(watched[0].gained), _columns(len(watched))
+    figure = Figure(figsize=(2.4 * len(columns), 2.4 * tasks + 0.3), layout="constrained")
+    grid = figure.subplots(tasks, len(columns), squeeze=False)
+    for t in range(tasks):
+        everything = torch.cat([watched[at].values[t].flatten(0, 1) for at in columns]).cpu()
+        goals = [of.target[t][None].cpu() for of in watched[:1] if of.target is not None]
+        everything = torch.cat([everything[everything.isfinite().all(-1)], *goals])
+        low, high = (everything.double().quantile(q, 0) for q in (0.0, 1.0))
+        middle, reach = (low + high) / 2, 0.55 * (high - low).max().clamp(min=1e-6)
+        limits = torch.stack([middle - reach, middle + reach], 1).tolist()
+        for axes, at in zip(grid[t], columns, strict=True):
+            for path in watched[at].values[t].cpu():
+                axes.plot(*path.T, color=INK, lw=0.6, alpha=0.5)
+                axes.plot(*path[0], ".", color="k", ms=6)
+            for goal in goals:
+                axes.plot(*goal.T, "*", color=BAD, ms=12)
+            axes.set_title(f"{_after(at)}: return {float(watched[at].gained[t]):.3g}", fontsize=8)
+            axes.set(xlim=limits[0], ylim=limits[1], aspect="equal")
+            axes.tick_params(labelsize=6)
+    return figure
+
+
+def traces(watched: list[Watched]) -> Figure:
+    """Draw episodes as a number over time, before and after adapting, a panel for each task.
+
+    Args:
+        watched: numbers [T, M, H+1, 1] after 0, 1, ... inner steps; what the task asks for is a dashed line.
+    """
+    tasks = len(watched[0].gained)
+    figure = Figure(figsize=(3.6 * tasks, 3.0), layout="constrained")
+    panels = figure.subplots(1, tasks, squeeze=False, sharey=True)[0]
+    for t, axes in enumerate(panels):
+        for at, look in ((0, SOFT), (len(watched) - 1, INK)):
+            for i, path in enumerate(watched[at].values[t, ..., 0].cpu()):
+                axes.plot(path, color=look, lw=1, alpha=0.8, label=_after(at) if i == 0 else None)
+        target = watched[0].target
+        if target is not None:
+            axes.axhline(float(target[t, 0]), color=BAD, ls="--", lw=1, label="target")
+        gained = [float(of.gained[t]) for of in (watched[0], watched[-1])]
+        axes.set_title(f"return {gained[0]:.3g} before, {gained[1]:.3g} after", fontsize=8)
+        axes.set(xlabel="step of the environment")
+    panels[0].set_ylabel(watched[0].words)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
+    return figure
+
+
+def _columns(watched: int) -> list[int]:
+    """Choose which numbers of inner steps to show, of 0..watched-1: the first four and the last."""
+    return sorted({*range(min(4, watched)), watched - 1})
+
+
+def _after(steps: int) -> str:
+    return "before adapting" if steps == 0 else f"after {steps} step{'s' if steps > 1 else ''}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metarun.compat.torch_pytree import tree_map
+from metarun.core.acting import ActingTask, acting
 from metarun.core.batch_norm import Norm
 from metarun.core.episode import Episode
 from metarun.core.intervals import Estimate
 from metarun.core.meta import Meta
 from metarun.core.objective import Supervised
+from metarun.core.problem import Metrics
+from metarun.core.watching import Watched, Watching
 from metarun.datasets.base import Split
 from metarun.engine.collect import collected
 from metarun.engine.over_tasks import TRACE_PAYS, OverTasks, concatenate, count
@@ -36,6 +41,7 @@ class Measured:
         metric: [tasks, len(steps)].
         loss: [tasks, len(steps)].
         worst: the worst value of the metric.
+        beside: name -> [tasks, len(steps)], what the problem measures beside the metric.
     """
 
     norm: Norm
@@ -43,6 +49,7 @@ class Measured:
     metric: Tensor
     loss: Tensor
     worst: float
+    beside: dict[str, Tensor]
 
     @property
     def estimates(self) -> list[Estimate]:
@@ -52,11 +59,19 @@ class Measured:
 
     def by_steps(self) -> list[AfterSteps]:
         """Return one row for each number of inner steps, with the mean loss."""
-        losses = [of_tasks.to(torch.float64).mean().item() for of_tasks in self.loss.unbind(1)]
         return [
-            AfterSteps(steps=steps, estimate=estimate, loss=loss)
-            for steps, estimate, loss in zip(self.steps, self.estimates, losses, strict=True)
+            AfterSteps(
+                steps=steps,
+                estimate=estimate,
+                loss=_mean(self.loss[:, i]),
+                beside={name: _mean(values[:, i]) for name, values in self.beside.items()},
+            )
+            for i, (steps, estimate) in enumerate(zip(self.steps, self.estimates, strict=True))
         ]
+
+
+def _mean(of_tasks: Tensor) -> float:
+    return of_tasks.to(torch.float64).mean().item()
 
 
 class Evaluator:
@@ -76,9 +91,11 @@ class Evaluator:
         algo = setup.experiment.algo
         self.measured = measured = range(algo.eval_inner_steps if last_only else 0, algo.eval_inner_steps + 1)
 
-        def score(meta: Meta, task: Any) -> tuple[Tensor, Tensor]:  # each [norms, S+1]
+        def score(meta: Meta, task: Any) -> tuple[Tensor, Tensor, Metrics]:  # each [norms, S+1]; of Metrics [S+1]
             metrics, losses = zip(*algo.measure_adaptation(setup.problem, meta, task, measured, norms), strict=True)
-            return torch.stack(metrics, -1), torch.stack(losses, -1)
+            rows = [setup.problem.beside(task, k) for k in measured]
+            beside = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+            return torch.stack(metrics, -1), torch.stack(losses, -1), beside
 
         def over_tasks(calls: int) -> OverTasks:  # for few calls, device.compile=true means meta-steps only
             return OverTasks(setup.engine, score, calls if calls >= TRACE_PAYS else 0)
@@ -105,17 +122,17 @@ class Evaluator:
         Returns:
             One ``Measured`` for each norm.
         """
-        results: list[tuple[Tensor, Tensor]] = []
+        results: list[tuple[Tensor, Tensor, Metrics]] = []
         with progress_bar(total=self.mine, desc=progress, unit="task", show=bool(progress)) as bar:
             for episodes in measured_episodes(self.setup, split, self.tasks, self.at_once):
                 drawn = count(episodes)
                 episodes = self._collected(meta, episodes)
                 for part in (self.whole if drawn == self.at_once else self.rest)(meta, episodes):
-                    results.append(part)
+                    results.append(tree_map(Tensor.cpu, part))
                     bar.update(len(part[0]))
-        metric, loss = concatenate(self.setup.ranks.gather([(metric.cpu(), loss.cpu()) for metric, loss in results]))
+        metric, loss, beside = concatenate(self.setup.ranks.gather(results))
         steps, worst = list(self.measured), self.setup.problem.metric.worst
-        return [Measured(n, steps, metric[:, i], loss[:, i], worst) for i, n in enumerate(self.norms)]
+        return [Measured(n, steps, metric[:, i], loss[:, i], worst, beside) for i, n in enumerate(self.norms)]
 
 
 def evaluate(
@@ -134,6 +151,44 @@ def measured_episodes(setup: Setup, split: Split, tasks: int, at_once: int = AT_
     mine = setup.ranks.share(range(tasks))
     for first in range(0, len(mine), at_once):
         yield setup.tasks.sample(split, x.eval.seed, mine[first : first + at_once], x.way, x.eval.shot, x.eval.query)
+
+
+def yardsticks(setup: Setup, split: Split, tasks: int, beside: dict[str, float]) -> dict[str, Estimate]:
+    """Measure what known solutions get on tasks 0..tasks-1 of a split; those without a finite mean are left out.
+
+    There are none where nothing is measured beside the metric, and then no task is drawn for them.
+
+    Args:
+        setup: The experiment's parts.
+        split: The split to draw the tasks from.
+        tasks: Number of tasks.
+        beside: Means over tasks of what was measured beside the metric, after the last inner step.
+    """
+    if not beside:
+        return {}
+    parts = [setup.tasks.yardsticks(drawn, beside) for drawn in measured_episodes(setup, split, tasks)]
+    rows = concatenate(setup.ranks.gather([tree_map(Tensor.cpu, part) for part in parts]))
+    worst = setup.problem.metric.worst
+    found = {name: Estimate.of(values, ~values.isfinite(), worst) for name, values in rows.items()}
+    return {name: of for name, of in found.items() if math.isfinite(of.mean)}
+
+
+def watched(setup: Setup, meta: Meta, tasks: ActingTask, trajectories: int) -> list[Watched]:
+    """Watch a few tasks' policies act, for figures, after 0, 1, ... inner steps of the evaluation.
+
+    Args:
+        setup: The experiment's parts, of tasks that act.
+        meta: The meta-parameters.
+        tasks: T tasks.
+        trajectories: How many of the measured ones are watched.
+
+    Returns:
+        One entry for each number of inner steps; empty where the environment has nothing to show.
+    """
+    algo = setup.experiment.algo
+    watching = Watching.of(acting(setup.problem, "dataset"), trajectories)
+    collected(setup.engine, algo, watching, meta, tasks, algo.eval_inner_steps, training=False)
+    return watching.seen
 
 
 def predictions(setup: Setup, meta: Meta, episodes: Episode, norm: Norm) -> Tensor:

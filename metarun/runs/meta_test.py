@@ -7,7 +7,7 @@ import subprocess
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from metarun.errors import NotFinite
 from metarun.results import page, result_file
 from metarun.results.result import OfRecipe, Result, Score, Selected, norm_in_words
 from metarun.runs import journal
-from metarun.runs.evaluate import Measured, evaluate, predictions
+from metarun.runs.evaluate import Measured, evaluate, predictions, watched, yardsticks
 from metarun.runs.folder import RESULT
 from metarun.runs.record import Record
 from metarun.runs.setup import Setup
@@ -88,10 +88,11 @@ def test(setup: Setup, record: Record, tested: Tested, train_dir: Path, out: Pat
         last_only=not x.eval.every_step,
         progress="meta-test" if ranks.first else "",
     )
+    known = yardsticks(setup, Split.test, x.eval.tasks, measured[-1].by_steps()[-1].beside)
     seconds = time.perf_counter() - began
 
     def write() -> Result:
-        result = _result(setup, record, tested, measured, train_dir, seconds)
+        result = replace(_result(setup, record, tested, measured, train_dir, seconds), yardsticks=known)
         result_file.write(out / RESULT, result)
         return result
 
@@ -176,7 +177,8 @@ def illustrate(setup: Setup, result: Result, meta: Meta, train_dir: Path, out: P
         train_dir: the run folder, for its journal.
         out: the folder to write to.
     """
-    from metarun.results import curves, task_figures  # late: they import matplotlib, half a second of a command's start
+    # late: they import matplotlib, half a second of a command's start
+    from metarun.results import curves, task_figures, training
     from metarun.results.axes import save
 
     lines = journal.read(train_dir)
@@ -190,7 +192,8 @@ def illustrate(setup: Setup, result: Result, meta: Meta, train_dir: Path, out: P
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             warnings.warn(f"{name}: not drawn ({reason})", stacklevel=2)
 
-    draw("curves.png", lambda: curves.curves(result, lines) if lines else None)
+    draw("curves.png", lambda: training.curves(result, lines) if lines else None)
+    draw("outer.png", lambda: training.outer(result, lines))
     draw("steps.png", lambda: curves.steps(result))
     learned = {name: rate.cpu().numpy() for name, rate in meta.step_sizes.items() if rate.ndim > 0}
     draw("step_sizes.png", lambda: curves.step_sizes(learned) if learned else None)
@@ -201,11 +204,14 @@ def illustrate(setup: Setup, result: Result, meta: Meta, train_dir: Path, out: P
     print(f"report: {out / page.NAME}")
 
 
-def _tasks_drawn(setup: Setup, meta: Meta) -> Figure:
-    """Draw the first three test tasks with their predictions."""
+def _tasks_drawn(setup: Setup, meta: Meta) -> Figure | None:
+    """Draw the first three test tasks with their predictions, or with the episodes in them."""
     from metarun.results import task_figures
 
     x, few, kind = setup.experiment, range(3), setup.tasks.figure
+    if setup.problem.collects:
+        tasks = setup.tasks.sample(Split.test, x.eval.seed, few, x.way, x.eval.shot, x.eval.query)
+        return task_figures.episodes(kind, watched(setup, meta, tasks, task_figures.EPISODES))
     episodes = setup.tasks.sample(Split.test, x.eval.seed, few, x.way, x.eval.shot, kind.queries(x.eval.query))
     outputs = predictions(setup, meta, episodes, x.eval.norm.members(setup.mixing)[0])
     names = setup.tasks.drawn(Split.test, x.eval.seed, few, x.way)

@@ -103,7 +103,7 @@ def _train(setup: Setup) -> None:
 def _evaluate(setup: Setup) -> None:
     x, meta = setup.experiment, setup.first_meta()
     (score, *_) = evaluate(setup, meta, Split.test, 2, x.eval.norm, last_only=not x.eval.every_step)
-    if setup.tasks.figure is TaskFigure.none:
+    if setup.tasks.figure is TaskFigure.none or setup.problem.collects:
         return
     query = setup.tasks.figure.queries(x.eval.query)
     shown = setup.tasks.sample(Split.test, x.eval.seed, range(1), x.way, x.eval.shot, query)

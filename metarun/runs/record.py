@@ -75,7 +75,7 @@ class Record:
     def name(self, experiment: Experiment) -> str:
         """Return the name of a run folder without the date: algorithm, data set, task and seed."""
         x = experiment
-        task = f"{x.way}w{x.eval.shot}s" if x.dataset.has_way else f"{x.eval.shot}s"
+        task = x.dataset.short_kind(x.way, x.eval.shot)
         return f"{self.names['algo']}_{self.names['dataset']}_{task}_s{x.seed}"
 
     def write(self, run_dir: Path) -> None:

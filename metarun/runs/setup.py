@@ -20,7 +20,7 @@ from metarun.engine.meta_batch import Questions
 from metarun.engine.meta_gradient import MetaGradient
 from metarun.engine.over_tasks import Engine
 from metarun.engine.ranks import ALONE, Ranks
-from metarun.errors import TooFewExamples, UserError, require_count
+from metarun.errors import TooFewExamples, UserError, require
 from metarun.files import user_path
 from metarun.models.base import count_parameters, functional, initialise
 from metarun.out_of_memory import require_room
@@ -98,10 +98,9 @@ class Setup:
     def protocol(self) -> dict[str, object]:
         """Return the facts that a few-shot result depends on. Norm and number of tasks are stored with each result."""
         x = self.experiment
-        kind = f"{x.way}-way {x.eval.shot}-shot" if x.dataset.has_way else f"{x.eval.shot}-shot"
         train_shot, train_query = x.training_shots()
         return {
-            "task": kind,
+            "task": x.dataset.kind(x.way, x.eval.shot),
             **self.tasks.stamp,
             "train_shot": train_shot,
             "train_query": train_query,
@@ -186,7 +185,8 @@ def _check(experiment: Experiment, tasks: Tasks, split: Split) -> None:
     """Raise ``UserError``, with the keys to change, where a split has too few classes or examples for its tasks."""
     of_training, most = split is Split.train, tasks.most(split)
     if split is Split.test and most is not None:
-        require_count("eval.tasks", experiment.eval.tasks, 2, most)
+        asked = experiment.eval.tasks
+        require(asked <= most, "eval.tasks", asked, f"<= {most}: there are no other test tasks with these settings")
     shots = experiment.training_shots() if of_training else (experiment.eval.shot, experiment.eval.query)
     try:
         tasks.check(split, experiment.way, *shots)

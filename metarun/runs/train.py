@@ -14,15 +14,17 @@ import torch
 from torch import Tensor
 
 from metarun.core import tree
+from metarun.core.acting import ENV_STEPS
 from metarun.core.batch_norm import Norm
-from metarun.core.intervals import Estimate
 from metarun.core.meta import Meta
+from metarun.core.metric import Metric
 from metarun.core.outer_step import Facts
 from metarun.core.problem import Metrics
 from metarun.datasets.base import Split
 from metarun.engine.over_tasks import count, in_parts
 from metarun.errors import Interrupted, NotFinite
 from metarun.progress import progress_bar
+from metarun.results.result import AfterSteps
 from metarun.runs import checkpoint
 from metarun.runs.checkpoint import Selection, TrainState
 from metarun.runs.evaluate import Evaluator
@@ -31,6 +33,8 @@ from metarun.runs.owner import Owner
 from metarun.runs.setup import Setup
 from metarun.runs.signals import StopSignals
 
+COUNTS = (ENV_STEPS,)  # metrics that count what a task took, of which lines also have a rate
+RATES = ("tasks_per_s", *(f"{name}_per_s" for name in COUNTS))
 NUMBERS_AT_ONCE = 2**16  # input numbers of the tasks that are sampled in one call
 
 
@@ -72,7 +76,7 @@ def train(setup: Setup, run_dir: Path, stop: StopSignals, training: dict[str, An
     bars = progress_bar(desc="meta-train", unit="step", total=x.steps, initial=step, leave=True, show=ranks.first)
     validated = (step if step == x.steps else step - step % x.eval.every) if score else 0
     with closing(Journal(run_dir, step, validated, keep=ranks.first)) as journal, bars as bar:
-        journal.subscribe(beside(bar, setup.problem.metric.name))
+        journal.subscribe(beside(bar, setup.problem.metric))
         while step < x.steps:
             progress, tasks = step / x.steps, setup.collected(meta, next(batches))
             grads, metrics = meta_gradient(meta, tasks, progress)
@@ -88,11 +92,10 @@ def train(setup: Setup, run_dir: Path, stop: StopSignals, training: dict[str, An
                 journal.write(step, "train", {**window.flush(step), **outer.rates()})
             if score and (step % x.eval.every == 0 or step == x.steps):
                 began = time.perf_counter()
-                candidate, figure = validate(setup, meta, score)
+                candidate, rows = validate(setup, meta, score)
                 window.since += time.perf_counter() - began
-                rest = {"ci95": figure.ci95, "tasks": figure.tasks, "diverged": figure.diverged}
-                journal.write(step, "val", {setup.problem.metric.name: figure.mean, **rest})
-                goodness = setup.problem.metric.goodness
+                journal.write(step, "val", _for_journal(setup.problem.metric, rows))
+                figure, goodness = rows[-1].estimate, setup.problem.metric.goodness
                 if figure.known and (selection is None or goodness(figure.mean) > goodness(selection.value)):
                     kept = tree.combine(torch.clone, candidate)
                     selection = Selection(step, figure.mean, figure.ci95, kept, figure.diverged)
@@ -108,16 +111,32 @@ def train(setup: Setup, run_dir: Path, stop: StopSignals, training: dict[str, An
     return TrainState(step, meta, outer.state_dict(), selection)
 
 
-def beside(bar: Any, metric: str) -> Listener:
-    """Return a journal listener that shows the latest train and val lines beside a progress bar."""
+def _for_journal(metric: Metric, rows: list[AfterSteps]) -> Line:
+    """Return the journal's values of a validation: the metric after the last inner step, and before where known."""
+    last = rows[-1].estimate
+    before = {metric.before: rows[0].estimate.mean} if len(rows) > 1 else {}
+    measured = {metric.name: last.mean, "ci95": last.ci95, "tasks": last.tasks, "diverged": last.diverged}
+    return {**measured, **before, **rows[-1].beside}
+
+
+def beside(bar: Any, metric: Metric) -> Listener:
+    """Return a journal listener that shows the latest train and val lines beside a progress bar.
+
+    Where the metric was measured before adapting too, both are shown, and no loss: it is that of data that were drawn
+    anew, which says little.
+    """
     shown: dict[str, str] = {}
 
     def show(line: Line) -> None:
+        before = f"{line[metric.before]:.3g} -> " if metric.before in line else ""
+        of = f"{before}{line[metric.name]:.3g}" if metric.name in line else ""
         if line["split"] == "train":
-            shown.update({name: f"{line[name]:.3g}" for name in ("loss", metric, "tasks_per_s") if name in line})
+            loss = () if before else ("loss",)
+            known = {name: f"{line[name]:.3g}" for name in (*loss, metric.name, *RATES) if name in line}
+            shown.update({**known, metric.name: of} if of else known)
         else:
             some = f" ({line['diverged']} of {line['tasks']} tasks diverged)" if line["diverged"] else ""
-            shown[f"val {metric}"] = f"{line[metric]:.3g} ± {line['ci95']:.2g}{some}"
+            shown[f"val {metric.name}"] = f"{of} ± {line['ci95']:.2g}{some}"
         bar.set_postfix(shown, refresh=line["split"] == "val")
 
     return show
@@ -142,7 +161,8 @@ def meta_batches(setup: Setup, step: int) -> Iterator[Any]:
 def validator(setup: Setup, times: int) -> Evaluator:
     """Make the evaluator for validation, which always uses the same tasks.
 
-    With ``eval.norm=all`` it uses transductive statistics.
+    With ``eval.norm=all`` it uses transductive statistics. It measures after the last inner step alone, unless tasks
+    act: then the others cost nothing.
 
     Args:
         setup: the experiment's parts.
@@ -151,20 +171,25 @@ def validator(setup: Setup, times: int) -> Evaluator:
     settings = setup.experiment.eval
     norm = Norm.transductive if settings.norm is Norm.all else settings.norm
     times *= len(setup.experiment.algo.candidates(setup.first_meta()))
-    return Evaluator(setup, settings.val_tasks, norm, last_only=True, times=times)
+    return Evaluator(setup, settings.val_tasks, norm, last_only=not setup.problem.collects, times=times)
 
 
-def validate(setup: Setup, meta: Meta, score: Evaluator) -> tuple[Meta, Estimate]:
+def validate(setup: Setup, meta: Meta, score: Evaluator) -> tuple[Meta, list[AfterSteps]]:
     """Measure the method's candidates on the validation tasks.
 
     Returns:
-        The best candidate and its mean and interval. Candidates without a finite mean come last.
+        The best candidate and what was measured of it. Candidates without a finite mean come last.
     """
+
+    def rank(row: tuple[Meta, list[AfterSteps]]) -> tuple[bool, float]:
+        last = row[1][-1].estimate
+        return last.known, setup.problem.metric.goodness(last.mean)
+
     measured = []
     for candidate in setup.experiment.algo.candidates(meta):
         (of_candidate,) = score(candidate, Split.val)
-        measured.append((candidate, of_candidate.estimates[-1]))
-    return max(measured, key=lambda row: (row[1].known, setup.problem.metric.goodness(row[1].mean)))
+        measured.append((candidate, of_candidate.by_steps()))
+    return max(measured, key=rank)
 
 
 def tuned(setup: Setup, meta: Meta) -> Meta:
@@ -177,10 +202,10 @@ def tuned(setup: Setup, meta: Meta) -> Meta:
     several = len(setup.experiment.algo.candidates(meta)) > 1
     if not (several and setup.tasks.has(Split.val)):
         return meta
-    candidate, figure = validate(setup, meta, validator(setup, times=1))
-    if not figure.known:
+    candidate, rows = validate(setup, meta, validator(setup, times=1))
+    if not rows[-1].estimate.known:
         warnings.warn("tuning on validation: tasks diverge with every candidate; nothing is tuned", stacklevel=2)
-    return candidate if figure.known else meta
+    return candidate if rows[-1].estimate.known else meta
 
 
 class Window:
@@ -224,7 +249,9 @@ class Window:
         rate = len(self.rows) * self.meta_batch / seconds
         self._clear()
         means = {name: values.mean().item() for name, values in table.items()}
-        return {**means, **{name: of.mean().item() for name, of in facts.items()}, "tasks_per_s": round(rate, 2)}
+        of_steps = {name: values.mean().item() for name, values in facts.items()}
+        rates = {f"{name}_per_s": round(means[name] * rate, 1) for name in COUNTS if name in means}
+        return {**means, **of_steps, "tasks_per_s": round(rate, 2), **rates}
 
     def require_finite(self, step: int, meta: Meta) -> None:
         """Raise ``NotFinite``, before saving, where a meta-parameter is not finite after ``step`` meta-iterations."""

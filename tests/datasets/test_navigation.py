@@ -98,6 +98,23 @@ def test_the_oracle_sees_the_goal() -> None:
     assert torch.equal(seen[..., 2:], rows)
 
 
+# sigma -> return of a greedy controller with it on the 40 goals, from a simulation that is not metarun's
+GREEDY = {0.2: -0.78, 0.47: -2.38, 1.0: -6.78}
+
+
+@pytest.mark.parametrize("algo", ["maml", "oracle"])
+def test_known_controllers_on_the_published_goals(algo: str) -> None:
+    tasks = goals(f"algo={algo}")
+    drawn = tasks.sample(Split.test, 0, range(40), 1, 1, 40)
+    for sigma, want in GREEDY.items():
+        hovering, greedy, best = tasks.yardsticks(drawn, {"sigma": sigma}).values()
+        torch.testing.assert_close(hovering, -100 * drawn.facts.norm(dim=1))
+        assert best.mean().item() == pytest.approx(-0.544, abs=1e-3)
+        assert greedy.mean().item() == pytest.approx(want, rel=0.03)
+    again = tasks.yardsticks(tasks.sample(Split.test, 0, range(7, 9), 1, 3, 40), {"sigma": 1.0})
+    assert torch.equal(list(again.values())[1], greedy[7:9]), "of the task alone"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

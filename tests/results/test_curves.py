@@ -8,7 +8,7 @@ import pytest
 
 from metarun.core.intervals import Estimate
 from metarun.core.metric import ACCURACY, SQUARED_ERROR, Metric
-from metarun.results import curves
+from metarun.results import curves, training
 from metarun.results.result import Result
 from metarun.results.tables import Line
 from tests.support.results import RETURN, result, score
@@ -50,7 +50,7 @@ def lines_of_a_run(metric: Metric, values: list[float], **more: Any) -> tuple[Re
 
 
 def test_accuracies_stay_within_0_and_100_and_meta_iterations_are_whole() -> None:
-    figure = curves.curves(*lines_of_a_run(ACCURACY, [0.98, 1.0, 0.01]))
+    figure = training.curves(*lines_of_a_run(ACCURACY, [0.98, 1.0, 0.01]))
     left, right = figure.axes
     assert left.get_ylim()[0] >= 0 and left.get_ylim()[1] <= 100
     bars = np.concatenate([np.asarray(path) for path in left.collections[0].get_segments()])  # type: ignore[attr-defined]
@@ -62,7 +62,7 @@ def test_accuracies_stay_within_0_and_100_and_meta_iterations_are_whole() -> Non
 
 @pytest.mark.parametrize("values", [[0.9, 1.0, 1.1], [0.02, 0.3, 0.5], [3.0, 0.004, 80.0], [1e-9, 1.0, 1e7], [2.0]])
 def test_a_log_axis_has_numbers(values: list[float]) -> None:
-    for axes in curves.curves(*lines_of_a_run(SQUARED_ERROR, values)).axes:
+    for axes in training.curves(*lines_of_a_run(SQUARED_ERROR, values)).axes:
         low, high = axes.get_ylim()
         seen = [tick for tick in axes.get_yticks() if low <= tick <= high]
         assert len(seen) >= 2 and all(axes.yaxis.get_major_formatter()(tick) for tick in seen)
@@ -87,7 +87,7 @@ def test_tasks_that_diverged_do_not_stretch_a_logit_axis_that_says_what_it_is() 
     bad = line(ACCURACY, [0.2, 0.9, 0.0], 0.01, diverged=(0, 0, 4))
     (axes,) = curves.comparison([bad]).axes
     assert axes.get_ylim()[0] >= 0.1 and "logit scale" in axes.get_ylabel()
-    figure = curves.curves(*lines_of_a_run(ACCURACY, [0.5, 0.6], diverged=2))
+    figure = training.curves(*lines_of_a_run(ACCURACY, [0.5, 0.6], diverged=2))
     assert "some tasks diverged" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
@@ -114,7 +114,7 @@ def test_a_return_is_on_a_plain_scale_that_what_diverged_does_not_stretch(wild: 
 
 
 def test_curves_of_a_return_keep_its_sign() -> None:
-    left, _ = curves.curves(*lines_of_a_run(RETURN, [-300.0, -20.0, 50.0])).axes
+    left, _ = training.curves(*lines_of_a_run(RETURN, [-300.0, -20.0, 50.0])).axes
     assert left.get_yscale() == "linear" and left.get_ylabel() == "return, points"
     low, high = left.get_ylim()
     assert -400 < low < -300 and 50 < high < 150
@@ -129,3 +129,65 @@ def test_a_share_of_which_less_is_better_is_a_share() -> None:
     assert np.asarray(axes.lines[0].get_ydata())[-1] == 0.1, "the smallest is the first"
     one = replace(result(metric=rate), scores=[score(None, good.estimates)])
     assert curves.steps(one).axes[0].get_ylabel() == "meta-test error rate, % (logit scale)"
+
+
+BELOW_0 = replace(RETURN, bounds=(-np.inf, 0.0))
+
+
+def test_what_is_0_at_best_is_on_a_log_scale_with_the_best_on_top() -> None:
+    drawn = line(BELOW_0, [-40.0, -11.0, -3.0, -0.6], 0.2)
+    (axes,) = curves.comparison([drawn]).axes
+    low, high = axes.get_ylim()
+    assert low < -40.2 and -0.4 <= high < 0 and "log scale" in axes.get_ylabel()
+    at = [axes.transData.transform((0, y))[1] for y in (-40, -20, -2, -1)]
+    assert at[1] - at[0] == pytest.approx(at[3] - at[2]) and at[3] > at[0]
+    seen = [axes.yaxis.get_major_formatter()(tick) for tick in axes.get_yticks() if low <= tick <= high]
+    assert len(seen) >= 3 and all(words.startswith("\N{MINUS SIGN}") for words in seen)
+
+
+def test_yardsticks_are_grey_lines_or_one_for_each_method() -> None:
+    def known(own: float) -> Line:
+        estimates = {"hovering": Estimate(-40.0, 4.0, 40, 0), "greedy": Estimate(own, 0.1, 40, 0)}
+        return replace(line(BELOW_0, [-40.0, -5.0 + own], 0.2), yardsticks=estimates)
+
+    (axes,) = curves.comparison([known(-2.0), known(-6.0)]).axes
+    level = sorted(
+        float(np.asarray(of.get_ydata())[0]) for of in axes.lines if len(set(np.asarray(of.get_ydata()))) == 1
+    )
+    assert level == [-40.0, -6.0, -2.0]
+    legend = axes.get_legend()
+    assert legend is not None
+    words = [text.get_text() for text in legend.get_texts()]
+    assert words == ["l", "l", "hovering", "greedy, in its colour"], "what was learned comes first"
+    assert axes.get_ylim()[0] < -40
+
+
+def acting(**more: float) -> list[dict[str, Any]]:
+    rows = [{"step": step, "split": "train", "return": -50.0 / step, "return_before": -60.0, "loss": 1e-10,
+             "env_steps": 100.0, "sigma": 1 / step, **more} for step in (2, 4)]  # fmt: skip
+    val = {"step": 4, "split": "val", "return": -10.0, "return_before": -55.0, "ci95": 1.0, "tasks": 4, "diverged": 0}
+    return [*rows, val]
+
+
+def test_policies_have_returns_before_and_after_against_environment_steps_and_no_loss() -> None:
+    run = result(metric=BELOW_0, meta_batch=20)
+    figure = training.curves(run, acting())
+    left, right = figure.axes
+    assert "environment steps" in right.get_xlabel() and "loss" not in right.get_ylabel()
+    labels = left.get_legend_handles_labels()[1]
+    assert {"meta-train before adapting", "meta-train after 1 step", "validation after 3 steps, 4 tasks"} <= set(labels)
+    by_name = dict(zip((str(of.get_label()) for of in right.lines), right.lines, strict=True))
+    # 100 a task, 20 tasks, 2 meta-iterations a line
+    assert list(np.asarray(by_name["meta-train before adapting"].get_xdata())) == [4000, 8000]
+    assert list(np.asarray(by_name["validation before adapting"].get_xdata())) == [8000]
+
+
+def test_the_outer_step_has_a_panel_for_each_thing_that_was_noted() -> None:
+    assert training.outer(*lines_of_a_run(ACCURACY, [0.5, 0.6])) is None
+    run = replace(result(metric=BELOW_0), config={training.MAX_KL: 0.01})
+    adam = training.outer(run, acting())
+    trpo = training.outer(run, acting(kl=0.004, kl_before=0.0, backtracks=1.0, rejected=0.0))
+    assert adam is not None and trpo is not None
+    assert [axes.get_ylabel() for axes in adam.axes] == ["sigma of actions"]
+    kl, *_ = panels = [axes for axes in trpo.axes if axes.axison]
+    assert len(panels) == 4 and "largest allowed" in kl.get_legend_handles_labels()[1]

@@ -8,7 +8,8 @@ import torch
 from matplotlib.colors import to_hex
 from matplotlib.tri import TriContourSet
 
-from metarun.core.episode import Episode
+from metarun.core.episode import Episode, TaskFigure
+from metarun.core.watching import Watched
 from metarun.results import task_figures
 
 
@@ -119,3 +120,20 @@ def test_a_fit_that_diverged_leaves_the_picture() -> None:
     figure = task_figures.regression(Episode(x, x, x, x, torch.arange(1)), outputs)
     low, high = figure.axes[0].get_ylim()
     assert -4 < low < -1 and 1 < high < 4 and [t.get_text() for t in figure.axes[0].texts] == ["diverged"]
+
+
+@pytest.mark.parametrize("kind", [TaskFigure.paths, TaskFigure.traces])
+def test_episodes_are_drawn_with_and_without_a_target(kind: TaskFigure) -> None:
+    numbers = 2 if kind is TaskFigure.paths else 1
+    values = torch.randn(3, 2, 9, numbers)
+    values[0, :, 5:] = torch.nan  # ended
+    for target in (torch.zeros(3, numbers), None):
+        watched = [Watched("velocity", values + k, target, torch.tensor([-3.0, -2.0, -1.0])) for k in range(7)]
+        figure = task_figures.episodes(kind, watched)
+        assert figure is not None
+        assert len(figure.axes) == (3 * 5 if kind is TaskFigure.paths else 3), "steps 0, 1, 2, 3 and the last"
+        stars = [
+            of for axes in figure.axes for of in axes.lines if of.get_marker() == "*" or of.get_label() == "target"
+        ]
+        assert bool(stars) == (target is not None)
+    assert task_figures.episodes(kind, []) is None

@@ -21,7 +21,7 @@ from metarun.core.objective import Supervised, binary, classification, regressio
 from metarun.core.tree import Params
 from metarun.datasets.base import Split, Tasks
 from metarun.errors import NotFinite
-from metarun.results import curves, tables, task_figures
+from metarun.results import tables, task_figures, training
 from metarun.results.result_file import find, sealed
 from metarun.results.result_file import read as read_result
 from metarun.runs import checkpoint, run, train
@@ -134,7 +134,7 @@ def test_a_picture_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest.M
         raise KeyError("some reason")
 
     monkeypatch.setattr(task_figures, "draw", fails)
-    monkeypatch.setattr(curves, "curves", fails)
+    monkeypatch.setattr(training, "curves", fails)
     with pytest.warns(UserWarning, match=r"\.png: not drawn \('some reason'\)") as caught:
         out = start(monkeypatch, tmp_path, Made((1, 6, 6), IMAGES))
     assert sorted(str(w.message).split(":")[0] for w in caught) == ["curves.png", "episodes.png"]
@@ -149,7 +149,7 @@ def test_a_run_that_dies_while_drawing_is_not_tested_again(
         raise SystemExit
 
     with monkeypatch.context() as dying, pytest.raises(SystemExit):
-        dying.setattr(curves, "curves", dies)
+        dying.setattr(training, "curves", dies)
         start(dying, tmp_path, Made((1, 6, 6), IMAGES))
     before = (tmp_path / "run/result.json").read_bytes()
     assert not (tmp_path / "run/report.md").exists()

@@ -16,6 +16,7 @@ from metarun.datasets.sampler import ClassPool
 from metarun.engine.meta_gradient import MetaGradient
 from metarun.engine.over_tasks import Engine, Vectorize
 from metarun.errors import Interrupted, NotFinite
+from metarun.results.result import AfterSteps
 from metarun.runs import checkpoint, journal
 from metarun.runs import train as loop
 from metarun.runs.evaluate import Evaluator
@@ -29,6 +30,10 @@ SMALL = ["model.filters=8", "meta_batch=4", "eval.val_tasks=4", "log_every=2", "
 
 def bench(*overrides: str) -> Setup:
     return build(config.compose([*SMALL, *overrides])[0])
+
+
+def validated(mean: float) -> list[AfterSteps]:
+    return [AfterSteps(steps=1, estimate=Estimate(mean, 0.01, 4, 0), loss=0.5)]
 
 
 def run(b: Setup, folder: Path) -> checkpoint.TrainState:
@@ -65,9 +70,9 @@ def test_it_learns(algo: str, tmp_path: Path) -> None:
 def test_the_best_validation_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values, seen = iter([0.3, 0.9, 0.5, 0.9]), []
 
-    def validate(b: Setup, meta: Meta, score: Evaluator) -> tuple[Meta, Estimate]:
+    def validate(b: Setup, meta: Meta, score: Evaluator) -> tuple[Meta, list[AfterSteps]]:
         seen.append(tree.combine(torch.clone, meta))
-        return meta, Estimate(next(values), 0.01, 4, 0)
+        return meta, validated(next(values))
 
     monkeypatch.setattr(loop, "validate", validate)
     state = run(bench("steps=8", "eval.every=2"), tmp_path)
@@ -79,14 +84,14 @@ def test_the_best_validation_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_smaller_error_is_the_better_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([0.3, 0.1, 0.5])
-    monkeypatch.setattr(loop, "validate", lambda b, meta, score: (meta, Estimate(next(values), 0.01, 4, 0)))
+    monkeypatch.setattr(loop, "validate", lambda b, meta, score: (meta, validated(next(values))))
     state = run(build(config.compose(["dataset=sinusoid", "steps=3", "eval.every=1"])[0]), tmp_path)
     assert state.selection is not None and state.selection.step == 2
 
 
 def test_what_is_no_number_is_never_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nan, values = float("nan"), iter([float("nan"), 0.3, float("nan"), 0.4])
-    monkeypatch.setattr(loop, "validate", lambda b, meta, score: (meta, Estimate(next(values), 0.01, 4, 0)))
+    monkeypatch.setattr(loop, "validate", lambda b, meta, score: (meta, validated(next(values))))
     b = build(config.compose(["dataset=sinusoid", "steps=4", "eval.every=1"])[0])
     state = run(b, tmp_path)
     assert state.selection is not None and (state.selection.step, state.selection.value) == (2, 0.3)
@@ -134,11 +139,11 @@ def test_drawing_ahead_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_signal_during_validation_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, during: int) -> None:
     stop, calls = StopSignals(), []
 
-    def validate(b: Setup, meta: Meta, score: Evaluator) -> tuple[Meta, Estimate]:
+    def validate(b: Setup, meta: Meta, score: Evaluator) -> tuple[Meta, list[AfterSteps]]:
         calls.append(1)
         if len(calls) == during:
             stop.received = signal.SIGTERM
-        return meta, Estimate(0.5, 0.01, 4, 0)
+        return meta, validated(0.5)
 
     monkeypatch.setattr(loop, "validate", validate)
     with pytest.raises(Interrupted, match=r"stopped after meta-iteration (\d+) of 9, saved") as caught:
