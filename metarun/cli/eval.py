@@ -13,7 +13,7 @@ from metarun.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from metarun.runs.experiment import Experiment
-    from metarun.runs.folder import Record
+    from metarun.runs.record import Record
 
 
 def parser(add: Callable[..., Parser]) -> None:
@@ -40,8 +40,8 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
     from metarun.files import user_path
     from metarun.runs import checkpoint
     from metarun.runs.experiment import Select
-    from metarun.runs.folder import Record
     from metarun.runs.load import evaluate_run
+    from metarun.runs.record import Record
 
     which, known = given.checkpoint, Select.__members__
     if which and which not in known:
@@ -61,7 +61,7 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
 def _reopened(run_dir: Path, record: Record, overrides: list[str]) -> tuple[Experiment, Record]:
     """Call ``config.reopen``; an error that the overrides do not cause names the file that it is in."""
     from metarun import config
-    from metarun.runs.folder import CONFIG
+    from metarun.runs.record import CONFIG
 
     try:
         return config.reopen(record, overrides)

@@ -33,8 +33,8 @@ from metarun.config.session import compose_words, opened, without_hydra
 from metarun.engine.device import Device
 from metarun.errors import ConfigError, UserError, first_line, require
 from metarun.runs.experiment import Experiment
-from metarun.runs.folder import Record, departures
 from metarun.runs.recipe import Recipe
+from metarun.runs.record import Record, departures
 
 
 def _opened(config_dir: str | None = None) -> AbstractContextManager[None]:

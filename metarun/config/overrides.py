@@ -21,7 +21,7 @@ from metarun.errors import ConfigError, UserError, did_you_mean, did_you_mean_ke
 if typing.TYPE_CHECKING:  # importing them brings torch
     from metarun.algorithms.base import Algorithm
     from metarun.runs.experiment import Experiment
-    from metarun.runs.folder import Record
+    from metarun.runs.record import Record
 
 PATHS = ("run_dir", "data_root", "dataset.path")  # keys whose values are paths, and no words of Hydra's grammar
 

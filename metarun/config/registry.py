@@ -13,7 +13,10 @@ from metarun.errors import UserError
 PARTS = {"dataset": "datasets", "model": "models", "algo": "algorithms"}  # configuration group -> package
 GROUPS = (*PARTS, "device")
 BASES = {"dataset": "Dataset", "model": "Model", "algo": "Algorithm"}  # the base class, in the package's base.py
-SHARED = ("base", "sampler", "generated", "imagefile", "class_folders", "unpickle", "acting")  # files that hold no part
+SHARED = (  # files that hold no part
+    *("base", "sampler", "generated", "imagefile", "class_folders", "unpickle"),
+    *("acting", "cheetah", "half_cheetah"),
+)
 
 
 def conf_dir() -> Path:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -32,6 +33,26 @@ class Actions(enum.Enum):
 
     sampled = "sampled"
     mean = "mean"
+
+
+PUBLISHED = 40  # test goals
+
+
+class TestGoals(enum.Enum):
+    """Goals of the test tasks.
+
+    Attributes:
+        finn2017: the 40 of the published table, from numpy's legacy generator with seed 1.
+        drawn: drawn anew from ``eval.seed``.
+    """
+
+    finn2017 = "finn2017"
+    drawn = "drawn"
+
+
+def published_goals(low: float, high: float, numbers: int) -> Tensor:
+    """Draw the goals of the published test tasks, [40, numbers] float32, uniform in low..high."""
+    return torch.tensor(numpy.random.RandomState(1).uniform(low, high, (PUBLISHED, numbers)), dtype=torch.float32)
 
 
 @dataclass(kw_only=True, slots=True)

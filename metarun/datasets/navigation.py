@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy
 import torch
 from torch import Tensor
 
@@ -19,26 +17,13 @@ from metarun.core.episode import TaskFigure
 from metarun.core.metric import RETURN, Metric
 from metarun.core.rollout import Environment, Traced, rollout
 from metarun.core.tree import Params
-from metarun.datasets.acting import ActingDataset, ActingTasks
+from metarun.datasets.acting import PUBLISHED, ActingDataset, ActingTasks, TestGoals, published_goals
 from metarun.datasets.base import Split, Tasks
 
 SIDE = 0.5  # goals are uniform in -SIDE..SIDE, on both axes
 REACH = 0.1  # of one move, on each axis
 NEAR = 0.01  # an episode ends where both axes are nearer to the goal than this
-PUBLISHED = 40  # test goals
 YARDSTICKS = 10**6  # of their random streams; those of inner steps have smaller numbers
-
-
-class TestGoals(enum.Enum):
-    """Goals of the test tasks.
-
-    Attributes:
-        finn2017: the 40 of the published table, from numpy's legacy generator with seed 1.
-        drawn: drawn anew from ``eval.seed``.
-    """
-
-    finn2017 = "finn2017"
-    drawn = "drawn"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -104,8 +89,8 @@ class Goals(ActingTasks):
     def facts(self, split: Split, seed: int, indices: range, keys: Tensor) -> Tensor:
         if self.most(split) is None:
             return SIDE * (2 * rng.uniform(keys, 2) - 1)
-        goals = numpy.random.RandomState(1).uniform(-SIDE, SIDE, (PUBLISHED, 2))
-        return torch.tensor(goals[indices.start : indices.stop : indices.step], dtype=torch.float32, device=self.device)
+        goals = published_goals(-SIDE, SIDE, 2)
+        return goals[indices.start : indices.stop : indices.step].to(self.device)
 
     def yardsticks(self, tasks: ActingTask, beside: Mapping[str, float]) -> dict[str, Tensor]:
         def still(goal: Params, seen: Tensor) -> Tensor:

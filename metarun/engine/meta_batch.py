@@ -123,7 +123,8 @@ class Functions:
         def pulled(u: Tensor) -> Meta:  # linear, so that its own transpose is J
             return vjp(outputs_of, meta)[1](u)[0]
 
-        (moved,) = vjp(pulled, torch.zeros_like(outputs))[1](v)
+        transposed: Any = vjp(pulled, torch.zeros_like(outputs))
+        (moved,) = transposed[1](v)
         return pull(policy.curvature(outputs) * data.valid[..., None] / rows * moved)[0]
 
     def _penalty(self, meta: Meta, task: ActingTask) -> Meta:

@@ -19,7 +19,7 @@ from metarun.compat import torch_pytree as pytree
 from metarun.engine.kernels.build import Library, NotBuilt, library
 from metarun.engine.kernels.layout import PlainLayout
 from metarun.engine.kernels.mode import Grouped, serves
-from metarun.engine.trace import Replay, Trace, traced
+from metarun.engine.trace import Replay, traced
 
 TaskFn = Callable[[Any, Any], Any]  # (what all tasks share, one task) -> tensors; each a pytree
 Reduce = Callable[[Any, int], Any]
@@ -196,11 +196,13 @@ class OverTasks:
         pays = self.calls >= TRACE_PAYS or (wish is Compile.true and self.calls > 0)
         if wish is Compile.false or not pays:
             return plain
-        trace = traced(plain, shared, part)
-        return plain if trace is None else self._replay(plain, trace, shared, part)
+        return self._traced(plain, shared, part) or plain
 
-    def _replay(self, plain: Callable[..., Any], trace: Trace, shared: Any, part: Any) -> Callable[..., Any]:
-        """Return the function that runs a trace, compiled where that saves time."""
+    def _traced(self, plain: Callable[..., Any], shared: Any, part: Any) -> Callable[..., Any] | None:
+        """Return the function as a trace, compiled where that saves time; None where it cannot be traced."""
+        trace = traced(plain, shared, part)
+        if trace is None:
+            return None
         long_run = self.calls >= COMPILE_PAYS and trace.operations <= COMPILED_OPERATIONS
         if not self.engine.native and (self.engine.compile is Compile.true or long_run):
             trace.compile(shared, part)

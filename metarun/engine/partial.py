@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import functionalize
 from torch.fx import Graph, GraphModule, Node
 
 from metarun.compat import torch_pytree as pytree
 from metarun.compat.torch_tracing import writes
 from metarun.engine.over_tasks import OverTasks, count
-from metarun.engine.trace import ROUNDING, Replay, Trace, distance
+from metarun.engine.trace import ROUNDING, Trace, distance, traced
 
 ROOM = 2**30  # bytes to keep between products; chunks that do not fit are computed whole each time
 
@@ -56,9 +57,10 @@ class LinearOverTasks(OverTasks):
 
         return apply
 
-    def _replay(self, plain: Callable[..., Any], trace: Trace, shared: Any, part: Any) -> Callable[..., Any]:
-        if any(writes(node) for node in trace.graph.graph.nodes):
-            return Replay(plain, trace)
+    def _traced(self, plain: Callable[..., Any], shared: Any, part: Any) -> Callable[..., Any] | None:
+        trace = traced(functionalize(plain), shared, part)  # without operations that write to a tensor
+        if trace is None or any(writes(node) for node in trace.graph.graph.nodes):
+            return None
         fixed, vector = shared
         sizes = [len(pytree.tree_leaves(tree)) for tree in (fixed, vector, part)]
         return Halves(plain, trace, [False] * sizes[0] + [True] * sizes[1] + [False] * sizes[2])

@@ -19,7 +19,8 @@ from metarun.results.result_file import read
 from metarun.runs import folder as run_folder
 from metarun.runs import journal
 from metarun.runs.experiment import Experiment
-from metarun.runs.folder import RESULT, Record, departures
+from metarun.runs.folder import RESULT
+from metarun.runs.record import Record, departures
 from metarun.verify import speed
 
 RESULTS, SPEEDS = "results", "speeds.json"

@@ -1,159 +1,25 @@
-"""Run folders: their names, the configuration stored in them, and the lock that admits one process at a time."""
+"""Run folders: which one a run gets, whether it is finished, and the lock that admits one process at a time."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import itertools
-import json
 import os
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import filelock
 
 from metarun.errors import UserError
-from metarun.files import read_file, user_path, write_json
+from metarun.files import read_file, user_path
 from metarun.results import page
 from metarun.results.result_file import read as read_result
-from metarun.results.result_file import sealed
 from metarun.runs import held_out
 from metarun.runs.experiment import Experiment, Resume
-from metarun.runs.held_out import Facts
+from metarun.runs.record import CONFIG, Record
 
-CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
+RESULT, LOCK = "result.json", ".lock"
 OUTPUTS = Path("outputs")
-# keys that do not affect the result: paths, resume policy, and presets, whose values are stored where they are used
-NOT_IDENTITY = ("run_dir", "data_root", "resume", "recipe.reference", "dataset.preset")
-# settings that older run folders lack, by group and module, with the values that those runs used; a new setting of a
-# part belongs here, or runs from before it are refused
-DESCENT = {"eval_later_lr": 1.0}
-LATER: dict[tuple[str, str], dict[str, Any]] = {
-    ("dataset", "image_folder"): {"split": "shares", "layers": 1, "min_images": 0, "white": None},
-    **{("algo", name): DESCENT for name in ("maml", "mamlpp", "meta_sgd", "oracle", "pretrain", "random")},
-}
-
-
-@dataclass(frozen=True)
-class Record:
-    """A configuration as plain data.
-
-    Attributes:
-        names: group -> chosen option.
-        kinds: group -> the option's module.
-        values: all settings, nested.
-        changed: settings that differ from those of the recipe, where there is one.
-        data: description of the data (``held_out.facts``); None in older folders.
-    """
-
-    names: dict[str, str]
-    kinds: dict[str, str]
-    values: dict[str, Any]
-    changed: list[str] = field(default_factory=list)
-    data: Facts | None = None
-
-    def identity(self) -> dict[str, Any]:
-        """Return dotted key -> value of every key that affects the result."""
-        flat: dict[str, Any] = {f"{group} (option)": name for group, name in self.names.items()}
-
-        def walk(node: dict[str, Any], prefix: str) -> None:
-            for key, value in node.items():
-                if prefix + key in NOT_IDENTITY:
-                    continue
-                if isinstance(value, dict):
-                    walk(value, f"{prefix}{key}.")
-                else:
-                    flat[prefix + key] = value
-
-        walk(self.values, "")
-        later = {f"{of[0]}.{key}": v for of in self.kinds.items() for key, v in LATER.get(of, {}).items()}
-        return {key: v for key, v in flat.items() if key not in later or later[key] != v}
-
-    def tested_on(self, which: str) -> Record:
-        """Return the record of a test of one checkpoint, ``which`` = best or last.
-
-        It differs in ``eval.select``, so the results of the two checkpoints are two rows of a table.
-        """
-        evaluation = self.values.get("eval")
-        chosen = {**evaluation, "select": which} if isinstance(evaluation, dict) else evaluation
-        return replace(self, values={**self.values, "eval": chosen})
-
-    def training(self) -> dict[str, Any]:
-        """Return the part of the identity that affects checkpoints: without test settings and the recipe's name."""
-        beside = [key for key in self.identity() if key.startswith("eval.") and key != "eval.every"]
-        return {key: value for key, value in self.identity().items() if key not in (*beside, "recipe.name")}
-
-    def hash(self, training_only: bool = False) -> str:
-        """Return 16 hexadecimal digits of the SHA-256 of ``identity``, or of ``training``."""
-        content = self.training() if training_only else self.identity()
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-    def name(self, experiment: Experiment) -> str:
-        """Return the name of a run folder without the date: algorithm, data set, task and seed."""
-        x = experiment
-        task = x.dataset.short_kind(x.way, x.eval.shot)
-        return f"{self.names['algo']}_{self.names['dataset']}_{task}_s{x.seed}"
-
-    def write(self, run_dir: Path) -> None:
-        """Write the record into a run folder, with a checksum."""
-        write_json(run_dir / CONFIG, sealed(vars(self)))
-
-    @staticmethod
-    def read(run_dir: Path) -> Record | None:
-        """Read the record of a run folder; None if there is none. Older files have no checksum.
-
-        Raises:
-            UserError: it is damaged, or was changed after it was written.
-        """
-        path = run_dir / CONFIG
-        data = read_file(path)
-        if data is None:
-            return None
-        try:
-            content = json.loads(data)
-            whole = "sha256" not in content or sealed(content) == content
-            record = Record(**{key: value for key, value in content.items() if key != "sha256"})
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(f"{path}: damaged ({error})") from None
-        if not whole:
-            raise UserError(f"{path}: was changed after metarun wrote it (its sha256 does not fit)")
-        if not record._is_sound():
-            raise UserError(f"{path}: damaged (its names, kinds, values, changed and data are not what metarun writes)")
-        for group, module in record.kinds.items():
-            record.values[group] = {**LATER.get((group, module), {}), **record.values[group]}
-        return record
-
-    def _is_sound(self) -> bool:
-        """Whether the types are right; JSON does not check them."""
-        texts = (self.names, self.kinds)
-        if not all(isinstance(part, dict) for part in (*texts, self.values)) or not isinstance(self.changed, list):
-            return False
-        if not held_out.sound(self.data):
-            return False
-        named = all(isinstance(text, str) for part in texts for text in part.values())
-        return (
-            named
-            and self.names.keys() == self.kinds.keys()
-            and all(isinstance(self.values.get(group), dict) for group in self.kinds)
-        )
-
-
-def departures(identity: dict[str, Any], published: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Compare an identity with that of its recipe.
-
-    Settings of the device are ignored, and settings that only one of the two has: they were added or removed between
-    the two versions.
-
-    Returns:
-        Dotted key -> (value, published value) of each setting that differs.
-    """
-    return {
-        key: (value, published[key])
-        for key, value in identity.items()
-        if key in published and published[key] != value and not key.startswith("device")
-    }
 
 
 def claim(experiment: Experiment, record: Record) -> tuple[Path, filelock.BaseFileLock]:

@@ -13,10 +13,11 @@ from metarun.errors import ConfigError, UserError
 from metarun.files import read_file
 from metarun.runs import checkpoint, held_out, meta_test
 from metarun.runs.experiment import Experiment, Select
-from metarun.runs.folder import Record, finished, fresh
+from metarun.runs.folder import finished, fresh
 from metarun.runs.meta_test import Tested
 from metarun.runs.owner import Owner
 from metarun.runs.preflight import preflight
+from metarun.runs.record import Record
 from metarun.runs.setup import Setup, build
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import tuned

@@ -26,7 +26,8 @@ from metarun.results import page, result_file
 from metarun.results.result import OfRecipe, Result, Score, Selected, norm_in_words
 from metarun.runs import journal
 from metarun.runs.evaluate import Measured, evaluate, predictions, watched, yardsticks
-from metarun.runs.folder import RESULT, Record
+from metarun.runs.folder import RESULT
+from metarun.runs.record import Record
 from metarun.runs.setup import Setup
 
 if TYPE_CHECKING:

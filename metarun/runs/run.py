@@ -18,19 +18,10 @@ from metarun.results.result_file import read as read_result
 from metarun.runs import checkpoint, held_out, journal, meta_test
 from metarun.runs.checkpoint import TrainState
 from metarun.runs.experiment import Experiment, Select
-from metarun.runs.folder import (
-    CONFIG,
-    RESULT,
-    Record,
-    claim,
-    complete,
-    finished,
-    misfit,
-    same_training,
-    set_aside,
-)
+from metarun.runs.folder import RESULT, claim, complete, finished, misfit, same_training, set_aside
 from metarun.runs.meta_test import Tested
 from metarun.runs.preflight import preflight
+from metarun.runs.record import CONFIG, Record
 from metarun.runs.setup import Setup, build
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import train, tuned

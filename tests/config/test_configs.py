@@ -14,7 +14,7 @@ from metarun.config import composition, registry
 from metarun.config.registry import GROUPS
 from metarun.errors import UserError
 from metarun.runs.experiment import Experiment
-from metarun.runs.folder import Record
+from metarun.runs.record import Record
 from metarun.runs.setup import build
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import train
@@ -22,6 +22,7 @@ from tests.support.commands import ON_IMAGES, same
 from tests.support.mini_imagenet import small_copy
 from tests.support.own_images import own_images
 
+ACTING = ["shot=2", "query=2", "dataset.horizon=5", "model.hidden=[8]", "eval.tasks=2"]
 QUICK = ["steps=2", "meta_batch=2", "eval.every=2", "eval.val_tasks=2", "log_every=1"]
 OPTIONS = [(group, option) for group in GROUPS for option in config.choices(group)]
 
@@ -29,6 +30,8 @@ OPTIONS = [(group, option) for group in GROUPS for option in config.choices(grou
 def overrides(group: str, option: str) -> list[str]:
     extra = {
         ("dataset", "sinusoid"): ["algo.eval_inner_steps=2"],
+        ("dataset", "cheetah_direction"): ACTING,
+        ("dataset", "cheetah_velocity"): ACTING,
         ("dataset", "navigation"): ["dataset.horizon=10"],
         ("algo", "reptile"): ["algo.eval_inner_steps=2"],
         ("algo", "oracle"): ["dataset=sinusoid", "algo.eval_inner_steps=2"],
@@ -60,6 +63,8 @@ def test_every_option_composes_and_learns_for_two_steps(
     words = overrides(group, option)
     if (group, option) in (("dataset", "omniglot"), ("dataset", "mnist")):
         words.append(f"data_root={request.getfixturevalue('data_root')}")
+    if option.startswith("cheetah"):
+        pytest.importorskip("mujoco", reason="needs pip install 'metarun[mujoco]', which the dev extra contains")
     if option in ("miniimagenet", "conv4_mini", "conv4_mini_reptile"):
         small_copy(tmp_path / "data" / "miniimagenet", "folders by split")
         words.append(f"data_root={tmp_path / 'data'}")

@@ -21,7 +21,7 @@ from metarun.datasets.image_folder import Division, ImageFolder, centre_square
 from metarun.datasets.sampler import ClassPool
 from metarun.errors import ConfigError, UserError
 from metarun.files import write_json
-from metarun.runs.folder import Record
+from metarun.runs.record import Record
 from metarun.runs.setup import build
 from tests.support.commands import Command
 from tests.support.own_images import COUNTS, QUICK, SIZE, own_images

@@ -22,8 +22,8 @@ from metarun.core.tree import Params
 from metarun.datasets.base import Dataset, Split, Tasks, task_keys
 from metarun.errors import UserError
 from metarun.runs.experiment import Experiment
-from metarun.runs.folder import Record
 from metarun.runs.load import evaluate_run
+from metarun.runs.record import Record
 from metarun.runs.run import run
 from metarun.runs.setup import build
 from metarun.verify import speed

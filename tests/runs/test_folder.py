@@ -19,7 +19,8 @@ from metarun.results import page
 from metarun.results.result_file import read as read_result
 from metarun.results.result_file import sealed
 from metarun.runs import folder
-from metarun.runs.folder import CONFIG, LATER, LOCK, RESULT, Record, claim, finished, fresh, misfit, same_training
+from metarun.runs.folder import LOCK, RESULT, claim, finished, fresh, misfit, same_training
+from metarun.runs.record import CONFIG, LATER, Record
 from tests.support.results import result
 
 
@@ -164,7 +165,7 @@ def test_a_spoiled_neighbour_is_none(tmp_path: Path) -> None:
     assert same_training(tmp_path / "mine", record) == tmp_path / "b"
 
 
-SOUND = {"names": {"algo": "maml"}, "kinds": {"algo": "maml"}, "values": {"algo": {}}, "changed": []}
+SOUND = {"names": {"algo": "maml"}, "kinds": {"algo": "mine"}, "values": {"algo": {}}, "changed": []}
 
 
 @pytest.mark.parametrize(
@@ -288,3 +289,21 @@ def test_a_run_from_before_a_setting_of_its_parts_opens_and_is_the_same_run(word
     read = Record.read(tmp_path)
     assert missing and read is not None and read.hash() == record.hash()
     assert config.reopen(read, [])[0] == experiment
+
+
+def test_a_run_older_than_trust_regions_goes_on(tmp_path: Path) -> None:
+    """Their settings stand in an identity only where they are not the usual ones."""
+    words = ["dataset=sinusoid", f"run_dir={tmp_path / 'run'}"]
+    experiment, record = config.compose(words)
+    assert not [key for key in record.identity() if "trust_region" in key or "promp" in key]
+    algo = {key: value for key, value in record.values["algo"].items() if key not in ("trust_region", "promp")}
+    older = replace(record, values={**record.values, "algo": algo})
+    assert older.hash() == record.hash()
+    (tmp_path / "run").mkdir()
+    write_json(tmp_path / "run" / CONFIG, vars(older))
+    _, lock = claim(experiment, record)
+    lock.release()
+    read = Record.read(tmp_path / "run")
+    assert read is not None and config.reopen(read, [])[0].algo == experiment.algo
+    other = config.compose(["dataset=navigation", "algo.trust_region.max_kl=0.02"])[1]
+    assert other.identity()["algo.trust_region.max_kl"] == 0.02

@@ -19,7 +19,7 @@ from metarun.errors import UserError
 from metarun.results import tables
 from metarun.results.result_file import find
 from metarun.runs import held_out
-from metarun.runs.folder import CONFIG, Record
+from metarun.runs.record import CONFIG, Record
 from tests.support.own_images import COUNTS, QUICK, own_images
 from tests.support.results import result, told
 

@@ -26,8 +26,8 @@ from metarun.results.result_file import find, sealed
 from metarun.results.result_file import read as read_result
 from metarun.runs import checkpoint, run, train
 from metarun.runs.experiment import Experiment
-from metarun.runs.folder import Record
 from metarun.runs.load import evaluate_run
+from metarun.runs.record import Record
 from metarun.runs.setup import Setup, assemble
 from tests.support.results import RETURN
 

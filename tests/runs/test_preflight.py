@@ -17,9 +17,9 @@ from metarun.datasets.base import Split
 from metarun.errors import UserError
 from metarun.models.base import Model
 from metarun.runs.experiment import Experiment
-from metarun.runs.folder import Record
 from metarun.runs.load import evaluate_run
 from metarun.runs.preflight import Rehearsal, preflight
+from metarun.runs.record import Record
 from metarun.runs.run import run
 from metarun.runs.setup import Setup, build
 from tests.support.networks import First, convolutions
