@@ -44,6 +44,7 @@ class Watching(Acting):
 
     @staticmethod
     def of(problem: Acting, trajectories: int) -> Watching:
+        """Watch so many trajectories of each task of a problem."""
         same = {field.name: getattr(problem, field.name) for field in fields(problem)}
         return Watching(**same, trajectories=trajectories, seen=[])
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from metarun.core import rng
-from metarun.core.rollout import Environment
+from metarun.core.episode import TaskFigure
+from metarun.core.rollout import Environment, Traced
 from metarun.datasets import half_cheetah
 from metarun.datasets.acting import PUBLISHED, ActingDataset, ActingTasks, TestGoals, published_goals
 from metarun.datasets.base import Split, Tasks
@@ -125,6 +126,10 @@ class HalfCheetahs(Environment):
         reward = gain - self.protocol.cost * control.square().sum(-1)
         return moved, reward.to(facts.device), torch.zeros(reward.shape, dtype=torch.bool, device=facts.device)
 
+    def traced(self, facts: Tensor, state: Bodies) -> Traced:
+        velocity = torch.from_numpy(state.velocity)[..., None]
+        return Traced("velocity (m/s)", velocity, self.family.target(facts))
+
     def _bodies(self, physics: Array) -> Bodies:
         columns = numpy.ascontiguousarray(physics.reshape(-1, STATE).T)  # numpy is faster on long rows
         centre, velocity = self.centre(columns[1 : 1 + JOINTS], columns[1 + JOINTS :])
@@ -172,6 +177,10 @@ class Cheetah(ActingDataset, abc.ABC):
     def gain(self, facts: Tensor, velocity: Tensor) -> Tensor:
         """Compute the reward of velocities [T, M], m/s, for tasks with facts [T, 1], without the cost of the action."""
 
+    def target(self, facts: Tensor) -> Tensor | None:
+        """Return the velocity that each task asks for, [T, 1]; None where it asks for none."""
+        return None
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         return (self.protocol.observations,)
@@ -182,6 +191,8 @@ class Cheetah(ActingDataset, abc.ABC):
 
 class CheetahTasks(ActingTasks):
     """Tasks of a ``Cheetah`` family on a device; MuJoCo itself runs on the CPU."""
+
+    figure = TaskFigure.traces
 
     def __init__(self, family: Cheetah, device: torch.device):
         self.cheetahs = family

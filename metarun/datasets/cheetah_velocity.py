@@ -24,3 +24,6 @@ class CheetahVelocity(Cheetah):
 
     def gain(self, facts: Tensor, velocity: Tensor) -> Tensor:
         return -(velocity - facts).abs()
+
+    def target(self, facts: Tensor) -> Tensor:
+        return facts

@@ -159,10 +159,10 @@ def yardsticks(setup: Setup, split: Split, tasks: int, beside: dict[str, float])
     There are none where nothing is measured beside the metric, and then no task is drawn for them.
 
     Args:
-        setup: The experiment's parts.
-        split: The split to draw the tasks from.
-        tasks: Number of tasks.
-        beside: Means over tasks of what was measured beside the metric, after the last inner step.
+        setup: the experiment's parts.
+        split: the split to draw the tasks from.
+        tasks: number of tasks.
+        beside: means over tasks of what was measured beside the metric, after the last inner step.
     """
     if not beside:
         return {}
@@ -177,10 +177,10 @@ def watched(setup: Setup, meta: Meta, tasks: ActingTask, trajectories: int) -> l
     """Watch a few tasks' policies act, for figures, after 0, 1, ... inner steps of the evaluation.
 
     Args:
-        setup: The experiment's parts, of tasks that act.
-        meta: The meta-parameters.
+        setup: the experiment's parts, of tasks that act.
+        meta: the meta-parameters.
         tasks: T tasks.
-        trajectories: How many of the measured ones are watched.
+        trajectories: how many of the measured ones are watched.
 
     Returns:
         One entry for each number of inner steps; empty where the environment has nothing to show.

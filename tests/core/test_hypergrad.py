@@ -76,6 +76,6 @@ def test_a_trace_recomputes_too() -> None:
 
     def forward_passes(path: Any, *segment: int) -> int:
         trace: Any = Trace(lambda meta, x: path(*curved(x), meta, 5, *segment), meta, x)
-        return sum(node.target is torch.ops.aten.tanh.default for node in trace._graph.graph.nodes)
+        return sum(node.target is torch.ops.aten.tanh.default for node in trace.graph.graph.nodes)
 
     assert forward_passes(store) == 5 and forward_passes(recompute, 10) == 10
