@@ -81,6 +81,10 @@ class ActingDataset(Dataset, abc.ABC):
         for name in ("discount", "gae"):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0..1")
 
+    @property
+    def inputs_of_an_example(self) -> int:
+        return self.horizon
+
     def kind(self, way: int, shot: int) -> str:
         return f"{shot} trajector{'y' if shot == 1 else 'ies'} of {self.horizon} steps"
 

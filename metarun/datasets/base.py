@@ -157,6 +157,11 @@ class Dataset(abc.ABC):
         """Shape of one example, known before the data are loaded."""
 
     @property
+    def inputs_of_an_example(self) -> int:
+        """How many inputs of a network one example of a task has: 1, or the steps of a trajectory."""
+        return 1
+
+    @property
     def ink(self) -> bool:
         """Whether grey values are amounts of ink, so that figures show 1 as black; else 1 is white."""
         return False

@@ -67,7 +67,7 @@ class Protocol(enum.Enum):
             "protocol": self.value,
             "frame_skip": f"{self.frame_skip} of {TIME_STEP} s",
             "velocity": "of the centre of mass, behind the step" if ours else "of the torso, mean over the step",
-            "control_cost": f"{self.cost} |a|^2, a in -1..1",
+            "control_cost": f"{self.cost} times the squared length of the action, in -1..1",
             "reset_noise": "0.01 N, velocities 0.1 N" if ours else "U(-0.1, 0.1), velocities 0.1 N",
             "observation": f"{self.observations} numbers" + (", the last three the centre of mass" if ours else ""),
         }

@@ -12,7 +12,7 @@ from torch.func import grad, vjp
 
 from metarun.algorithms.base import Algorithm
 from metarun.core import outer_step, policy, tree
-from metarun.core.acting import ActingTask, acting
+from metarun.core.acting import ActingTask, acting, mean_valid
 from metarun.core.inner import descend, final
 from metarun.core.meta import Meta
 from metarun.core.outer_step import Trial
@@ -104,10 +104,15 @@ class Functions:
         adapted = {**meta.model, **final(inner, meta, self.algorithm.inner_steps).params}
         return self.problem.outputs(adapted, task.experience[-1])
 
-    def _judge(self, meta: Meta, task: ActingTask) -> Trial:
+    def _judge(self, meta: Meta, task: ActingTask) -> tuple[Trial, Tensor]:
+        """Return the task's mean loss and divergence, and the mean size of the terms that cancel in the loss.
+
+        Where the data were collected both means are zero but for rounding. The size lets ``Replay`` tell rounding.
+        """
         data, outputs = task.experience[-1], self._outputs(task, meta)
-        rows = policy.divergence(data.outputs, outputs) * data.valid
-        return Trial(self.problem.surrogate(outputs, data), rows.sum())
+        apart = mean_valid(policy.divergence(data.outputs, outputs), data.valid)
+        size = mean_valid((self.problem.ratio(outputs, data) * data.advantage).abs(), data.valid)
+        return Trial(self.problem.surrogate(outputs, data), apart), size
 
     def _product(self, shared: tuple[tuple[Meta, Tensor], Meta], task: ActingTask) -> Meta:
         """Compute J^T D J v / rows: J the Jacobian of the outputs, through the inner steps, D that of ``curvature``.
@@ -167,8 +172,9 @@ class MetaBatch(outer_step.MetaBatch):
         return self.of.ranks.total({"rows": self.tasks.experience[-1].valid.sum()})["rows"]
 
     def trial(self, meta: Meta) -> Trial:
-        found = concatenate(list(self._functions.judged(meta, self.tasks)))
-        sums = self.of.ranks.total({"loss": found.loss.sum(), "kl": found.kl.sum()})
+        found, _ = concatenate(list(self._functions.judged(meta, self.tasks)))
+        rows = self.tasks.experience[-1].valid.sum((1, 2))
+        sums = self.of.ranks.total({"loss": found.loss.sum(), "kl": (found.kl * rows).sum()})
         return Trial(sums["loss"] / self.of.tasks, sums["kl"] / self._rows)
 
     def fisher(self, meta: Meta) -> Callable[[Meta], Meta]:

@@ -135,6 +135,6 @@ class Experiment:
         return self.algo.training_shots(self.shot, self.query)
 
     def inputs_of_a_task(self, tasks: Tasks) -> int:
-        """Return the count of input numbers of one meta-training task: examples times C * H * W."""
+        """Return the count of input numbers of one meta-training task: examples times the numbers of each."""
         examples = sum(self.training_shots()) * (self.way if self.dataset.has_way else 1)
-        return examples * math.prod(tasks.input_shape)
+        return examples * self.dataset.inputs_of_an_example * math.prod(tasks.input_shape)

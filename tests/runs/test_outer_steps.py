@@ -80,6 +80,12 @@ def test_a_run_that_is_killed_within_its_step_goes_on_to_the_same_bits(
     assert first.read_bytes() == second.read_bytes()
 
 
+@pytest.mark.slow
+def test_machine_code_of_a_step_is_trusted(tmp_path: Path) -> None:
+    """At the parameters that collected the data a loss is rounding and nothing else; it is not taken for wrong."""
+    run(bench("algo.outer_optimizer=trpo", "device.compile=true"), tmp_path)  # a warning would be an error
+
+
 def test_a_checkpoint_of_another_rule_is_refused(tmp_path: Path) -> None:
     run(bench("steps=2", "algo.outer_optimizer=trpo"), tmp_path)
     other = bench("steps=2", "algo.outer_optimizer=promp")
