@@ -183,7 +183,7 @@ class Acting(Problem):
         outputs = self.outputs(params, data)
         loss = self.surrogate(outputs, data)
         far = {} if self.clip is None else {"clipped": self.far(outputs, data, self.clip).detach()}
-        return loss, {"loss": loss.detach(), **self.facts(task), **far}
+        return loss, {"loss": loss.detach(), **self.told(task), **far}
 
     def ratio(self, outputs: Tensor, data: Experience) -> Tensor:
         """Compute pi / pi_old of the actions, [M, H]."""
@@ -220,8 +220,8 @@ class Acting(Problem):
         trajectories = torch.full_like(transitions, len(data.valid))
         return {"sigma": sigma(data), "trajectories": trajectories, "transitions": transitions}
 
-    def facts(self, task: ActingTask) -> Metrics:
-        """Describe one task's experience for the log, scalars: returns before and after, length, deviation, fit."""
+    def told(self, task: ActingTask) -> Metrics:
+        """Describe one task's experience for the journal, scalars: returns before and after, length, deviation, fit."""
         first, data = task.experience[0], task.experience[-1]
         return {
             self.metric.name: data.gained,
