@@ -165,6 +165,9 @@ def other(value: Any) -> Any:
     if isinstance(value, enum.Enum):
         members = list(type(value))
         return members[(members.index(value) + 1) % len(members)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        first = dataclasses.fields(value)[0].name
+        return dataclasses.replace(value, **{first: other(getattr(value, first))})
     if value is None:
         return 1
     return value + 1 if isinstance(value, int) else [*value, "*bias"] if isinstance(value, list) else value / 2
