@@ -158,8 +158,8 @@ WRONG = {  # command -> words that its one line must have
     "bench --json=": "--json no value",
     "report ''": "path empty",
     "train --config-dir=": "--config-dir no value",
-    "train -m seed=range(0)": "seed=range(0) no value",
-    "train -m algo=glob(x*)": "algo=glob(x*) no value",
+    "train -m seed=range(0)": "seed=range(0) without values",
+    "train -m algo=glob(x*)": "algo=glob(x*) without values",
     "train model.hidden=[3]": "model.hidden=[3] no such key; keys: model.filters",
     "bench seed=0,1": "seed=0,1 sweep train -m",
     "train hydra/launcher=submitit_slurm": "hydra/launcher=submitit_slurm one of basic; plugins",
@@ -223,7 +223,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for word in (
         "fomaml | imaml | maml",
-        "gaussians | glyphs | image_folder | miniimagenet | mnist | omniglot | sinusoid",
+        "gaussians | glyphs | image_folder | miniimagenet | mnist | navigation | omniglot | sinusoid",
         "meta_batch: ",
         "eval.norm",
     ):
@@ -470,6 +470,7 @@ def test_a_step_size_that_was_learned_cannot_be_set_for_a_test(
 def test_a_test_that_diverges_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.undo()  # with its report
     monkeypatch.chdir(tmp_path)
     words = ["dataset=sinusoid", "steps=1", "eval.every=0", "eval.tasks=4", "algo.inner_lr=10", "device.compile=false"]
     assert cli.main(["train", *words, "algo.inner_steps=1", "algo.eval_inner_steps=40"]) == 3

@@ -23,8 +23,10 @@ from metarun.runs.folder import LOCK, RESULT, claim, finished, fresh, misfit, sa
 from metarun.runs.record import CONFIG, LATER, Record
 from tests.support.results import result
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 
-@functools.cache  # composing takes a quarter of a secondpytestmark = pytest.mark.usefixtures("undrawn")
+
+@functools.cache  # composing takes a quarter of a second
 def record_of(*words: str) -> Record:
     return config.compose(list(words))[1]
 
