@@ -15,7 +15,7 @@ from metarun.config.composition import types
 
 def test_a_folder_is_read_and_nothing_stays() -> None:
     with reading(config.conf_dir(), None, types()):
-        assert "maml" in options("algo") and subgroups("recipe") == ["miniimagenet", "omniglot", "sinusoid"]
+        assert "maml" in options("algo") and "sinusoid" in subgroups("recipe")
         (one,) = parse("algo.inner_steps=3")
         assert (one.key_or_group, one.value(), one.input_line) == ("algo.inner_steps", 3, "algo.inner_steps=3")
         jobs = jobs_of_sweep([*parse("seed=0,1"), *parse("way=5")])
