@@ -22,9 +22,10 @@ def option(name: str) -> Model:
 @pytest.mark.parametrize("name", config.choices("model"))
 def test_every_option_maps_a_batch_to_outputs(name: str) -> None:
     side = 84 if "mini" in name else 28
-    module = initialise(option(name), (1, side, side), 5, seed=0)
+    outputs = 6 if name == "gaussian_mlp" else 5  # of a policy: a mean and a deviation for each action
+    module = initialise(option(name), (1, side, side), outputs, seed=0)
     out = functional(module)(dict(module.named_parameters()), torch.rand(6, 1, side, side))
-    assert out.shape == (6, 5) and out.isfinite().all()
+    assert out.shape == (6, outputs) and out.isfinite().all()
 
 
 def test_conv4_details() -> None:
