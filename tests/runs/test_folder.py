@@ -23,8 +23,6 @@ from metarun.runs.folder import LOCK, RESULT, claim, finished, fresh, misfit, sa
 from metarun.runs.record import CONFIG, LATER, Record
 from tests.support.results import result
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 
 @functools.cache  # composing takes a quarter of a second
 def record_of(*words: str) -> Record:
