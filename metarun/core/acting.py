@@ -183,7 +183,7 @@ class Acting(Problem):
         outputs = self.outputs(params, data)
         loss = self.surrogate(outputs, data)
         far = {} if self.clip is None else {"clipped": self.far(outputs, data, self.clip).detach()}
-        return loss, {"loss": loss.detach(), **self.told(task), **far}
+        return loss, {"loss": loss.detach(), **self.for_journal(task), **far}
 
     def ratio(self, outputs: Tensor, data: Experience) -> Tensor:
         """Compute pi / pi_old of the actions, [M, H]."""
@@ -206,9 +206,9 @@ class Acting(Problem):
         return self.query_loss(params, task)
 
     def divergence(self, params: Params, task: ActingTask, k: int) -> Tensor:
-        """Sum KL(policy that collected || policy of ``params``) over the valid rows of step k (-1: query), a scalar."""
+        """Mean KL(policy that collected || policy of ``params``) over step k's valid rows (-1: query), a scalar."""
         data = task.experience[k]
-        return (policy.divergence(data.outputs, self.outputs(params, data)) * data.valid).sum()
+        return mean_valid(policy.divergence(data.outputs, self.outputs(params, data)), data.valid)
 
     def measure(self, params: Params, task: ActingTask, k: int, norms: Sequence[Norm]) -> tuple[Tensor, Tensor]:
         gained = task.experience[k].gained
@@ -220,7 +220,7 @@ class Acting(Problem):
         trajectories = torch.full_like(transitions, len(data.valid))
         return {"sigma": sigma(data), "trajectories": trajectories, "transitions": transitions}
 
-    def told(self, task: ActingTask) -> Metrics:
+    def for_journal(self, task: ActingTask) -> Metrics:
         """Describe one task's experience for the journal, scalars: returns before and after, length, deviation, fit."""
         first, data = task.experience[0], task.experience[-1]
         return {

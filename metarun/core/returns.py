@@ -11,7 +11,6 @@ from torch import Tensor
 
 RIDGE = 1e-5
 BOUND = 10.0  # of observations, as features
-RIDGES = 5  # how often the ridge grows tenfold where the fit is not finite
 
 
 def discounted(rewards: Tensor, factor: float) -> Tensor:
@@ -57,9 +56,6 @@ def fitted_values(observations: Tensor, targets: Tensor, valid: Tensor) -> Tenso
     right = rows.mT @ (targets.to(rows.dtype) * valid).flatten(1, 2)[..., None]
     unit = torch.eye(gram.shape[-1], dtype=rows.dtype, device=rows.device)
     weights = torch.linalg.solve_ex(gram + RIDGE * unit, right).result
-    for power in range(1, RIDGES):
-        again = torch.linalg.solve_ex(gram + RIDGE * 10**power * unit, right).result
-        weights = torch.where(weights.isfinite().all(1, keepdim=True), weights, again)
     return (rows @ weights)[..., 0].unflatten(1, valid.shape[1:])
 
 

@@ -17,7 +17,6 @@ from metarun.core.inner import descend, final
 from metarun.core.meta import Meta
 from metarun.core.outer_step import Trial
 from metarun.core.problem import Problem
-from metarun.core.tree import Params
 from metarun.engine.meta_gradient import MetaGradient
 from metarun.engine.over_tasks import Engine, OverTasks, concatenate, count
 from metarun.engine.partial import LinearOverTasks
@@ -142,12 +141,9 @@ class Functions:
         def divergence(meta: Meta) -> Tensor:
             inner = self.algorithm.inner(self.problem, task, training=True)
             at = [{**meta.model, **carry.params} for carry in descend(inner, meta, steps - 1)]
-            return torch.stack([self._mean_divergence(p, task, k) for k, p in enumerate(at)]).mean()
+            return torch.stack([self.problem.divergence(p, task, k) for k, p in enumerate(at)]).mean()
 
         return grad(divergence)(meta)
-
-    def _mean_divergence(self, params: Params, task: ActingTask, k: int) -> Tensor:
-        return self.problem.divergence(params, task, k) / task.experience[k].valid.sum()
 
 
 class MetaBatch(outer_step.MetaBatch):

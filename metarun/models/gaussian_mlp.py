@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from metarun.core.acting import Acting
 from metarun.core.problem import Problem
 from metarun.errors import UserError, require
 from metarun.models.base import Init, Model
-from metarun.models.mlp import Activation
+from metarun.models.mlp import MLP, Activation
 
 NO_POLICY = "model=gaussian_mlp: its outputs are a policy's; it needs tasks to act in, as those of dataset=navigation"
 
@@ -37,8 +37,12 @@ class GaussianMLP(Model):
     std: float
 
     def __post_init__(self) -> None:
-        require(all(1 <= width <= 10**6 for width in self.hidden), "hidden", self.hidden, "widths 1..1000000")
         require(self.std > 0, "std", self.std, "> 0")
+        self.mean()  # refuses its settings
+
+    def mean(self) -> MLP:
+        """Return the settings of the network for the mean."""
+        return MLP(hidden=self.hidden, activation=self.activation, norm=False, init=self.init)
 
     def check_problem(self, problem: Problem) -> None:
         if not isinstance(problem, Acting):
@@ -47,30 +51,23 @@ class GaussianMLP(Model):
     def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
         if outputs % 2:
             raise UserError(NO_POLICY)
-        layers: list[nn.Module] = [nn.Flatten()]
-        for before, width in pairwise([math.prod(input_shape), *self.hidden]):
-            layers += [nn.Linear(before, width), self.activation.layer()]
-        head = nn.Linear(self.hidden[-1] if self.hidden else math.prod(input_shape), outputs // 2)
-        for layer in (*layers, head):
-            if isinstance(layer, nn.Linear):
-                self.init.apply(layer)
-        return Policy(nn.Sequential(*layers), head, math.log(self.std))
+        actions = outputs // 2
+        return Policy(self.mean().build(input_shape, actions), actions, math.log(self.std))
 
 
-class Policy(nn.Module):
+class Policy(nn.Sequential):
     """A network for the mean, and log standard deviations that do not depend on its input.
 
     Args:
-        body: layers from [B, O] to features.
-        head: layer from features to the mean [B, A].
+        mean: network from [B, O] to the mean [B, A]; its layers keep their names.
+        actions: A.
         log_std: first log standard deviation.
     """
 
-    def __init__(self, body: nn.Module, head: nn.Linear, log_std: float):
-        super().__init__()
-        self.body, self.head = body, head
-        self.log_std = nn.Parameter(torch.full((head.out_features,), log_std))
+    def __init__(self, mean: nn.Module, actions: int, log_std: float):
+        super().__init__(OrderedDict(mean.named_children()))
+        self.log_std = nn.Parameter(torch.full((actions,), log_std))
 
     def forward(self, x: Tensor) -> Tensor:
-        mean = self.head(self.body(x))
+        mean = super().forward(x)
         return torch.cat([mean, self.log_std.expand_as(mean)], -1)

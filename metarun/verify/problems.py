@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +21,8 @@ from metarun.core.episode import Episode
 from metarun.core.meta import Meta
 from metarun.core.objective import classification
 from metarun.core.problem import Reduction
-from metarun.core.rollout import Environment
 from metarun.core.tree import Tree
+from metarun.datasets.navigation import Plane
 from metarun.errors import ConfigError
 from metarun.models.base import Init, functional, initialise
 from metarun.models.conv4 import Conv4, Downsample, Features
@@ -100,30 +100,12 @@ def cases(device: torch.device, tasks: int = 3, way: int = 3, shot: int = 2, que
     yield policy_case(device, tasks)
 
 
-class Given(Acting):
-    """The problem of acting on experience that the tasks have already."""
-
-    collects: ClassVar[bool] = False
-
-
-class Nowhere(Environment):
-    """An environment of three numbers to observe and two to act by, in which nothing is ever done."""
-
-    observations, actions, horizon = 3, 2, 5
-
-    def reset(self, facts: Tensor, keys: Tensor) -> Any:
-        raise NotImplementedError
-
-    def observe(self, state: Any) -> Tensor:
-        raise NotImplementedError
-
-    def step(self, facts: Tensor, state: Any, action: Tensor) -> tuple[Any, Tensor, Tensor]:
-        raise NotImplementedError
-
-
 def policy_case(device: torch.device, tasks: int, trajectories: int = 4, steps: int = 5) -> Case:
-    """Make a tanh policy and random experience of ``steps`` inner steps, with episodes that end early."""
-    world = Nowhere()
+    """Make a tanh policy and random experience of ``steps`` inner steps, with episodes that end early.
+
+    The experience is given; nothing acts in the environment.
+    """
+    world = Plane(horizon=5)
     model = GaussianMLP(hidden=[5, 4], activation=Activation.tanh, init=Init.xavier, std=0.7)
     module = initialise(model, (world.observations,), 2 * world.actions, seed=0).to(device, torch.float64)
     generator = torch.Generator().manual_seed(4)
@@ -147,7 +129,7 @@ def policy_case(device: torch.device, tasks: int, trajectories: int = 4, steps: 
             gained=unread,
         )
 
-    problem = Given(environment=world, forward=functional(module), discount=0.9, gae=1.0, estimator=Estimator.official)
+    problem = Acting(environment=world, forward=functional(module), discount=0.9, gae=1.0, estimator=Estimator.official)
     keys = torch.zeros(tasks, 1, dtype=torch.int64, device=device)
     given = ActingTask(drawn()[:, 0, :1], keys, keys, tuple(experience() for _ in range(steps + 1)))
     return Case("policy", problem, Meta.of({n: p.detach() * 1 for n, p in module.named_parameters()}), given)

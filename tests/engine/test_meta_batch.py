@@ -209,7 +209,7 @@ def test_gradients_are_those_of_plain_autograd(case: Callable[[], Case]) -> None
             ratio, valid = (now - old).exp(), data.valid.bool()
             gain = torch.minimum(ratio * data.advantage, ratio.clamp(1 - clip, 1 + clip) * data.advantage)
             before = path[:-1] or path  # without inner steps the policy itself
-            kls = [of.problem.divergence(p, task, k) / task.experience[k].valid.sum() for k, p in enumerate(before)]
+            kls = [of.problem.divergence(p, task, k) for k, p in enumerate(before)]
             total = total - gain[valid].mean() / TASKS + penalty * sum(kls) / len(kls) / TASKS
             far = far + ((ratio - 1).abs() > clip)[valid].double().mean() / TASKS
         return total, far
