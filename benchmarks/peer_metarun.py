@@ -86,7 +86,7 @@ class Peer:
         objective = classification(functional(module), outputs) if conv else regression(functional(module))
         batches = [self._episode(common.make_batch(w, s, given["head.bias"].dtype)) for s in range(pool)]
         self.batches = batches
-        numbers = batches[0].support_x[0].numel() + (0 if algo == "reptile" else batches[0].query_x[0].numel())
+        examples = len(batches[0].support_x[0]) + (0 if algo == "reptile" else len(batches[0].query_x[0]))
         threads = torch.get_num_threads()
         where = device.torch_device()
         torch.set_num_threads(threads)
@@ -96,7 +96,8 @@ class Peer:
             device.compiling(),
             where,
             module,
-            numbers,
+            examples=examples,
+            width=batches[0].support_x[0, 0].numel(),
             run=lambda: module(batches[0].support_x[0]),
         )
         self.meta_gradient = MetaGradient(self.engine, experiment.algo, objective, calls=LONG)

@@ -138,10 +138,10 @@ def implicit(
     def system(v: Params) -> Params:
         return tree.add_scaled(tree.scale(1 + damping, v), 1 / proximal, hessian_product(v)[0])
 
-    return conjugate_gradient(system, rhs, cg_steps), metrics
+    return conjugate_gradient(system, rhs, cg_steps)[0], metrics
 
 
-def conjugate_gradient(system: Callable[[Tree], Tree], rhs: Tree, steps: int) -> Tree:
+def conjugate_gradient(system: Callable[[Tree], Tree], rhs: Tree, steps: int) -> tuple[Tree, Tree]:
     """Solve ``system(x) = rhs`` approximately, from x = 0.
 
     Args:
@@ -150,7 +150,7 @@ def conjugate_gradient(system: Callable[[Tree], Tree], rhs: Tree, steps: int) ->
         steps: iterations; once the residual is zero, further ones change nothing.
 
     Returns:
-        x, like ``rhs``.
+        (x, the residual ``rhs - system(x)``), both like ``rhs``.
 
     Source: Hestenes and Stiefel 1952.
     """
@@ -167,4 +167,4 @@ def conjugate_gradient(system: Callable[[Tree], Tree], rhs: Tree, steps: int) ->
         residual = tree.add_scaled(residual, -step, image)
         before, square = square, tree.dot(residual, residual)
         direction = tree.add_scaled(residual, ratio(square, before), direction)
-    return x
+    return x, residual

@@ -40,8 +40,8 @@ class TrustRegionStep(OuterStep):
             return tree.add_scaled(product(v), settings.damping, v)
 
         before = batch.trial(self.meta)
-        direction = conjugate_gradient(system, grads, settings.cg_steps)
-        curvature = tree.dot(direction, system(direction))
+        direction, residual = conjugate_gradient(system, grads, settings.cg_steps)
+        curvature = tree.dot(direction, tree.add_scaled(grads, -1, residual))  # s^T (F + damping I) s
         longest = (2 * settings.max_kl / (curvature + TINY)).sqrt()
         after, share, tries = self._search(batch, before, tree.scale(longest, direction), bool(curvature > 0))
         moved = longest * share * tree.norm(direction) if share else torch.zeros_like(longest)

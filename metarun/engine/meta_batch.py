@@ -92,7 +92,7 @@ class Functions:
         self.problem = acting(of.problem, f"algo.outer_optimizer={algorithm.outer_optimizer.value}")
         settings = algorithm.trust_region
         self.judged = OverTasks(of.engine, self._judge, TRIALS * of.steps)
-        self.product = LinearOverTasks(of.engine, self._product, (settings.cg_steps + 1) * of.steps, _sum)
+        self.product = LinearOverTasks(of.engine, self._product, settings.cg_steps * of.steps, _sum)
         repeats = (algorithm.promp.steps - 1) * of.steps
         self.clipped = MetaGradient(of.engine, algorithm, self.problem.clipped(algorithm.promp.clip), repeats)
         self.penalty = OverTasks(of.engine, self._penalty, repeats, _sum)

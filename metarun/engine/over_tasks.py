@@ -28,7 +28,7 @@ COMPILE_PAYS = 10_000  # the same for compiling a trace
 COMPILED_OPERATIONS = 5_000  # a longer trace takes the compiler more than ten minutes
 # Tracing takes about a second for each inner step: longer loops are not traced unless asked for.
 TRACED_STEPS = 25
-CPU_NUMBERS = 2**19  # input numbers of the tasks that a CPU computes side by side, so that its cache holds them
+CPU_NUMBERS = 2**19  # in the widest layer of the tasks that a CPU computes side by side, so that its cache holds them
 
 
 class Vectorize(enum.Enum):
@@ -92,7 +92,8 @@ class Engine:
         compile: Compile,
         device: torch.device,
         module: nn.Module,
-        numbers: int,
+        examples: int,
+        width: int,
         run: Callable[[], object],
     ) -> Engine:
         """Choose an engine for a network, replacing each ``auto`` by a decision.
@@ -103,7 +104,8 @@ class Engine:
             compile: the setting ``device.compile``.
             device: where the network computes.
             module: the network.
-            numbers: input numbers of one task: examples times the numbers of one input.
+            examples: inputs of one task.
+            width: numbers of one input.
             run: runs the network once. It shows whether the network uses an operation that the kernels replace.
         """
         convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
@@ -123,7 +125,8 @@ class Engine:
         if how is Vectorize.loop:
             chunk = 1
         elif chunk is None and on_cpu:
-            chunk = max(1, CPU_NUMBERS // numbers)
+            widest = max([width, *(m.out_features for m in module.modules() if isinstance(m, nn.Linear))])
+            chunk = max(1, CPU_NUMBERS // (examples * widest))
         return Engine(how, chunk, compile, native)
 
     def describe(self) -> str:

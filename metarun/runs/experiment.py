@@ -134,7 +134,11 @@ class Experiment:
         """Return (support, query) examples per class of a meta-training task."""
         return self.algo.training_shots(self.shot, self.query)
 
+    def examples_of_a_task(self) -> int:
+        """Return the count of network inputs of one meta-training task."""
+        examples = sum(self.training_shots()) * (self.way if self.dataset.has_way else 1)
+        return examples * self.dataset.inputs_of_an_example
+
     def inputs_of_a_task(self, tasks: Tasks) -> int:
         """Return the count of input numbers of one meta-training task: examples times the numbers of each."""
-        examples = sum(self.training_shots()) * (self.way if self.dataset.has_way else 1)
-        return examples * self.dataset.inputs_of_an_example * math.prod(tasks.input_shape)
+        return self.examples_of_a_task() * math.prod(tasks.input_shape)

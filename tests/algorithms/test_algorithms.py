@@ -134,8 +134,8 @@ def test_its_meta_gradient_is_right(network: str) -> None:
     assert tree.norm(want).item() == pytest.approx(slope, rel=1e-5)
     cuda, cpu, run = torch.device("cuda"), torch.device("cpu"), functools.partial(module, x[0])
     engines = [  # on a GPU vmap, but for recurrent layers
-        Engine.choose(Vectorize.auto, None, Compile.false, cuda, module, numbers=1, run=run),
-        Engine.choose(Vectorize.auto, None, Compile.auto, cpu, module, numbers=1, run=run),
+        Engine.choose(Vectorize.auto, None, Compile.false, cuda, module, examples=1, width=1, run=run),
+        Engine.choose(Vectorize.auto, None, Compile.auto, cpu, module, examples=1, width=1, run=run),
         Engine(Vectorize.loop),
     ]
     for engine, calls in zip(engines, (0, TRACE_PAYS, 0), strict=True):

@@ -55,7 +55,7 @@ def test_every_chunk_size_gives_the_same(how: Vectorize, chunk: int | None, call
 
 def choose(how: Vectorize, module: nn.Module, device: torch.device = CPU, compile: Compile = Compile.auto) -> Engine:
     run = functools.partial(module, torch.rand(2, 1, 5, 5))
-    return Engine.choose(how, None, compile, device, module, numbers=10_000, run=run)
+    return Engine.choose(how, None, compile, device, module, examples=10, width=1_000, run=run)
 
 
 def test_auto() -> None:
@@ -65,6 +65,17 @@ def test_auto() -> None:
     assert choose(Vectorize.auto, POOLED).how is Vectorize.grouped and choose(Vectorize.auto, STRIDED).native
     assert choose(Vectorize.vmap, POOLED) == Engine(Vectorize.vmap, 52, Compile.auto)
     assert choose(Vectorize.auto, MLP, CUDA).chunk is None
+
+
+def test_a_cpu_computes_as_many_tasks_side_by_side_as_its_cache_holds_of_the_widest_layer() -> None:
+    wide = nn.Sequential(nn.Linear(2, 100), nn.ReLU(), nn.Linear(100, 4))
+
+    def chunk(examples: int, width: int) -> int | None:
+        return Engine.choose(
+            Vectorize.auto, None, Compile.auto, CPU, wide, examples=examples, width=width, run=lambda: None
+        ).chunk
+
+    assert chunk(4000, 2) == 1 and chunk(100, 2) == 52 and chunk(100, 1000) == 5
 
 
 def test_without_compiling_large_convolutions_run_one_by_one() -> None:

@@ -246,7 +246,7 @@ def test_a_run_goes_on_with_a_cache_that_cannot_be_written(
     monkeypatch.setenv("METARUN_CACHE", str(tmp_path / "file"))
     with pytest.warns(UserWarning, match="device.compile: .*several times slower"):
         cpu, conv = torch.device("cpu"), nn.Conv2d(1, 8, 3)
-        engine = Engine.choose(Vectorize.auto, None, Compile.auto, cpu, conv, numbers=1, run=lambda: None)
+        engine = Engine.choose(Vectorize.auto, None, Compile.auto, cpu, conv, examples=1, width=1, run=lambda: None)
     assert engine.native is None and engine.how is Vectorize.loop
 
 
