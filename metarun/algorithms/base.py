@@ -31,7 +31,7 @@ class Algorithm(OuterSettings, abc.ABC):
     The training loop, evaluation, checkpoints and reports use a method only through this class.
 
     Attributes:
-        fewest_inner_steps: smallest valid ``inner_steps``.
+        fewest_inner_steps: smallest valid ``inner_steps`` and ``eval_inner_steps``.
         view: form of the data during meta-training.
         training_shot_keys: keys that ``training_shots`` depends on, for messages.
         of_training: fields that evaluation does not read; a subclass lists only those that it adds.
@@ -51,7 +51,7 @@ class Algorithm(OuterSettings, abc.ABC):
     def __post_init__(self) -> None:
         OuterSettings.__post_init__(self)
         require_count("inner_steps", self.inner_steps, self.fewest_inner_steps, MOST_INNER_STEPS)
-        require_count("eval_inner_steps", self.eval_inner_steps, 1, MOST_INNER_STEPS)
+        require_count("eval_inner_steps", self.eval_inner_steps, self.fewest_inner_steps, MOST_INNER_STEPS)
 
     @classmethod
     def training_only(cls) -> set[str]:

@@ -42,7 +42,7 @@ WRONG = {  # command -> words that its one line must have
     "train algo.inner_steps=five": "algo.inner_steps=five whole number",
     "train algo.inner_steps=2.5": "algo.inner_steps=2.5 whole number",
     "train algo.inner_steps=-1": "algo.inner_steps=-1 >= 0",
-    "train algo.eval_inner_steps=0": "algo.eval_inner_steps=0 >= 1",
+    "train algo=reptile algo.eval_inner_steps=0": "algo.eval_inner_steps=0 >= 1",
     "train steps=1e3": "steps=1000.0 whole number (did you mean 1000?)",
     "train steps=99999999999999999999999999": "steps=99999999999999999999999999 <= 1000000000",
     "train algo.inner_steps=100000000": "algo.inner_steps=100000000 <= 100000",
