@@ -28,7 +28,7 @@ class Pretrain(GradientDescent):
     takes gradient steps on the support set, with the step size among ``rates`` that was best on the validation tasks.
 
     Attributes:
-        rates: step sizes for fine-tuning; without validation tasks ``inner_lr`` is used.
+        rates: step sizes for fine-tuning; of several, without validation tasks, none: ``inner_lr`` is used.
     """
 
     fewest_inner_steps: ClassVar[int] = 0

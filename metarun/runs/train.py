@@ -196,11 +196,13 @@ def tuned(setup: Setup, meta: Meta) -> Meta:
     """Choose the best of the method's candidates on validation, for methods that tune a setting.
 
     Returns:
-        The best candidate. ``meta`` itself where there is nothing to tune or no validation task, or, with a warning,
-        where no candidate has a finite mean.
+        The best candidate, or the only one. ``meta`` itself where several are left without a validation task, or, with
+        a warning, where no candidate has a finite mean.
     """
-    several = len(setup.experiment.algo.candidates(meta)) > 1
-    if not (several and setup.tasks.has(Split.val)):
+    first, *others = setup.experiment.algo.candidates(meta)
+    if not others:
+        return first
+    if not setup.tasks.has(Split.val):
         return meta
     candidate, rows = validate(setup, meta, validator(setup, times=1))
     if not rows[-1].estimate.known:

@@ -50,6 +50,12 @@ def test_the_step_size_is_the_best_on_validation(algo: str, tmp_path: Path) -> N
     assert loop.tuned(b, state.meta).step_sizes[RATE].item() == pytest.approx(0.03)
 
 
+@pytest.mark.parametrize("algo", ["pretrain", "random"])
+def test_the_only_step_size_needs_no_validation(algo: str) -> None:
+    b = bench(f"algo={algo}", "algo.rates=[0.03]", "eval.every=0")
+    assert loop.tuned(b, b.first_meta()).step_sizes[RATE].item() == pytest.approx(0.03)
+
+
 def test_random_parameters_stay_the_first_ones(tmp_path: Path) -> None:
     b = bench("algo=random")
     assert b.experiment.steps == 1
