@@ -1,8 +1,9 @@
 # make setup: .venv with the metarun command. make run: meta-train and report. make test: the tests in minutes, make test-all: all.
+# make docs: the pages of docs/ as a site, in site/.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup run test test-all lint types clean
+.PHONY: setup run test test-all lint types docs clean
 
 setup: .venv/installed
 
@@ -26,6 +27,9 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy
+
+docs: setup
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf .venv
