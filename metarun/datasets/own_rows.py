@@ -113,13 +113,15 @@ class OwnRows(Dataset):
         }
         for key, now in facts.items():
             if learned and learned[key] != now:
-                raise UserError(f"dataset: {key}: the run was trained with {learned[key]}, and this test has {now}")
+                was, has = (", ".join(map(str, v)) if isinstance(v, list) else v for v in (learned[key], now))
+                raise UserError(f"dataset: {key}: the run was trained with {was or 'none'}; this test has {has or 'none'}")
         classes = classes_of(rows, learned.get("classes") or [])
         groups, small = large_enough(grouped(rows, classes), self.min_rows)
         if small:
             shown = ", ".join(small[:3]) + (f" and {len(small) - 3} more" if len(small) > 3 else "")
-            what = f"{len(small)} {rows.noun} of fewer than dataset.min_rows={self.min_rows} rows"
-            warnings.warn(f"dataset.path={self.path}: left out {what}: {shown}", stacklevel=3)
+            least = f"dataset.min_rows={self.min_rows} rows{' of a class' if classes else ''}"
+            said = f"left out {len(small)} {rows.noun} of fewer than {least}: {shown}"
+            warnings.warn(f"dataset.path={self.path}: {said}", stacklevel=3)
         if self.split is None:
             held = by_shares(rows, groups, self.shares, self.split_seed)
         else:

@@ -56,7 +56,7 @@ class Scaling:
             what: what these numbers are, for the message.
 
         Raises:
-            UserError: a number does not change.
+            UserError: a number does not change, or so much or little that its deviation is no float64.
         """
         axes = how.axes(x.ndim)
         parts = [x[some].astype(np.float64) for some in _some(rows[:1])]
@@ -67,17 +67,22 @@ class Scaling:
             low, high = np.minimum(low, part.min(axes, keepdims=True)), np.maximum(high, part.max(axes, keepdims=True))
             total += part.sum(axes, keepdims=True)
         if (low == high).any():
-            at = np.argwhere((low == high)[0])[0].tolist()
-            value, place = low[0][tuple(at)], [i for i, size in zip(at, low.shape[1:], strict=True) if size > 1]
-            name = names[at[0]] if names else f"{what} {place}"
-            said = f"{name} has the same value, {value:g}, in all {len(rows)} meta-training rows"
+            name, at = _name(np.argwhere((low == high)[0])[0].tolist(), low.shape[1:], names, what)
+            said = f"{name} has the same value, {low[0][at]:g}, in all {len(rows)} meta-training rows"
             raise UserError(f"dataset: {said}, so it tells nothing; leave it out")
         count = len(rows) * int(np.prod([x.shape[axis] for axis in axes[1:]]))
         mean = total / count
         square = np.zeros_like(low)
-        for some in _some(rows):
-            square += np.square(x[some] - mean).sum(axes, keepdims=True)
-        return Scaling(mean[0], np.sqrt(square / count)[0])
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # looked for below
+            for some in _some(rows):
+                square += np.square(x[some] - mean).sum(axes, keepdims=True)
+        deviation = np.sqrt(square / count)
+        unfit = ~(np.isfinite(deviation) & (deviation > 0))
+        if unfit.any():
+            name, at = _name(np.argwhere(unfit[0])[0].tolist(), low.shape[1:], names, what)
+            span = f"{low[0][at]:g} to {high[0][at]:g}"
+            raise UserError(f"dataset: {name} goes from {span} in meta-training rows, too far or too little for float64")
+        return Scaling(mean[0], deviation[0])
 
     @staticmethod
     def read(content: dict[str, Any]) -> Scaling:
@@ -103,6 +108,12 @@ def scaled(x: np.ndarray, scaling: Scaling | None) -> np.ndarray:
             raise UserError(f"dataset: {np.abs(part).max():g} is too large a number: float32 ends at 3.4e38")
         out[some] = part
     return out
+
+
+def _name(at: list[int], shape: tuple[int, ...], names: list[str], what: str) -> tuple[str, tuple[int, ...]]:
+    """Return the name of the number at a place, and the place as an index."""
+    place = [i for i, size in zip(at, shape, strict=True) if size > 1]
+    return names[at[0]] if names else f"{what} {place}" if place else f"every {what}", tuple(at)
 
 
 def _some(rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -231,10 +231,11 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
                 arrays[name] = stored[name]
             return arrays
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        of = f"array {name} " if name else ""
-        objects = "object" in str(error).lower() and bool(name)
-        said = "holds Python objects; make it an array of numbers or of texts" if objects else "cannot be read"
-        raise UserError(f"dataset.path={path}: {of}{said}{'' if objects else f' ({first_line(error)})'}") from None
+        if not name:
+            raise UserError(f"dataset.path={path}: is no NPZ file, which numpy.savez writes") from None
+        objects = "holds Python objects; make it an array of numbers or of texts"
+        said = objects if "object" in str(error).lower() else f"cannot be read ({first_line(error)})"
+        raise UserError(f"dataset.path={path}: array {name} {said}") from None
 
 
 def _columns(
