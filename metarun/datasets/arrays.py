@@ -46,7 +46,7 @@ class Arrays(OwnRows):
         used = {key: name for key in ("x", "y", "task", "split") if (name := getattr(self, key)) is not None}
         arrays = Columns(path, found)
         for key, name in used.items():
-            arrays.require(key, name)
+            arrays.require(key, name, "array")
             axes = {"x": found[name].ndim >= 2, "y": found[name].ndim in (1, 2)}.get(key, found[name].ndim == 1)
             wanted = {"x": "[rows, ...]", "y": "[rows], or [rows, D] for D numbers"}.get(key, "[rows]")
             if not axes or 0 in found[name].shape[1:]:

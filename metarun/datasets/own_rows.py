@@ -114,7 +114,9 @@ class OwnRows(Dataset):
         for key, now in facts.items():
             if learned and learned[key] != now:
                 was, has = (", ".join(map(str, v)) if isinstance(v, list) else v for v in (learned[key], now))
-                raise UserError(f"dataset: {key}: the run was trained with {was or 'none'}; this test has {has or 'none'}")
+                raise UserError(
+                    f"dataset: {key}: the run was trained with {was or 'none'}; this test has {has or 'none'}"
+                )
         classes = classes_of(rows, learned.get("classes") or [])
         groups, small = large_enough(grouped(rows, classes), self.min_rows)
         if small:

@@ -81,7 +81,9 @@ class Scaling:
         if unfit.any():
             name, at = _name(np.argwhere(unfit[0])[0].tolist(), low.shape[1:], names, what)
             span = f"{low[0][at]:g} to {high[0][at]:g}"
-            raise UserError(f"dataset: {name} goes from {span} in meta-training rows, too far or too little for float64")
+            raise UserError(
+                f"dataset: {name} goes from {span} in meta-training rows, too far or too little for float64"
+            )
         return Scaling(mean[0], deviation[0])
 
     @staticmethod

@@ -46,16 +46,17 @@ class Columns:
         """Name a row for a reader: its line in a CSV file, else its number."""
         return f"row {row + 1} (the first is 1)" if self.lines is None else f"line {self.lines[row]}"
 
-    def require(self, key: str, name: str) -> None:
+    def require(self, key: str, name: str, noun: str = "column") -> None:
         """Raise ``UserError``, with the columns that there are, if there is none of this name.
 
         Args:
             key: key of the configuration that names it.
             name: name of the column.
+            noun: what the columns are called.
         """
         if name not in self.cells:
             near, known = did_you_mean(name, self.cells), ", ".join(self.cells)
-            raise UserError(f"dataset.{key}={name}: {self.path.name} has no such column{near}; it has {known}")
+            raise UserError(f"dataset.{key}={name}: {self.path.name} has no such {noun}{near}; it has {known}")
 
     def numbers(self, name: str, hint: str = "") -> np.ndarray:
         """Return a column of finite numbers, float64 [rows].

@@ -32,7 +32,9 @@ def test_delimiters(delimiter: Delimiter, tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", delimiter=delimiter.value)
     assert list(table(path, delimiter).cells) == HEADER
     other = next(d for d in Delimiter if d is not delimiter)
-    with pytest.raises(UserError, match=rf"no {other.name}, but a {delimiter.name}: dataset.delimiter={delimiter.name}"):
+    with pytest.raises(
+        UserError, match=rf"no {other.name}, but a {delimiter.name}: dataset.delimiter={delimiter.name}"
+    ):
         table(path, other)
 
 
@@ -59,7 +61,7 @@ def test_other_such_cells_are_counted(tmp_path: Path) -> None:
     rows[20][2] = rows[31][2] = "?"
     with pytest.raises(UserError, match="line 18, column load: the value is missing, and so are 2 more cells"):
         table(write(tmp_path / "t.csv", rows)).numbers("load")
-    with pytest.raises(UserError, match="line 18, column machine: the value is missing$"):
+    with pytest.raises(UserError, match=r"line 18, column machine: the value is missing$"):
         table(write(tmp_path / "t.csv", changed(17, "machine", " "))).texts("machine")
 
 
@@ -115,7 +117,7 @@ def test_arrays_are_columns_too(tmp_path: Path) -> None:
         columns.numbers("f")
     with pytest.raises(UserError, match=r"row 1 \(the first is 1\), column f: 1.5 is no name and no whole number"):
         columns.texts("f")
-    with pytest.raises(UserError, match="row 3 .*, column s: the value is missing"):
+    with pytest.raises(UserError, match=r"row 3 .*, column s: the value is missing"):
         columns.texts("s")
 
 
