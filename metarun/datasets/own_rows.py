@@ -69,7 +69,7 @@ class OwnRows(Dataset):
         require(whole, "shares", self.shares, "three numbers >= 0 whose sum is 1: train, val, test")
         require(self.min_rows >= 0, "min_rows", self.min_rows, ">= 0")
         named = self.task is not None or self.predict is Predict.classes
-        require(named, "task", self.task, "what names each row's task, with predict=numbers: no classes make tasks")
+        require(named, "task", self.task, "what names each row's task: with predict=numbers no classes can make tasks")
 
     @property
     def has_way(self) -> bool:

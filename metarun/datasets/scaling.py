@@ -69,7 +69,8 @@ class Scaling:
         if (low == high).any():
             name, at = _name(np.argwhere((low == high)[0])[0].tolist(), low.shape[1:], names, what)
             said = f"{name} has the same value, {low[0][at]:g}, in all {len(rows)} meta-training rows"
-            raise UserError(f"dataset: {said}, so it tells nothing; leave it out")
+            others = "" if names else ", or share a mean by another dataset.normalise"
+            raise UserError(f"dataset: {said}, so it tells nothing; leave it out{others}")
         count = len(rows) * int(np.prod([x.shape[axis] for axis in axes[1:]]))
         mean = total / count
         square = np.zeros_like(low)

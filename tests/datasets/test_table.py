@@ -12,7 +12,7 @@ import torch
 from metarun import config
 from metarun.core.episode import TaskFigure, View
 from metarun.core.metric import ACCURACY, NORMALISED_ERROR, SQUARED_ERROR
-from metarun.core.objective import supervised
+from metarun.core.objective import one_output_a_class, supervised
 from metarun.datasets.base import Split, Tasks
 from metarun.datasets.sampler import ClassPool
 from metarun.datasets.task_pool import TaskPool
@@ -131,6 +131,8 @@ def test_several_numbers_are_normalised_each_by_itself(tmp_path: Path) -> None:
     outputs, targets = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 3.0]])
     assert problem.judge(outputs, targets) == problem.loss(outputs, targets) == 2.5
     assert problem.restated(torch.tensor(4.0)) == {"rmse in deviations": 2.0}
+    with pytest.raises(UserError, match="algo=protonet needs tasks with one output for each class"):
+        one_output_a_class(problem, "algo=protonet")  # two outputs, but no classes
 
 
 def test_an_error_is_restated_in_the_unit_of_its_number(tmp_path: Path) -> None:
@@ -224,7 +226,7 @@ def test_what_makes_no_tasks_is_refused(name: str, tmp_path: Path) -> None:
         ([*NUMBERS, "dataset.features=[load,load]"], "must be columns that differ"),
         (
             [*NUMBERS, "dataset.task=null"],
-            "dataset.task=null: must be what names each row's task, with predict=numbers",
+            "dataset.task=null: must be what names each row's task: with predict=numbers",
         ),
         ([*STATES, "dataset.target=[state,power]"], "must be one column, with predict=classes"),
         ([*STATES, "dataset.target=[]"], "must be one or several columns"),
