@@ -68,7 +68,7 @@ class Columns:
         Raises:
             UserError: a cell is missing, infinite or no number; the message names the first, and counts the others.
         """
-        cells = self.cells[name]
+        cells = self._cells(name, hint)
         if isinstance(cells, np.ndarray) and cells.dtype.kind in "biuf":
             values = cells.astype(np.float64)
         else:
@@ -90,13 +90,20 @@ class Columns:
         Raises:
             UserError: a cell is empty, or a number that is not whole.
         """
-        cells = self.cells[name]
+        cells = self._cells(name, hint)
         if isinstance(cells, np.ndarray):
             cells = cells.tolist()
         found = [_text(cell) for cell in cells]
         if not all(found):
             self._refuse(name, lambda cell: not _text(cell), hint)
         return [text or "" for text in found]
+
+    def _cells(self, name: str, hint: str) -> Sequence[str] | np.ndarray:
+        cells = self.cells[name]
+        if isinstance(cells, np.ndarray) and cells.dtype.kind not in "biufSUO":
+            said = f"column {name} is of type {cells.dtype}; write numbers or texts"
+            raise UserError(f"dataset.path={self.path}: {said}{hint}")
+        return cells
 
     def _refuse(self, name: str, wrong: Callable[[Any], bool], hint: str) -> NoReturn:
         rows = [row for row, cell in enumerate(self.cells[name]) if wrong(cell)]
@@ -242,9 +249,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 def _columns(
     path: Path, names: Sequence[str], cells: Sequence[Sequence[str] | np.ndarray], lines: Sequence[int] | None
 ) -> Columns:
-    for at, (name, of) in enumerate(zip(names, cells, strict=True)):
-        if isinstance(of, np.ndarray) and of.dtype.kind not in "biufSUO":
-            raise UserError(f"dataset.path={path}: column {name} is of type {of.dtype}; write numbers or texts")
+    for at, name in enumerate(names):
         if not name:
             hint = "; pandas writes none without a name by to_csv(index=False)"
             raise UserError(f"dataset.path={path}: column {at + 1} has no name{hint}")

@@ -94,7 +94,7 @@ WRONG = {  # command -> words that its one line must have
     "train dataset=gaussians model=conv4": "model=conv4 images model=mlp",
     "train dataset=table": "dataset.path= table.csv: there is no such file; data_root",
     "train dataset=table dataset.target=price": "dataset.target=price: must be a list (did you mean [price]?)",
-    "train dataset=table dataset.delimiter=;": "dataset.delimiter=; comma, semicolon, tab",
+    "train dataset=table dataset.delimiter=semikolon": "dataset.delimiter=semikolon comma, semicolon, tab mean",
     "train dataset=table dataset.predict=numbers": "dataset.task=null predict=numbers",
     "train dataset=arrays dataset.normalise=column": "dataset.normalise=column none, each, channel",
     "train dataset=mnist dataset.split=letters": "dataset.split=letters digits images",

@@ -86,7 +86,6 @@ WRONG: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "objects": ("t.npz", lambda p: np.savez(p, a=np.array([1, "b"], object)), "array a holds Python objects"),
     "two axes": ("t.npz", lambda p: np.savez(p, a=np.zeros((3, 2))), r"array a has shape \[3, 2\].*dataset=arrays"),
     "lengths": ("t.npz", lambda p: np.savez(p, a=np.zeros(3), b=np.zeros(4)), "numbers of rows: a 3, b 4"),
-    "complex": ("t.npz", lambda p: np.savez(p, a=np.zeros(3, complex)), "column a is of type complex128"),
 }
 
 
@@ -117,6 +116,14 @@ def test_arrays_are_columns_too(tmp_path: Path) -> None:
         columns.numbers("f")
     with pytest.raises(UserError, match=r"row 1 \(the first is 1\), column f: 1.5 is no name and no whole number"):
         columns.texts("f")
+    path = tmp_path / "odd.npz"
+    np.savez(path, c=np.zeros(3, complex), d=np.zeros(3, "datetime64[s]"), n=np.arange(3))
+    odd = table(path)  # columns that nobody asks for may be of any type
+    assert odd.numbers("n").tolist() == [0, 1, 2]
+    for name, of in (("c", "complex128"), ("d", r"datetime64\[s\]")):
+        for read in (odd.numbers, odd.texts):
+            with pytest.raises(UserError, match=f"column {name} is of type {of}; write numbers or texts, please"):
+                read(name, ", please")
     with pytest.raises(UserError, match=r"row 3 .*, column s: the value is missing"):
         columns.texts("s")
 

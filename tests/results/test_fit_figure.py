@@ -39,5 +39,5 @@ def test_a_fit_that_diverged_lies_on_the_edge_and_says_so() -> None:
     figure = task_figures.draw(TaskFigure.fit, Episode(y, y, y, y, torch.arange(1)), outputs, False, None)
     (axes,) = figure.axes
     low, high = axes.get_ylim()
-    torch.testing.assert_close(drawn(axes)[1][:, 1], torch.tensor([high, high, low]))
+    torch.testing.assert_close(drawn(axes)[1][:, 1], torch.tensor([high, high, low], dtype=torch.float32))
     assert "diverged" in [text.get_text() for text in axes.texts]
