@@ -103,20 +103,8 @@ class OwnRows(Dataset):
 
     def load_as_trained(self, learned: Mapping[str, Any], data_root: Path, device: torch.device) -> Tasks:
         rows = self.read(data_root / user_path(self.path))
-        kind = "tasks of classes" if rows.task is None else "tasks that the data name"
-        facts: dict[str, Any] = {
-            "predict": f"{self.predict.name} in {kind}",
-            "inputs": rows.inputs,
-            "shape": [*rows.x.shape[1:]],
-            "targets": rows.targets if self.predict is Predict.numbers else [],
-            "normalise": self.normalising.name,
-        }
-        for key, now in facts.items():
-            if learned and learned[key] != now:
-                was, has = (", ".join(map(str, v)) if isinstance(v, list) else v for v in (learned[key], now))
-                raise UserError(
-                    f"dataset: {key}: the run was trained with {was or 'none'}; this test has {has or 'none'}"
-                )
+        facts = self._facts(rows)
+        _require_same(learned, facts)
         classes = classes_of(rows, learned.get("classes") or [])
         groups, small = large_enough(grouped(rows, classes), self.min_rows)
         if small:
@@ -128,7 +116,7 @@ class OwnRows(Dataset):
             held = by_shares(rows, groups, self.shares, self.split_seed)
         else:
             held = by_column(rows, groups, self.split)
-        x, of_x = self._prepared(rows, rows.x, held, "input", rows.inputs, self.normalising, learned.get("x"))
+        x, of_x = self._prepared(rows, rows.x, held, "x", rows.inputs, self.normalising, learned)
         facts |= {"classes": classes, "x": of_x}
         stamp = self._stamp(rows, held, small)
         if rows.task is None:
@@ -142,7 +130,7 @@ class OwnRows(Dataset):
             stamp["classes"] = f"{', '.join(classes)}; with the same labels in every task"
         else:
             how = Normalise.none if self.normalising is Normalise.none else Normalise.each
-            y, facts["y"] = self._prepared(rows, rows.y, held, "target", rows.targets, how, learned.get("y"))
+            y, facts["y"] = self._prepared(rows, rows.y, held, "y", rows.targets, how, learned)
             unit, stamp["targets"] = _unit(rows.targets, facts["y"])
         return TaskPool(
             x,
@@ -158,25 +146,36 @@ class OwnRows(Dataset):
             few_rows=", or leave out tasks of fewer rows with dataset.min_rows={}",
         )
 
+    def _facts(self, rows: Rows) -> dict[str, Any]:
+        """What a test on another file, or another use of the trained network, must have in common with the run."""
+        kind = "tasks of classes" if rows.task is None else "tasks that the data name"
+        return {
+            "predict": f"{self.predict.name} in {kind}",
+            "inputs": rows.inputs,
+            "shape": [*rows.x.shape[1:]],
+            "targets": rows.targets if self.predict is Predict.numbers else [],
+            "normalise": self.normalising.name,
+        }
+
     def _prepared(
         self,
         rows: Rows,
         values: Any,
         held: dict[Split, Groups],
-        what: str,
+        key: str,
         names: list[str],
         how: Normalise,
-        learned: dict[str, Any] | None,
+        learned: Mapping[str, Any],
     ) -> tuple[np.ndarray, dict[str, Any] | None]:
         """Values as a network gets them, float32 [rows, ...], and what was learned for that; None: nothing."""
-        if learned:
-            return scaled(values, Scaling.read(learned)), learned
+        if learned:  # in the run that is tested
+            return scaled(values, Scaling.read(learned[key]) if learned[key] else None), learned[key]
         trained = rows_of(held[Split.train])
         if how is Normalise.none and not names:
             return scaled(values, None), None
         if not len(trained):
             raise UserError(f"dataset: the train split has no {rows.noun}{self._remedy(held, rows.noun)}")
-        scaling = Scaling.of(values, trained, how if how is not Normalise.none else Normalise.each, names, what)
+        scaling = Scaling.of(values, trained, how if how is not Normalise.none else Normalise.each, names, key)
         if how is Normalise.none:  # measured for its refusals alone
             return scaled(values, None), None
         return scaled(values, scaling), {**scaling.plain(), "rows": len(trained)}
@@ -229,6 +228,14 @@ class OwnRows(Dataset):
             noun="rows",
             learned=facts,
         )
+
+
+def _require_same(learned: Mapping[str, Any], facts: dict[str, Any]) -> None:
+    """Raise ``UserError`` where the run that is tested, if there is one, was trained on other columns or numbers."""
+    for key, now in facts.items():
+        if learned and learned[key] != now:
+            was, has = (", ".join(map(str, v)) if isinstance(v, list) else v for v in (learned[key], now))
+            raise UserError(f"dataset: {key}: the run was trained with {was or 'none'}; this test has {has or 'none'}")
 
 
 def _unit(targets: list[str], learned: dict[str, Any] | None) -> tuple[tuple[str, float], str]:

@@ -83,7 +83,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str], str]] = {  # name -> arrays,
     "numbers that are none": ({"y": np.full(40, "a")}, NUMBERS, "column y: 'a' is no number.*predict=classes"),
     "no rows": ({name: of[:0] for name, of in FINE.items()}, [], "has no rows"),
     "twice": ({}, ["dataset.task=y"], "dataset.y=y: must be another array: it is dataset.task too"),
-    "constant": ({"x": np.ones((40, 5))}, ["dataset.normalise=channel"], "every input has the same value, 1,"),
+    "constant": ({"x": np.ones((40, 5))}, ["dataset.normalise=channel"], "every x has the same value, 1,"),
     "alike": ({"x": np.ones((40, 5))}, ["dataset.normalise=none"], "its 40 rows are all alike"),
 }
 

@@ -81,6 +81,24 @@ def test_another_file_is_prepared_as_the_run_was_trained(folder: Path, capfd: py
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_file_without_training_rows_is_tested_as_it_is_where_nothing_is_normalised(folder: Path) -> None:
+    words = [
+        *NUMBERS,
+        *QUIET,
+        "dataset.split=part",
+        "dataset.normalise=false",
+        "algo.inner_lr=1e-8",
+        "algo.outer_lr=1e-8",
+    ]
+    assert cli.main(["train", *words, "run_dir=run"]) == 0
+    header, *rows = sensors()
+    write(folder / "others.csv", [header, *([f"N{row[0]}", *row[1:]] for row in rows if row[-1] == "test")])
+    assert cli.main(["eval", "run=run", "dataset.path=others.csv"]) == 0
+    (again,) = (folder / "run" / "eval").iterdir()
+    assert error(again) == error(folder / "run") and error(again)[0] > 100
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_classes_keep_their_labels_in_a_test_on_another_file(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", *STATES, *QUIET, "run_dir=run"]) == 0
     header, *rows = sensors()
