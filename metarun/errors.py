@@ -134,6 +134,8 @@ def meant(kind: Any, value: object) -> str:
     """Return a hint for a value that does not have its declared type ``kind``, or an empty text."""
     if kind is int and isinstance(value, float) and value.is_integer():
         return f" (did you mean {value:.0f}?)"
+    if isinstance(value, str) and any(typing.get_origin(k) is list for k in (kind, *typing.get_args(kind))):
+        return f" (did you mean [{value}]?)"
     is_choice = isinstance(kind, type) and issubclass(kind, enum.Enum)
     return did_you_mean(str(value), [member.name for member in kind]) if is_choice else ""
 

@@ -16,6 +16,7 @@ BASES = {"dataset": "Dataset", "model": "Model", "algo": "Algorithm"}  # the bas
 SHARED = (  # files that hold no part
     *("base", "sampler", "generated", "imagefile", "class_folders", "unpickle"),
     *("acting", "cheetah", "half_cheetah"),
+    *("own_rows", "row_groups", "scaling", "table_file", "task_pool"),
 )
 
 

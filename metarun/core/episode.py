@@ -42,6 +42,7 @@ class TaskFigure(enum.Enum):
         images: labelled images of one or three channels.
         points: labelled points in the plane.
         curve: a number to predict, as a function of the first number of an input.
+        fit: predicted numbers against the true ones.
         paths: episodes as paths in the plane.
         traces: episodes as a number over time.
         none: no figure.
@@ -50,6 +51,7 @@ class TaskFigure(enum.Enum):
     images = "images"
     points = "points"
     curve = "curve"
+    fit = "fit"
     paths = "paths"
     traces = "traces"
     none = "none"
@@ -66,8 +68,8 @@ class Episode(NamedTuple):
 
     Attributes:
         support_x: inputs: images [T, N*K, C, H, W], float in 0..1, points in the plane [T, N*K, 2], or regression
-            inputs [T, K, 1].
-        support_y: labels [T, N*K], int64 in 0..N-1, or regression targets [T, K, 1].
+            inputs [T, K, 1]; of a user's own rows any shape.
+        support_y: labels [T, N*K], int64 in 0..N-1, or regression targets [T, K, 1]; [T, K, D] for D numbers.
         query_x: like ``support_x``, with Q in place of K.
         query_y: like ``support_y``, with Q in place of K.
         key: [T] int64, a random stream for each task (rng.py), from which the order of mini-batches is drawn.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 
@@ -105,6 +105,7 @@ ACCURACY = Metric(
 SQUARED_ERROR = Metric(
     name="mse", words="mean squared error", unit="", larger_is_better=False, scale=1.0, digits=4, bounds=(0.0, math.inf)
 )
+NORMALISED_ERROR = replace(SQUARED_ERROR, name="normalised_mse", words="normalised squared error")
 RETURN = Metric(
     name="return",
     words="return",

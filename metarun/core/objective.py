@@ -36,7 +36,7 @@ def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared difference; outputs and targets [B, 1]."""
+    """Mean squared difference; outputs and targets [B, 1], or [B, D] for D numbers to predict."""
     return (outputs - targets).square().mean()
 
 
@@ -63,7 +63,7 @@ def binary_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared difference as a metric; outputs and targets [B, 1]. nan: diverged."""
+    """Mean squared difference as a metric; outputs and targets [B, D]. nan: diverged."""
     loss = mean_squared_error(outputs, targets)
     return _unless_diverged(loss, outputs, loss)
 
@@ -81,6 +81,8 @@ class Supervised(Problem):
         outputs: width of a network's last layer for one task.
         fixed_labels: whether an output stands for the same class in every task.
         support: how the method uses support sets.
+        unit: (name, size) of an error of 1, for a number to predict whose unit is known: the square root of the metric
+            times ``size`` is stated under ``name``.
     """
 
     forward: Callable[[Params, Tensor], Tensor]
@@ -91,6 +93,10 @@ class Supervised(Problem):
     outputs: int
     fixed_labels: bool
     support: Support = EVERYTHING
+    unit: tuple[str, float] | None = None
+
+    def restated(self, metric: Tensor) -> Metrics:
+        return {self.unit[0]: metric.sqrt() * self.unit[1]} if self.unit else {}
 
     def seen_by(self, support: Support) -> Supervised:
         return replace(self, support=support)
@@ -169,7 +175,7 @@ def one_output_a_class(problem: Problem, who: str) -> Supervised:
         UserError: the tasks are of another kind.
     """
     tasks = supervised(problem, who)
-    if tasks.outputs < 2:
+    if tasks.way < 2 or tasks.outputs < 2:
         raise UserError(f"dataset: {who} needs tasks with one output for each class")
     return tasks
 
@@ -203,14 +209,24 @@ def binary(forward: Forward) -> Supervised:
     )
 
 
-def regression(forward: Forward) -> Supervised:
-    """Make the problem of one number to predict, with the squared error as loss and metric."""
+def regression(
+    forward: Forward, targets: int = 1, metric: Metric = SQUARED_ERROR, unit: tuple[str, float] | None = None
+) -> Supervised:
+    """Make the problem of predicting numbers, with the mean squared error as loss and metric.
+
+    Args:
+        forward: (params, x [B, ...]) -> outputs [B, targets].
+        targets: how many numbers are predicted.
+        metric: a description of the mean squared error.
+        unit: as in ``Supervised``.
+    """
     return Supervised(
         forward=forward,
         loss=mean_squared_error,
         judge=squared_error,
-        metric=SQUARED_ERROR,
+        metric=metric,
         way=1,
-        outputs=1,
+        outputs=targets,
         fixed_labels=True,
+        unit=unit,
     )

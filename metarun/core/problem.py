@@ -93,6 +93,10 @@ class Problem(abc.ABC):
         """Return scalars to state beside the metric after k inner steps, such as the noise of the actions."""
         return {}
 
+    def restated(self, metric: Tensor) -> Metrics:
+        """Return values of the metric in other units, to state beside it; of any shape, as ``metric`` is."""
+        return {}
+
     @abc.abstractmethod
     def support_loss(self, params: Params, task: Any, k: int) -> Tensor:
         """Compute the loss that inner step k (from 0) minimises, a scalar."""

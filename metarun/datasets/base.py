@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -53,22 +54,29 @@ class Tasks(abc.ABC):
         input_shape: shape of one example.
         stamp: facts for the protocol of every number measured on these tasks.
         figure: kind of figure for test tasks.
+        apart: what the splits differ by, in the plural: classes, or the tasks that a user's data name.
+        learned: what preparing inputs and labels learned from meta-training data, as plain data for ``config.json``.
     """
 
     input_shape: tuple[int, ...]
     stamp: dict[str, str]
     figure: TaskFigure = TaskFigure.none
+    apart: str = "classes"
+    learned: Mapping[str, Any] = MappingProxyType({})
 
     @abc.abstractmethod
     def has(self, split: Split) -> bool:
         """Whether the split has any data."""
 
     def class_names(self, split: Split) -> list[str] | None:
-        """List the classes of a split, in order, without rotated copies; None if splits do not differ by classes."""
+        """List the classes of a split, or what else is ``apart``, in order, without turned copies; None: nothing is."""
         return None
 
     def drawn(self, split: Split, seed: int, indices: range, way: int) -> list[list[str]] | None:
-        """List the class names of labels 0, 1, ... in each task with these indices; None if classes have no names."""
+        """List the class names of labels 0, 1, ... in each task with these indices; None if classes have no names.
+
+        Where numbers are predicted, these are the name of the task and those of the numbers.
+        """
         return None
 
     @abc.abstractmethod
@@ -137,19 +145,25 @@ class Dataset(abc.ABC):
     """Settings of a data set.
 
     Attributes:
-        has_way: whether ``way`` applies to its tasks.
-        metric: metric of its tasks, known before the data are loaded.
         binary: whether way is 2 and the network has one logit.
-        labelled: whether tasks are examples with class labels, or with one number to predict. Benchmarks put noise in
-            the place of such tasks (generated.py) and use all others as they are.
+        labelled: whether tasks are examples with class labels, or with one number to predict, of a shape that the
+            settings state. Benchmarks put noise in the place of such tasks (generated.py) and use others as they are.
         preset: values of other keys that suit this data set; conf/algo reads them by ``${preset:KEY,ELSE}``.
     """
 
-    has_way: ClassVar[bool] = True
-    metric: ClassVar[Metric] = ACCURACY
     binary: ClassVar[bool] = False
     labelled: ClassVar[bool] = True
     preset: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_way(self) -> bool:
+        """Whether ``way`` applies to its tasks."""
+        return True
+
+    @property
+    def metric(self) -> Metric:
+        """Metric of its tasks, known before the data are loaded."""
+        return ACCURACY
 
     @property
     @abc.abstractmethod
@@ -185,6 +199,19 @@ class Dataset(abc.ABC):
         Raises:
             UserError: there are no usable data; the message lists what was tried and what to do.
         """
+
+    def load_as_trained(self, learned: Mapping[str, Any], data_root: Path, device: torch.device) -> Tasks:
+        """Do what ``load`` does, with inputs and labels prepared as for the run that is tested.
+
+        Args:
+            learned: ``Tasks.learned`` of that run.
+            data_root: as for ``load``.
+            device: as for ``load``.
+
+        Raises:
+            UserError: as for ``load``; or these data cannot be prepared so.
+        """
+        return self.load(data_root, device)
 
 
 def default_data_root() -> Path:

@@ -1,10 +1,11 @@
-"""Class pools: images in device memory, from which episodes are drawn by indexing."""
+"""Class pools: images or other examples in device memory, from which episodes are drawn by indexing."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ class Pool(NamedTuple):
     """The classes of one split, one after another.
 
     Attributes:
-        images: uint8 [images, C, H, W].
+        images: uint8 [images, C, H, W], or float32 examples of any shape.
         first: int64 [classes], row of each class's first image.
         counts: int64 [classes], images of each class.
         most: images of the largest class.
@@ -58,10 +59,11 @@ class Pool(NamedTuple):
 
 
 class ClassPool(Tasks):
-    """Few-shot tasks on classes of images, split into meta-training, validation and test.
+    """Few-shot tasks on classes of images or other examples, split into meta-training, validation and test.
 
     Args:
-        images: uint8 [images, C, H, W], the classes one after another.
+        images: uint8 [images, C, H, W], or float32 examples of any shape, which are used as they are; the classes one
+            after another.
         counts: images of each class.
         splits: class numbers of each split, disjoint.
         rotations: quarter turns as augmentation.
@@ -72,6 +74,8 @@ class ClassPool(Tasks):
             draws its classes, in random order.
         few_classes: text added to the message about too few classes.
         few_images: the same for too few images; ``{}`` in it becomes the number of images needed.
+        noun: what examples are called in messages.
+        learned: see ``Tasks``.
     """
 
     def __init__(
@@ -87,14 +91,16 @@ class ClassPool(Tasks):
         fixed_labels: bool = False,
         few_classes: str = "",
         few_images: str = "",
+        noun: str = "images",
+        learned: Mapping[str, Any] | None = None,
     ):
         if len(images) > 1 and all(np.array_equal(image, images[0]) for image in images):
-            raise UserError(f"dataset: its {len(images)} images are all alike, so there is nothing to tell apart")
-        self.few_classes, self.few_images = few_classes, few_images
+            raise UserError(f"dataset: its {len(images)} {noun} are all alike, so there is nothing to tell apart")
+        self.few_classes, self.few_images, self.noun, self.learned = few_classes, few_images, noun, learned or {}
         self.fixed_labels = fixed_labels
         self.rotations, self.device, self.stamp = rotations, device, stamp
         self.input_shape = tuple(images.shape[1:])
-        self.figure = TaskFigure.images if self.input_shape[0] in (1, 3) else TaskFigure.none
+        self.figure = figure_of(self.input_shape)
         last = np.cumsum(counts)
         of_class = [np.arange(end - count, end) for end, count in zip(last, counts, strict=True)]
         self.pools: dict[Split, Pool] = {}
@@ -108,9 +114,8 @@ class ClassPool(Tasks):
                 most=max(sizes.tolist(), default=0),
                 names=[names[c] if names else str(c) for c in chosen],
             )
-        pixels = torch.arange(self.input_shape[1] * self.input_shape[2], device=device).reshape(self.input_shape[1:])
         # [4, H*W]: source of each pixel of an image turned r times; turns need square images
-        self.turns = torch.stack([torch.rot90(pixels, r).flatten() for r in range(4)]) if self._turned else None
+        self.turns = quarter_turns(self.input_shape[1:], device) if self._turned else None
 
     @property
     def _turned(self) -> bool:
@@ -152,7 +157,7 @@ class ClassPool(Tasks):
         least, name = min(zip(pool.counts.tolist(), pool.names, strict=True))
         if shot + query > least:
             raise TooFewExamples(
-                f"{shot} support + {query} query images per class ({split.name}) are {shot + query}, "
+                f"{shot} support + {query} query {self.noun} per class ({split.name}) are {shot + query}, "
                 f"but class {name} has only {least}",
                 self.few_images.format(shot + query),
             )
@@ -173,7 +178,7 @@ class ClassPool(Tasks):
             turn: quarter turns, 0..3. The three broadcast to [...].
 
         Returns:
-            [..., C, H, W] float32 in 0..1.
+            [..., C, H, W] float32 in 0..1, or float32 examples as they are.
         """
         pool = self.pools[split]
         x = pool.images[pool.first[classes] + instance]
@@ -181,7 +186,7 @@ class ClassPool(Tasks):
             flat = x.flatten(-2)
             source = self.turns[turn][..., None, :]  # [..., 1, H*W]
             x = flat.gather(-1, source.expand_as(flat)).view_as(x)
-        return x.to(torch.float32) / 255
+        return x.to(torch.float32) / 255 if x.dtype == torch.uint8 else x
 
     def seen(self, view: View) -> Tasks:
         return Pooled(self) if view is View.pooled else Tasks.seen(self, view)
@@ -209,6 +214,19 @@ class ClassPool(Tasks):
         )
 
 
+def figure_of(shape: tuple[int, ...]) -> TaskFigure:
+    """Return the kind of figure that shows labelled examples of this shape."""
+    if len(shape) == 3 and shape[0] in (1, 3):
+        return TaskFigure.images
+    return TaskFigure.points if shape == (2,) else TaskFigure.none
+
+
+def quarter_turns(sides: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return the source of each pixel of a square image [H, W] that is turned r times, [4, H*W]."""
+    pixels = torch.arange(math.prod(sides), device=device).reshape(sides)
+    return torch.stack([torch.rot90(pixels, r).flatten() for r in range(4)])
+
+
 class Pooled(Tasks):
     """A class pool whose meta-training split is ordinary supervised data: all classes at once, labelled by number.
 
@@ -217,6 +235,7 @@ class Pooled(Tasks):
 
     def __init__(self, pool: ClassPool):
         self.pool, self.input_shape, self.stamp, self.figure = pool, pool.input_shape, pool.stamp, pool.figure
+        self.learned = pool.learned
 
     def has(self, split: Split) -> bool:
         return self.pool.has(split)

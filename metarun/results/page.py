@@ -19,6 +19,8 @@ CAPTIONS = {
     "paths.png": "Test tasks: episodes before and after adapting, from the dot, with their mean "
     "return; the star is the goal",
     "traces.png": "Test tasks: episodes before and after adapting, and what the task asks for, with their mean return",
+    "fit.png": "Test tasks: predicted against true values of the queries, before and after adapting; on the line they "
+    "are equal",
     "sinusoid.png": "Test tasks: true function, support points, and the fit before and after adapting",
 }
 

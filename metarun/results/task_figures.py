@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metarun.core.episode import Episode, TaskFigure
 from metarun.core.watching import Watched
+from metarun.results.fit_figure import fit
 
 INK, SOFT, GOOD, BAD = "#1f4e79", "#b8860b", "#2e7d32", "#c62828"
 CLASSES = [INK, SOFT, "#7b3f98", "#4a4a4a", "#00808b", "#d36ba6", "#8c5a3c", "#5b9bd5"]  # apart from green and red
@@ -23,6 +24,7 @@ NAMES = {
     TaskFigure.images: "episodes.png",
     TaskFigure.points: "points.png",
     TaskFigure.curve: "sinusoid.png",
+    TaskFigure.fit: "fit.png",
     TaskFigure.paths: "paths.png",
     TaskFigure.traces: "traces.png",
 }
@@ -41,6 +43,8 @@ def draw(kind: TaskFigure, episodes: Episode, outputs: Tensor, ink: bool, names:
     """
     if kind is TaskFigure.images:
         return images(episodes, outputs, ink, names)
+    if kind is TaskFigure.fit:
+        return fit(episodes, outputs, names)
     return points(episodes, outputs) if kind is TaskFigure.points else regression(episodes, outputs)
 
 

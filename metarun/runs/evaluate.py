@@ -131,8 +131,12 @@ class Evaluator:
                     results.append(tree_map(Tensor.cpu, part))
                     bar.update(len(part[0]))
         metric, loss, beside = concatenate(self.setup.ranks.gather(results))
-        steps, worst = list(self.measured), self.setup.problem.metric.worst
-        return [Measured(n, steps, metric[:, i], loss[:, i], worst, beside) for i, n in enumerate(self.norms)]
+        steps, problem = list(self.measured), self.setup.problem
+        worst, restated = problem.metric.worst, [problem.restated(metric[:, i]) for i in range(len(self.norms))]
+        return [
+            Measured(norm, steps, metric[:, i], loss[:, i], worst, beside | restated[i])
+            for i, norm in enumerate(self.norms)
+        ]
 
 
 def evaluate(

@@ -10,8 +10,13 @@ from typing import Any
 from metarun.datasets.base import Split, Tasks
 from metarun.errors import UserError
 
-Facts = dict[str, Any]  # {"classes": {"train", "val", "test": names, or None}, "pool_sha256": text or None}
-DECIDE = ("split", "split_seed", "shares", "path", "layers", "min_images")  # settings that assign classes to splits
+# {"classes": {"train", "val", "test": names, or None}, "pool_sha256": text or None}; for data that name their tasks the
+# names are theirs, and "apart" says "tasks"; "learned" is what the data had to learn, if anything
+Facts = dict[str, Any]
+DECIDE = (  # settings that assign classes or tasks to splits
+    *("split", "split_seed", "shares", "path", "layers", "min_images"),
+    *("task", "target", "y", "min_rows"),
+)
 
 
 def facts(tasks: Tasks) -> Facts:
@@ -19,6 +24,8 @@ def facts(tasks: Tasks) -> Facts:
     return {
         "classes": {split.name: tasks.class_names(split) for split in Split},
         "pool_sha256": tasks.stamp.get("pool_sha256"),
+        **({"apart": tasks.apart} if tasks.apart != "classes" else {}),
+        **({"learned": dict(tasks.learned)} if tasks.learned else {}),
     }
 
 
@@ -28,10 +35,11 @@ def sound(data: Any) -> bool:
         return True
     try:
         classes = [data["classes"][split.name] for split in Split]
-        texts = [data["pool_sha256"], *(name for names in classes for name in names or ())]
+        texts = [data["pool_sha256"], data.get("apart"), *(name for names in classes for name in names or ())]
     except (TypeError, KeyError, IndexError):
         return False
     lists = all(names is None or isinstance(names, list) for names in classes)
+    lists = lists and isinstance(data.get("learned", {}), dict)
     return lists and all(text is None or isinstance(text, str) for text in texts)
 
 
@@ -40,7 +48,7 @@ def stamp(tasks: Tasks) -> dict[str, str]:
     data = facts(tasks)
     if not any([*data["classes"].values(), data["pool_sha256"]]):
         return {}
-    return {"data_sha256": _digest(data)}
+    return {"data_sha256": _digest({key: value for key, value in data.items() if key != "learned"})}
 
 
 def _digest(data: Facts) -> str:
@@ -58,7 +66,7 @@ def differences(before: Facts | None, now: Facts | None) -> str:
             continue
         changes = [("more", _beyond(names, was)), ("fewer", _beyond(was, names))]
         counts = [f"{len(some)} {word} ({first(some)})" for word, some in changes if some] or ["another order"]
-        said.append(f"{split.name} classes: {' and '.join(counts)}")
+        said.append(f"{split.name} {_noun(now)}: {' and '.join(counts)}")
     if before["pool_sha256"] != now["pool_sha256"]:
         said.append(f"pool_sha256: {before['pool_sha256']} there, {now['pool_sha256']} here")
     return "; ".join(said)
@@ -114,7 +122,11 @@ def refuse_trained(
     said = [f"{len(some)} were {how} ({first(some)})" for how, some in seen.items() if some]
     if said:
         told = " and ".join(said)
-        raise UserError(f"{place}: {keys}: of the {len(test)} test classes {told}; test on others")
+        raise UserError(f"{place}: {keys}: of the {len(test)} test {_noun(tested)} {told}; test on others")
+
+
+def _noun(data: Facts) -> str:
+    return data.get("apart") or "classes"
 
 
 def first(names: Collection[str], most: int = 3) -> str:

@@ -41,7 +41,9 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
         NotFinite: all tasks diverged, or an error is infinite. The results are written before.
     """
     with StopSignals(), experiment.device.applied(ranks.local):
-        setup = ranks.together(lambda: build(experiment, testing=True, ranks=ranks))
+        before = Record.read(run_dir)
+        learned = before.data.get("learned") if before and before.data else None
+        setup = ranks.together(lambda: build(experiment, testing=True, ranks=ranks, learned=learned))
         content = ranks.on_first(lambda: _trained(run_dir, which, setup))
         _refuse_other_step_size(content["meta"], run_dir, record)
         _refuse_seen_classes(run_dir, record, setup, content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,29 +115,33 @@ class Setup:
         }
 
 
-def build(experiment: Experiment, testing: bool = False, ranks: Ranks = ALONE) -> Setup:
+def build(
+    experiment: Experiment, testing: bool = False, ranks: Ranks = ALONE, learned: Mapping[str, Any] | None = None
+) -> Setup:
     """Load the data, build the network, and check that each split in use has enough classes and examples.
 
     Args:
         experiment: the settings.
         testing: whether the parameters are trained already. Then meta-training tasks are not checked.
         ranks: the processes of the run.
+        learned: ``Tasks.learned`` of the run that is tested; None: there is none, or it learned nothing from its data.
 
     Raises:
         UserError: settings, data, network or memory do not fit together. It comes before any training.
     """
     device = experiment.device.torch_device(ranks.local)
-    setup = assemble(experiment, load(experiment, device), device, testing, ranks)
+    setup = assemble(experiment, load(experiment, device, learned), device, testing, ranks)
     of, problem = experiment.dataset, setup.problem
     if problem.metric != of.metric or (of.labelled and not isinstance(problem, Supervised)):
         raise TypeError(f"{type(of).__name__}: metric and labelled must be those of its problem (datasets/base.py)")
     return setup
 
 
-def load(experiment: Experiment, device: torch.device) -> Tasks:
-    """Find or make the experiment's data."""
+def load(experiment: Experiment, device: torch.device, learned: Mapping[str, Any] | None = None) -> Tasks:
+    """Find or make the experiment's data; ``learned`` as for ``build``."""
     root = user_path(experiment.data_root) if experiment.data_root else default_data_root()
-    return experiment.dataset.load(root, device)
+    data = experiment.dataset
+    return data.load_as_trained(learned, root, device) if learned else data.load(root, device)
 
 
 def assemble(

@@ -18,9 +18,11 @@ from metarun.runs.record import Record
 from metarun.runs.setup import build
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import train
+from tests.support import own_tables as tables
 from tests.support.commands import ON_IMAGES, same
 from tests.support.mini_imagenet import small_copy
 from tests.support.own_images import own_images
+from tests.support.own_tables import STATES
 
 ACTING = ["shot=2", "query=2", "dataset.horizon=5", "model.hidden=[8]", "eval.tasks=2"]
 QUICK = ["steps=2", "meta_batch=2", "eval.every=2", "eval.val_tasks=2", "log_every=1"]
@@ -35,6 +37,14 @@ def overrides(group: str, option: str) -> list[str]:
         ("dataset", "navigation"): ["dataset.horizon=10"],
         ("algo", "reptile"): ["algo.eval_inner_steps=2"],
         ("algo", "oracle"): ["dataset=sinusoid", "algo.eval_inner_steps=2"],
+        ("dataset", "table"): [*STATES[1:], "shot=2", "query=2"],
+        ("dataset", "arrays"): [
+            "shot=2",
+            "query=2",
+            "dataset.path=series.npz",
+            "dataset.shares=[0.34,0.33,0.33]",
+            "way=2",
+        ],
         ("dataset", "image_folder"): ["model.filters=4", "way=2", "query=2", "dataset.shares=[0.4,0.3,0.3]"],
         ("dataset", "miniimagenet"): ["model.filters=4", "way=2", "query=2"],
         ("model", "conv4_mini"): ["model.filters=4", "dataset=miniimagenet", "way=2", "query=2"],
@@ -70,6 +80,10 @@ def test_every_option_composes_and_learns_for_two_steps(
         words.append(f"data_root={tmp_path / 'data'}")
     if option == "image_folder":
         own_images(tmp_path / "data" / "images")
+        words.append(f"data_root={tmp_path / 'data'}")
+    if option in ("table", "arrays"):
+        tables.write(tmp_path / "data" / "sensors.csv")
+        tables.arrays(tmp_path / "data" / "series.npz")
         words.append(f"data_root={tmp_path / 'data'}")
     if (group, option) == ("device", "cuda") and not torch.cuda.is_available():
         with pytest.raises(UserError, match="device=cuda"):
