@@ -1,0 +1,91 @@
+"""Parts of a page for the browser: one file that asks the network for nothing and takes no text for HTML."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+from pathlib import Path
+
+from metarun.errors import one_line
+from metarun.results.grid import Grid
+
+MADE_BY = '<meta name="generator" content="metarun">'
+HERE = Path(__file__).parent
+
+
+class Html(str):
+    """Text that is HTML already; all other text is escaped."""
+
+    __slots__ = ()
+
+
+def escaped(text: object) -> Html:
+    """Return text as HTML that shows it as it is, its control characters as in a Python string."""
+    return text if isinstance(text, Html) else Html(html.escape(one_line(str(text))))
+
+
+def document(title: str, body: list[str]) -> str:
+    """Make a page. The browser is told to run its own script, to use its own style, and to load nothing else.
+
+    Args:
+        title: of the window.
+        body: parts, as HTML.
+    """
+    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    head = [
+        '<meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        '<meta name="color-scheme" content="light dark">',
+        MADE_BY,
+        '<link rel="icon" href="data:,">',  # or browsers ask a server for one
+        f"<title>{escaped(title)}</title>",
+        f"<style>{style}</style>",
+    ]
+    parts = ["<!DOCTYPE html>", '<html lang="en">', "<head>", *head, "</head>", "<body>", *body]
+    return "\n".join([*parts, f"<script>{script}</script>", "</body>", "</html>", ""])
+
+
+def _digest(source: str) -> str:
+    """Return the source of a style or script as a Content-Security-Policy names it."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
+
+
+def table(grid: Grid, about: str, kind: str = "") -> Html:
+    """Make a table that scrolls in its own box where it is too wide.
+
+    Args:
+        grid: the table; cells may be ``Html``.
+        about: what it shows, for those who cannot see it.
+        kind: class for the style and the script: ``sortable``, ``facts`` or none.
+    """
+    head = "".join(f'<th scope="col">{escaped(title)}</th>' for title in grid.titles)
+    rows = [
+        f'<tr><th scope="row">{escaped(first)}</th>{"".join(f"<td>{escaped(cell)}</td>" for cell in rest)}</tr>'
+        for first, *rest in grid.rows
+    ]
+    top = f"<thead><tr>{head}</tr></thead>" if any(grid.titles) else ""
+    inside = f'<table class="{kind}"><caption>{escaped(about)}</caption>{top}'
+    return scrolling("\n".join([inside, "<tbody>", *rows, "</tbody></table>"]), about)
+
+
+def scrolling(content: str, about: str) -> Html:
+    """Put what may be wide, as HTML, into a box that scrolls, by keyboard too."""
+    return Html(f'<div class="scroll" role="region" tabindex="0" aria-label="{escaped(about)}">{content}</div>')
+
+
+def code(text: str, name: str) -> Html:
+    """Show text as it is, with a button that copies it. Where there is no script, there is no button."""
+    button = f'<button type="button" class="copy" hidden>Copy {escaped(name)}</button>'
+    lines = "\n".join(escaped(line) for line in text.split("\n"))
+    return Html(f'<div class="code">{button}{scrolling(f"<pre><code>{lines}</code></pre>", name)}</div>')
+
+
+def picture(png: bytes, alt: str) -> Html:
+    """Show a PNG, which becomes a part of the page."""
+    return Html(f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="{escaped(alt)}">')
