@@ -150,4 +150,3 @@ def step_sizes(rates: dict[str, np.ndarray]) -> Figure:
     if low < 0 < high:  # step sizes that are close together stay apart where 0 is far
         (axes.axhline if in_steps else axes.axvline)(0, color="0.7", lw=0.8)
     return figure
-

@@ -1,4 +1,4 @@
-"""The report of one run as files: ``report.html`` to look at and, last, ``report.md``, which marks a run as complete."""
+"""The report of one run as files: ``report.html`` and, last, ``report.md``, with which the run is complete."""
 
 from __future__ import annotations
 

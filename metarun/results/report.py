@@ -10,11 +10,13 @@ from typing import Any
 from metarun.results.grid import Grid
 from metarun.results.result import Result, norm_in_words
 
-CAPTIONS = {
+CURVES = {
     "curves.png": "Training and validation against meta-iterations",
     "outer.png": "The outer step and the policies in meta-training",
     "steps.png": "Meta-test against inner steps",
     "step_sizes.png": "Meta-learned step sizes",
+}
+TASKS = {
     "episodes.png": "Test tasks: support, and queries framed green where right, red with the label given where wrong",
     "points.png": "Test tasks before and after adapting: support points as triangles, queries ringed green where "
     "right, red where wrong, and the borders between the classes as far as the queries tell",
@@ -63,7 +65,7 @@ class Report:
             scores=_scores(result),
             notes=_notes(result),
             command=shlex.join(["metarun", *command]) if command else "",
-            pictures={name: caption for name, caption in CAPTIONS.items() if (out / name).exists()},
+            pictures={name: caption for name, caption in {**CURVES, **TASKS}.items() if (out / name).exists()},
             by_steps=_by_steps(result),
             protocol=_protocol(result),
             configuration=[f"{key} = {value}" for key, value in result.config.items()],

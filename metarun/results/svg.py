@@ -1,4 +1,4 @@
-"""A figure as a part of a page: SVG without style sheet, without names that clash, in colours that a page may change."""
+"""A figure as a part of a page: SVG without a style of its own, and without names that clash."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from xml.etree import ElementTree
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+
+from metarun.results.axes import BETWEEN
 
 PARTS = {"svg", "g", "defs", "clipPath", "path", "rect", "use", "text", "tspan"}
 NAMESPACE = re.compile(r"\{[^}]*\}")
@@ -29,7 +31,7 @@ def inline(figure: Figure, prefix: str) -> str:
     drawn = io.BytesIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # matplotlib's, of letters that its font lacks
-        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(drawn, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
     root = ElementTree.fromstring(drawn.getvalue())
     used = set(re.findall(r"#([\w.-]+)", drawn.getvalue().decode()))
     _clean(root, prefix, used)
@@ -69,3 +71,16 @@ def _clean(node: ElementTree.Element, prefix: str, used: set[str]) -> None:
             _clean(child, prefix, used)
         else:
             node.remove(child)
+    if own and BETWEEN in own:
+        _say(node, own.split(BETWEEN))
+
+
+def _say(line: ElementTree.Element, words: list[str]) -> None:
+    """Lay a circle that cannot be seen over each point of a line, with the words that a browser shows over it."""
+    points = list(line.iter("use"))
+    if len(points) != len(words):  # a line without markers, or with some outside of the picture
+        return
+    for point, text in zip(points, words, strict=True):
+        place = {"cx": point.attrib["x"], "cy": point.attrib["y"], "r": "6"}
+        circle = ElementTree.SubElement(line, "circle", place | {"fill": "none", "pointer-events": "all"})
+        ElementTree.SubElement(circle, "title").text = text

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from metarun.core.acting import ENV_STEPS
 from metarun.core.intervals import Estimate
@@ -28,7 +28,7 @@ Panel = Callable[[Axes], None]  # draws on axes of its own
 
 def alone(panel: Panel) -> Figure:
     """Draw a panel as a figure of its own."""
-    figure = Figure(figsize=(4.6, 3.5), layout="constrained")
+    figure = Figure(figsize=(4.8, 3.8), layout="constrained")
     axes = figure.subplots()
     panel(axes)
     handles, words = legend(axes)
@@ -49,9 +49,9 @@ def curves(result: Result, lines: list[dict[str, Any]]) -> Figure:
 
 
 def curve_panels(result: Result, lines: list[dict[str, Any]]) -> list[Panel]:
-    """Return two panels. One is of training and validation metric against meta-iterations; bars: 95 % interval over tasks.
+    """Return two panels, the first of training and validation metric against meta-iterations.
 
-    The other is the training loss, or, where tasks act, the same curves against the steps of their environments: the
+    Bars are the 95 % interval over tasks. The other panel is the training loss, or, where tasks act, the same curves against the steps of their environments: the
     loss of data that the policies have just drawn says little. The metric before adapting is drawn where it was
     measured.
 
@@ -73,6 +73,7 @@ def curve_panels(result: Result, lines: list[dict[str, Any]]) -> list[Panel]:
         tested = float(np.interp(result.selected.step, [0, *steps], [0, *met]))
         _curves_of_a_run(axes, result, lines, at, tested)
         axes.set(xlabel="environment steps of meta-training")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(EngFormatter())
 
     def of_loss(axes: Axes) -> None:
@@ -190,9 +191,7 @@ def outer_panels(result: Result, lines: list[dict[str, Any]]) -> list[Panel]:
     return [partial(_outer, result, training, names, axis) for names, axis in known if names]
 
 
-def _outer(
-    result: Result, training: list[dict[str, Any]], names: dict[str, str], axis: str, axes: Axes
-) -> None:
+def _outer(result: Result, training: list[dict[str, Any]], names: dict[str, str], axis: str, axes: Axes) -> None:
     """Draw one panel: ``names`` are columns of the journal, with the words for each, and ``axis`` what they are."""
     for name, look in zip(names, (INK, SOFT), strict=False):
         at, values = zip(*((of["step"], of[name]) for of in training if name in of), strict=True)

@@ -11,6 +11,7 @@ from metarun.errors import one_line
 from metarun.results.grid import Grid
 
 MADE_BY = '<meta name="generator" content="metarun">'
+LARGE = 400_000  # characters of a plot as SVG; a larger one is no smaller than its PNG, and slow to show
 HERE = Path(__file__).parent
 
 
@@ -56,22 +57,26 @@ def _digest(source: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
 
 
-def table(grid: Grid, about: str, kind: str = "") -> Html:
+def table(grid: Grid, about: str, kind: str = "", head: int = 0) -> Html:
     """Make a table that scrolls in its own box where it is too wide.
 
     Args:
         grid: the table; cells may be ``Html``.
         about: what it shows, for those who cannot see it.
-        kind: class for the style and the script: ``sortable``, ``facts`` or none.
+        kind: classes for the style and the script.
+        head: number of the column that names the row.
     """
-    head = "".join(f'<th scope="col">{escaped(title)}</th>' for title in grid.titles)
+    titles = "".join(f'<th scope="col">{escaped(title)}</th>' if title else "<td></td>" for title in grid.titles)
     rows = [
-        f'<tr><th scope="row">{escaped(first)}</th>{"".join(f"<td>{escaped(cell)}</td>" for cell in rest)}</tr>'
-        for first, *rest in grid.rows
+        "".join(
+            f'<th scope="row">{escaped(cell)}</th>' if i == head else f"<td>{escaped(cell)}</td>"
+            for i, cell in enumerate(cells)
+        )
+        for cells in grid.rows
     ]
-    top = f"<thead><tr>{head}</tr></thead>" if any(grid.titles) else ""
-    inside = f'<table class="{kind}"><caption>{escaped(about)}</caption>{top}'
-    return scrolling("\n".join([inside, "<tbody>", *rows, "</tbody></table>"]), about)
+    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
+    top = f'<table class="{kind}"><caption>{escaped(about)}</caption><thead><tr>{titles}</tr></thead>'
+    return scrolling(f"{top}\n<tbody>\n{body}\n</tbody></table>", about)
 
 
 def scrolling(content: str, about: str) -> Html:
@@ -79,13 +84,26 @@ def scrolling(content: str, about: str) -> Html:
     return Html(f'<div class="scroll" role="region" tabindex="0" aria-label="{escaped(about)}">{content}</div>')
 
 
-def code(text: str, name: str) -> Html:
-    """Show text as it is, with a button that copies it. Where there is no script, there is no button."""
+def code(text: str, name: str, kind: str = "") -> Html:
+    """Show text as it is, with a button that copies it. Where there is no script, there is no button.
+
+    Args:
+        text: the text.
+        name: what it is, for the button.
+        kind: class for the style.
+    """
     button = f'<button type="button" class="copy" hidden>Copy {escaped(name)}</button>'
     lines = "\n".join(escaped(line) for line in text.split("\n"))
-    return Html(f'<div class="code">{button}{scrolling(f"<pre><code>{lines}</code></pre>", name)}</div>')
+    return Html(f'<div class="code {kind}">{button}{scrolling(f"<pre><code>{lines}</code></pre>", name)}</div>')
 
 
-def picture(png: bytes, alt: str) -> Html:
-    """Show a PNG, which becomes a part of the page."""
-    return Html(f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="{escaped(alt)}">')
+def picture(png: bytes, alt: str, kind: str = "") -> Html:
+    """Show a PNG, which becomes a part of the page.
+
+    Args:
+        png: content of the file.
+        alt: what it shows, for those who cannot see it.
+        kind: class for the style.
+    """
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return Html(f'<img class="{kind}" src="{source}" alt="{escaped(alt)}">')

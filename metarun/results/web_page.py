@@ -6,9 +6,10 @@ from pathlib import Path
 
 from metarun.files import read_file
 from metarun.results import web
-from metarun.results.grid import Grid
-from metarun.results.report import Report
+from metarun.results.report import CURVES, Report
 from metarun.results.web import escaped
+
+SCROLLS = ("step_sizes.png",)  # has long names, which would be too small to read on a telephone
 
 
 def text(report: Report, out: Path, drawn: dict[str, list[str]]) -> str:
@@ -20,7 +21,6 @@ def text(report: Report, out: Path, drawn: dict[str, list[str]]) -> str:
         drawn: figure's file -> its panels as SVG; other figures are taken from ``out``.
     """
     command = ["<h2>Command</h2>", web.code(report.command, "command")] if report.command else []
-    facts = Grid(["", ""], [list(fact) for fact in report.protocol.items()])
     body = [
         f"<header><h1>{escaped(report.title)}</h1></header>",
         "<main>",
@@ -33,9 +33,9 @@ def text(report: Report, out: Path, drawn: dict[str, list[str]]) -> str:
         "<h2>By inner steps</h2>",
         web.table(report.by_steps, f"{report.scores.titles[1]} by inner steps"),
         "<h2>Protocol</h2>",
-        web.table(facts, "Facts without which the numbers cannot be compared", "facts"),
+        f'<dl class="facts">{_facts(report.protocol)}</dl>',
         "<h2>Configuration</h2>",
-        web.code("\n".join(report.configuration), "configuration"),
+        web.code("\n".join(report.configuration), "configuration", "long"),
         "</main>",
     ]
     return web.document(report.title, body)
@@ -49,21 +49,28 @@ def _cards(report: Report) -> str:
         told = dict(zip(report.scores.titles, row, strict=True))
         name = report.scores.titles[1]
         score = told.pop(name)
-        facts = "".join(f"<div><dt>{escaped(k)}</dt><dd>{escaped(v)}</dd></div>" for k, v in {**told, **shared}.items())
+        facts = _facts({**told, **shared})
         cards.append(f'<li><p>{escaped(name)}</p><p class="score">{escaped(score)}</p><dl>{facts}</dl></li>')
     return "\n".join(['<ul class="cards">', *cards, "</ul>"])
 
 
+def _facts(facts: dict[str, str]) -> str:
+    return "\n".join(f"<div><dt>{escaped(key)}</dt><dd>{escaped(value)}</dd></div>" for key, value in facts.items())
+
+
 def _figures(report: Report, out: Path, drawn: dict[str, list[str]]) -> list[str]:
     """Show the figures: curves side by side as far as there is room, pictures of tasks below each other."""
-    curves, pictures = [], []
+    curves, tasks = list[str](), list[str]()
     for name, caption in report.pictures.items():
         said = f"<figcaption>{escaped(caption)}.</figcaption>"
-        if name in drawn:
-            panels = "".join(f'<div class="panel">{panel}</div>' for panel in drawn[name])
-            curves.append(f'<figure class="of{min(3, len(drawn[name]))}"><div class="panels">{panels}</div>{said}</figure>')
+        if 0 < sum(map(len, drawn.get(name, []))) <= web.LARGE:
+            within = [web.scrolling(of, caption) if name in SCROLLS else of for of in drawn[name]]
+            panels = "".join(f'<div class="panel">{panel}</div>' for panel in within)
+            kind = f"of{min(3, len(drawn[name]))} {Path(name).stem}"
+            curves.append(f'<figure class="{kind}"><div class="panels">{panels}</div>{said}</figure>')
         else:
             image = web.picture(read_file(out / name) or b"", caption)
-            pictures.append(f'<figure class="wide">{web.scrolling(image, caption)}{said}</figure>')
+            of_what = curves if name in CURVES else tasks
+            of_what.append(f'<figure class="wide">{web.scrolling(image, caption)}{said}</figure>')
     parts = ["<h2>Curves</h2>", '<div class="curves">', *curves, "</div>"] if curves else []
-    return [*parts, *(["<h2>Pictures</h2>", *pictures] if pictures else [])]
+    return [*parts, *(["<h2>Test tasks</h2>", *tasks] if tasks else [])]

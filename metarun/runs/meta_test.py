@@ -187,14 +187,17 @@ def illustrate(setup: Setup, result: Result, meta: Meta, train_dir: Path, out: P
 
     def draw(name: str, make: Callable[[], Figure | None], apart: Callable[[], list[Figure]] | None = None) -> None:
         """Save a figure, and keep it as SVG where ``apart`` makes its panels."""
+        drawn = False
         try:
             figure = make()
             if figure is not None:
                 save(figure, out / name)
+                drawn = True
                 if apart is not None:
-                    panels[name] = [svg.inline(panel, f"{name}{i}") for i, panel in enumerate(apart())]
+                    panels[name] = [svg.inline(panel, f"{Path(name).stem}{i}") for i, panel in enumerate(apart())]
         except Exception as error:  # of whatever kind: the numbers are right without it
-            warnings.warn(f"{name}: not drawn ({first_line(error)})", stacklevel=2)
+            how = "not drawn as SVG" if drawn else "not drawn"
+            warnings.warn(f"{name}: {how} ({first_line(error)})", stacklevel=2)
 
     def each(found: list[training.Panel]) -> list[Figure]:
         return [training.alone(panel) for panel in found]

@@ -104,7 +104,9 @@ class Record:
         if not whole:
             raise UserError(f"{path}: was changed after metarun wrote it (its sha256 does not fit)")
         if not record._is_sound():
-            raise UserError(f"{path}: damaged (its names, kinds, values, changed, data and command are not what metarun writes)")
+            raise UserError(
+                f"{path}: damaged (its names, kinds, values, changed, data and command are not what metarun writes)"
+            )
         for group, module in record.kinds.items():
             record.values[group] = {**LATER.get((group, module), {}), **record.values[group]}
         return record

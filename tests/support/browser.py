@@ -54,7 +54,9 @@ class Browser:
 
     def open(self, page: Path, width: int, dark: bool = False, height: int = 900) -> None:
         """Show a file in a window of this width, and wait until it is there."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url=page.resolve().as_uri())
@@ -64,7 +66,9 @@ class Browser:
 
     def value(self, script: str) -> Any:
         """Return what an expression in the page is."""
-        found = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True, userGesture=True)
+        found = self.call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True, userGesture=True
+        )
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
@@ -114,10 +118,15 @@ def browser() -> Iterator[Browser]:
             [CHROMIUM, *FLAGS, f"--user-data-dir={profile}"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=place, close_fds=False,
         )  # fmt: skip
-        os.close(ours), os.close(theirs)
+        _close(ours, theirs)
         try:
             yield Browser(to, of)
         finally:
             process.terminate()
             process.wait(timeout=30)
-            os.close(to), os.close(of)
+            _close(to, of)
+
+
+def _close(*ends: int) -> None:
+    for end in ends:
+        os.close(end)
