@@ -59,7 +59,7 @@ def unquoted(words: Iterable[str]) -> list[str]:
     """Return the words with paths as they may be typed: the inverse of ``as_typed``."""
     shown = []
     for word in words:
-        plain = re.sub(r"='(.*\S.*)'$", r"=\1", word)
+        plain = re.sub(r"='(.*\S.*)'$", r"=\1", word).replace("\\'", "'")
         shown.append(plain if plain != word and as_typed([plain]) == [word] else word)
     return shown
 

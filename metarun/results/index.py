@@ -50,7 +50,11 @@ def text(table: list[Row], out: Path, about: str, plots: list[str]) -> str:
         f'<ul class="notes"><li>{escaped(NOTE)}</li><li>Runs that differ only in seed are one row. The same table is '
         "in table.md, and with all digits in table.csv.</li></ul>",
     ]
-    boxes = [f'<div class="panel comparison">{web.scrolling(plot, "Plot")}</div>' for plot in plots]
+    boxes = [
+        '<div class="comparisons">',
+        *(f'<div class="panel comparison">{web.scrolling(plot, "Plot")}</div>' for plot in plots),
+        "</div>",
+    ]
     if sum(map(len, plots)) > web.LARGE:
         boxes = ['<p>The plots of so many runs are in <a href="table.png">table.png</a>.</p>']
     return web.document(title, [*body, "<h2>Against inner steps</h2>", *boxes, "</main>"])
@@ -59,14 +63,17 @@ def text(table: list[Row], out: Path, about: str, plots: list[str]) -> str:
 def _reports(row: Row, out: Path) -> Html:
     """Show a picture of a row's first run, and link the report of each of its runs."""
     runs = sorted(row.runs, key=lambda run: run.seed)
-    links = []
-    for run in runs:
-        own = next((score for score in run.scores if score.norm is row.norm), None)
-        said = own.estimate.text(run.metric) if own else ""
-        report = _report(run)
-        name = escaped(f"seed {run.seed}")
-        links.append(f'<a href="{_address(report, out)}" title="{escaped(said)}">{name}</a>' if report else name)
-    return Html(f"{_thumbnail(runs[0])}{', '.join(links)}")
+    return Html(f"{_thumbnail(runs[0])}{', '.join(_link(row, run, out) for run in runs)}")
+
+
+def _link(row: Row, run: Result, out: Path) -> Html:
+    """Link the report of one run of a row; its own metric is shown over the link."""
+    report, name = _report(run), escaped(f"seed {run.seed}")
+    if report is None:
+        return name
+    own = next(score.estimate for score in run.scores if score.norm is row.norm)
+    said = escaped(own.text(run.metric))
+    return Html(f'<a href="{_address(report, out)}" title="{said}" aria-label="{name}: {said}">{name}</a>')
 
 
 def _thumbnail(run: Result) -> Html:

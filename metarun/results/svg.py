@@ -14,6 +14,7 @@ from metarun.results.axes import BETWEEN
 
 PARTS = {"svg", "g", "defs", "clipPath", "path", "rect", "use", "text", "tspan"}
 NAMESPACE = re.compile(r"\{[^}]*\}")
+NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # matplotlib writes what a label has
 SIZE = re.compile(r"[\d.]+px")
 
 
@@ -32,9 +33,9 @@ def inline(figure: Figure, prefix: str) -> str:
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # matplotlib's, of letters that its font lacks
         figure.savefig(drawn, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
-    root = ElementTree.fromstring(drawn.getvalue())
-    used = set(re.findall(r"#([\w.-]+)", drawn.getvalue().decode()))
-    _clean(root, prefix, used)
+    text = NO_XML.sub("\N{REPLACEMENT CHARACTER}", drawn.getvalue().decode())
+    root = ElementTree.fromstring(text)
+    _clean(root, prefix, used=set(re.findall(r"#([\w.-]+)", text)))
     box = root.attrib.get("viewBox", "0 0 1 1").split()
     shown = {"class": "plot", "role": "img", "aria-label": _told(figure), "viewBox": " ".join(box)}
     root.attrib.clear()

@@ -51,9 +51,9 @@ def curves(result: Result, lines: list[dict[str, Any]]) -> Figure:
 def curve_panels(result: Result, lines: list[dict[str, Any]]) -> list[Panel]:
     """Return two panels, the first of training and validation metric against meta-iterations.
 
-    Bars are the 95 % interval over tasks. The other panel is the training loss, or, where tasks act, the same curves against the steps of their environments: the
-    loss of data that the policies have just drawn says little. The metric before adapting is drawn where it was
-    measured.
+    Bars are the 95 % interval over tasks. The other panel is the training loss, or, where tasks act, the same curves
+    against the steps of their environments: the loss of data that the policies have just drawn says little. The metric
+    before adapting is drawn where it was measured.
 
     Args:
         result: the run's result.
