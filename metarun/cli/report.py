@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metarun.cli.parser import Parser, require_folder
 from metarun.engine.ranks import Ranks
-from metarun.errors import UserError
+from metarun.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from metarun.results.grid import Grid
@@ -32,13 +33,13 @@ def parser(add: Callable[..., Parser]) -> None:
 
 
 def run(given: argparse.Namespace, ranks: Ranks) -> int:
-    """Print the table and write it, with a plot. Returns the exit status."""
+    """Print the table and write it, with a plot and a page. Returns the exit status."""
     if not given.words:
         raise UserError("report needs at least one path: metarun report outputs/")
     if not all(path.strip() for path in given.words):
         raise UserError("report: a path is empty (an unset variable of the shell?)")
     from metarun.files import user_path, write_text
-    from metarun.results import curves, index, svg, tables
+    from metarun.results import curves, index, tables
     from metarun.results.axes import save
     from metarun.results.result_file import find
 
@@ -51,21 +52,25 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "table.md", tables.markdown(rows))
     write_text(out / "table.csv", tables.comma_separated(rows))
+    print(f"{_shown(tables.grid(rows), out)}\n\n{tables.NOTE}\n")
     lines = tables.by_steps(results)
     save(curves.comparison(lines), out / "table.png")
-    alone = [[line for line in lines if line.panel == panel] for panel in dict.fromkeys(of.panel for of in lines)]
-    plots = [svg.inline(curves.comparison(of_panel), f"plot{i}") for i, of_panel in enumerate(alone)]
-    write_text(out / index.NAME, index.text(rows, out, ", ".join(given.words), plots))
-    print(_shown(tables.grid(rows), out))
-    print(f"{tables.NOTE}\n\nwritten: {out / 'table.md'}, .csv and .png, and {index.NAME}")
+    written = f"{out / 'table.md'}, .csv and .png"
+    try:
+        write_text(out / index.NAME, index.text(rows, out, ", ".join(given.words), lines))
+        written += f", and {out / index.NAME}"
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # of whatever kind: the tables are right without it
+        warnings.warn(f"{index.NAME}: not written ({first_line(error)})", stacklevel=2)
+    print(f"written: {written}")
     return 0
 
 
 def _shown(grid: Grid, out: Path) -> str:
     """Return the table for the terminal, or as Markdown where the output goes elsewhere."""
     if not sys.stdout.isatty():
-        return f"{grid.markdown()}\n"
+        return grid.markdown()
     from metarun.results.tables import RESULT
 
-    width = shutil.get_terminal_size().columns
-    return f"{grid.fitted(width, {'algo', RESULT}, str(out / 'table.md'))}\n"
+    return grid.fitted(shutil.get_terminal_size().columns, {"algo", RESULT}, str(out / "table.md"))

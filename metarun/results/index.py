@@ -1,4 +1,4 @@
-"""``index.html``: the table of many runs as a page for the browser, with their pictures and links to their reports."""
+"""``index.html``: the table of many runs as a page, with their pictures and links to their reports."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from PIL import Image, ImageFilter
 
 from metarun.errors import UserError
 from metarun.files import read_file
-from metarun.results import page, web
+from metarun.results import curves, page, svg, web
 from metarun.results.grid import Grid
 from metarun.results.report import CURVES, TASKS, headline
 from metarun.results.result import Result
-from metarun.results.tables import NOTE, Row, grid
+from metarun.results.tables import NOTE, Line, Row, grid
 from metarun.results.web import Html, escaped
 
 NAME = "index.html"
@@ -29,14 +29,14 @@ def require_ours(out: Path) -> None:
         raise UserError(f"out={out}: its {NAME} was not written by metarun; choose another folder")
 
 
-def text(table: list[Row], out: Path, about: str, plots: list[str]) -> str:
+def text(table: list[Row], out: Path, about: str, lines: list[Line]) -> str:
     """Make the page.
 
     Args:
         table: the rows.
         out: the folder that the page is for; links and pictures are found from there.
         about: what the runs are, for the title.
-        plots: metric against inner steps, as SVG.
+        lines: the metric against inner steps, for the plots.
     """
     shown = grid(table)
     rows = [[_reports(row, out), *cells] for row, cells in zip(table, shown.rows, strict=True)]
@@ -50,14 +50,19 @@ def text(table: list[Row], out: Path, about: str, plots: list[str]) -> str:
         f'<ul class="notes"><li>{escaped(NOTE)}</li><li>Runs that differ only in seed are one row. The same table is '
         "in table.md, and with all digits in table.csv.</li></ul>",
     ]
-    boxes = [
-        '<div class="comparisons">',
-        *(f'<div class="panel comparison">{web.scrolling(plot, "Plot")}</div>' for plot in plots),
-        "</div>",
-    ]
+    body += ["<h2>Against inner steps</h2>", *_plots(lines)] if lines else []
+    return web.document(title, [*body, "</main>"])
+
+
+def _plots(lines: list[Line]) -> list[str]:
+    """Plot each panel by itself."""
+    panels = dict.fromkeys(line.panel for line in lines)
+    apart = [curves.comparison([line for line in lines if line.panel == panel]) for panel in panels]
+    plots = [svg.inline(figure, f"plot{i}") for i, figure in enumerate(apart)]
     if sum(map(len, plots)) > web.LARGE:
-        boxes = ['<p>The plots of so many runs are in <a href="table.png">table.png</a>.</p>']
-    return web.document(title, [*body, "<h2>Against inner steps</h2>", *boxes, "</main>"])
+        return ['<p>The plots of so many runs are in <a href="table.png">table.png</a>.</p>']
+    boxes = [f'<div class="panel comparison">{web.scrolling(plot, "Plot")}</div>' for plot in plots]
+    return ['<div class="comparisons">', *boxes, "</div>"]
 
 
 def _reports(row: Row, out: Path) -> Html:

@@ -92,7 +92,7 @@ def code(text: str, name: str, kind: str = "") -> Html:
         name: what it is, for the button.
         kind: class for the style.
     """
-    button = f'<button type="button" class="copy" hidden>Copy {escaped(name)}</button>'
+    button = f'<button type="button" class="copy" aria-live="polite" hidden>Copy {escaped(name)}</button>'
     lines = "\n".join(escaped(line) for line in text.split("\n"))
     return Html(f'<div class="code {kind}">{button}{scrolling(f"<pre><code>{lines}</code></pre>", name)}</div>')
 
