@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,8 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
     if which and checkpoint.selected(run_dir):  # else both are the last parameters, as the run has them
         record = record.tested_on(which)
     experiment, record = _reopened(run_dir, record, overrides)
+    chosen = [f"checkpoint={which}"] if which else []
+    record = replace(record, command=["eval", f"run={given.run}", *chosen, *given.words])
     evaluate_run(run_dir, experiment, record, experiment.eval.select, ranks)
     return 0
 

@@ -28,7 +28,7 @@ metarun: one bench for gradient-based meta-learning
                      metarun train -m algo=maml,reptile seed=0,1,2      (a sweep)
   metarun eval     test a run's checkpoint again, under another protocol
                      metarun eval run=outputs/RUN eval.norm=all eval.tasks=1000
-  metarun report   one table (Markdown and CSV) of any number of runs
+  metarun report   one table (Markdown, CSV and a page to look at) of any number of runs
                      metarun report outputs/
   metarun check    are the meta-gradients right on this machine? A table, in minutes
                      metarun check algo=maml,fomaml

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import sys
+import warnings
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from metarun.cli.parser import Parser, require_folder
 from metarun.engine.ranks import Ranks
-from metarun.errors import UserError
+from metarun.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from metarun.results.grid import Grid
 
 
 def parser(add: Callable[..., Parser]) -> None:
@@ -16,20 +24,22 @@ def parser(add: Callable[..., Parser]) -> None:
         "report",
         usage="metarun report PATH [PATH ...] [out=DIR]",
         description="One table of every finished run and evaluation under the paths, to the terminal and to table.md\n"
-        "and table.csv in DIR, and as a plot against inner steps, table.png. Runs that differ only in seed are merged.",
+        "and table.csv in DIR, as a plot against inner steps, table.png, and as a page to look at, index.html. Runs\n"
+        "that differ only in seed are merged. Where a terminal is too narrow, columns that are alike in all rows are\n"
+        "told below the table; then cells are wrapped; then columns are left out, and named.",
         epilog="  metarun report outputs/",
     )
     command.setting("out", "DIR", "where to write (the first path's folder)")
 
 
 def run(given: argparse.Namespace, ranks: Ranks) -> int:
-    """Print the table and write it, with a plot. Returns the exit status."""
+    """Print the table and write it, with a plot and a page. Returns the exit status."""
     if not given.words:
         raise UserError("report needs at least one path: metarun report outputs/")
     if not all(path.strip() for path in given.words):
         raise UserError("report: a path is empty (an unset variable of the shell?)")
     from metarun.files import user_path, write_text
-    from metarun.results import curves, tables
+    from metarun.results import curves, index, tables
     from metarun.results.axes import save
     from metarun.results.result_file import find
 
@@ -38,11 +48,29 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
     first = user_path(given.words[0])
     out = user_path(given.out) if given.out else first if first.is_dir() else first.parent
     require_folder(out)
+    index.require_ours(out)
     out.mkdir(parents=True, exist_ok=True)
-    text = tables.markdown(rows)
-    write_text(out / "table.md", text)
+    write_text(out / "table.md", tables.markdown(rows))
     write_text(out / "table.csv", tables.comma_separated(rows))
-    save(curves.comparison(tables.by_steps(results)), out / "table.png")
-    print(text)
-    print(f"written: {out / 'table.md'}, .csv and .png")
+    print(f"{_shown(tables.grid(rows), out)}\n\n{tables.NOTE}\n")
+    lines = tables.by_steps(results)
+    save(curves.comparison(lines), out / "table.png")
+    written = f"{out / 'table.md'}, .csv and .png"
+    try:
+        write_text(out / index.NAME, index.text(rows, out, ", ".join(given.words), lines))
+        written += f", and {out / index.NAME}"
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # of whatever kind: the tables are right without it
+        warnings.warn(f"{index.NAME}: not written ({first_line(error)})", stacklevel=2)
+    print(f"written: {written}")
     return 0
+
+
+def _shown(grid: Grid, out: Path) -> str:
+    """Return the table for the terminal, or as Markdown where the output goes elsewhere."""
+    if not sys.stdout.isatty():
+        return grid.markdown()
+    from metarun.results.tables import RESULT
+
+    return grid.fitted(shutil.get_terminal_size().columns, {"algo", RESULT}, str(out / "table.md"))

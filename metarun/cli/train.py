@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -118,7 +118,7 @@ def start(
 
     overrides = as_typed(words, multirun)
     config.check(overrides, multirun, config_dir, ranks.world)
-    jobs = Jobs(overrides, ranks)
+    jobs = Jobs(overrides, ranks, [] if config_dir is None else ["--config-dir", config_dir])
     status = _by_hydra(jobs, {"multirun": multirun, "config_dir": config_dir, **shows})
     failed = [error for error in jobs.ended if error is not None]
     if failed and multirun:
@@ -179,11 +179,13 @@ class Jobs:
     Attributes:
         typed: the overrides of the command.
         ranks: the processes of each run.
+        flags: of the command, that each job needs too.
         ended: the error of each job that has ended; None for one that succeeded.
     """
 
     typed: list[str]
     ranks: Ranks
+    flags: list[str] = field(default_factory=list)
     ended: list[UserError | OSError | None] = field(default_factory=list)
 
     def run(self, cfg: DictConfig) -> float | None:
@@ -203,6 +205,7 @@ class Jobs:
 
         from metarun import config
         from metarun.compat.hydra import HydraConfig, runs_jobs_here
+        from metarun.config.overrides import unquoted
         from metarun.out_of_memory import out_of_memory_in_one_line
         from metarun.runs.run import run
 
@@ -211,7 +214,9 @@ class Jobs:
             return None  # the other ranks do not know of that error, so this one is out of step with them
         try:
             with out_of_memory_in_one_line():
-                run_dir = run(*config.from_hydra(cfg, settings.runtime.choices), self.ranks)
+                experiment, record = config.from_hydra(cfg, settings.runtime.choices)
+                words = ["train", *self.flags, *unquoted(settings.overrides.task)]
+                run_dir = run(experiment, replace(record, command=words), self.ranks)
             self.ended.append(None)
             return figure(run_dir) if self.ranks.first else None  # the run folder may be on another machine
         except (UserError, OSError) as error:

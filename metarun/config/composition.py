@@ -184,9 +184,10 @@ def compose(overrides: list[str]) -> tuple[Experiment, Record]:
         UserError: a key or a value is not allowed, or the overrides are a sweep.
     """
     with _opened():
-        overrides = as_typed(overrides)
-        refuse_sweep(read(overrides), "which only metarun train -m runs")
-        return _beside_its_recipe(*_check_job(overrides))
+        typed = as_typed(overrides)
+        refuse_sweep(read(typed), "which only metarun train -m runs")
+        experiment, record = _beside_its_recipe(*_check_job(typed))
+    return experiment, replace(record, command=["train", *overrides])
 
 
 def recipe(name: str, budget: float = 1.0, seed: int = 0) -> tuple[Experiment, Record]:

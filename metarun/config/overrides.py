@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from hydra.errors import OverrideParseException
@@ -53,6 +53,15 @@ def _quoted(word: str, multirun: bool) -> str:
         return word
     doubled = re.sub(r"(\\+)(?='|$)", r"\1\1", path)  # a backslash means itself, but before a quote
     return f"{key}='" + doubled.replace("'", "\\'") + "'"
+
+
+def unquoted(words: Iterable[str]) -> list[str]:
+    """Return the words with paths as they may be typed: the inverse of ``as_typed``."""
+    shown = []
+    for word in words:
+        plain = re.sub(r"='(.*\S.*)'$", r"=\1", word).replace("\\'", "'")
+        shown.append(plain if plain != word and as_typed([plain]) == [word] else word)
+    return shown
 
 
 def read(arguments: list[str]) -> list[Override]:

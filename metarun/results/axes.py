@@ -24,6 +24,7 @@ MARKS = [0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0
 STRETCH = 100  # an axis ends at this many times the ordinary size of a value, however large others are
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#333333"]  # Okabe and Ito 2008
 DASHES, MARKERS = ["-", "--", ":", "-."], "osD^vP*X"
+BETWEEN = "\N{SYMBOL FOR RECORD SEPARATOR}"  # the words of a line's points, in the name that svg.py finds them under
 Limits = tuple[float, float]  # (lowest, highest) value on the axis
 
 
@@ -183,7 +184,7 @@ def line(
     """Draw estimates as a line with bars that stays within the axis.
 
     A value outside is a triangle on the edge; one that is not finite is on the edge of the worst value. A cross marks
-    tasks that diverged.
+    tasks that diverged. The line's name says the value of each point.
 
     Args:
         axes: where to draw.
@@ -199,7 +200,9 @@ def line(
     middle = np.where(np.isfinite(middle), middle, factor * metric.worst)
     bars = np.where(np.isfinite(bars), bars, 0)
     kept, ends = np.clip(middle, *limits), np.clip(np.stack([middle - bars, middle + bars]), *limits)
-    axes.errorbar(at, kept, np.abs(ends - kept), capsize=2, lw=1.2, **style)
+    drawn = axes.errorbar(at, kept, np.abs(ends - kept), capsize=2, lw=1.2, **style)
+    said = [f"{of.text(metric)} at {place:g}, {style.get('label', '')}" for place, of in zip(x, estimates, strict=True)]
+    drawn.lines[0].set_gid(BETWEEN.join(said))
     for beyond, marker in ((middle > limits[1], "^"), (middle < limits[0], "v")):
         if beyond.any():
             axes.plot(at[beyond], kept[beyond], marker, color=style["color"], ms=8, clip_on=False)

@@ -22,6 +22,7 @@ from metarun.results.axes import (
     style,
     whole_numbers,
 )
+from metarun.results.report import headline
 from metarun.results.result import Result
 from metarun.results.tables import Line
 from metarun.results.task_figures import BAD, INK, SOFT
@@ -149,8 +150,3 @@ def step_sizes(rates: dict[str, np.ndarray]) -> Figure:
     if low < 0 < high:  # step sizes that are close together stay apart where 0 is far
         (axes.axhline if in_steps else axes.axvline)(0, color="0.7", lw=0.8)
     return figure
-
-
-def headline(result: Result) -> str:
-    """Return the title of a run's figures."""
-    return f"{result.names['algo']} on {result.names['dataset']}, {result.protocol['task']}, seed {result.seed}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from metarun.core.batch_norm import Norm
@@ -184,6 +185,7 @@ class Result:
         test_seconds: wall time of the test.
         tasks_per_s: median over the journal's training lines; None if there are none.
         yardsticks: name -> the metric of a known solution on the same tasks.
+        folder: where it was read from; None where it was not.
     """
 
     names: dict[str, str]
@@ -204,6 +206,7 @@ class Result:
     test_seconds: float
     tasks_per_s: float | None
     yardsticks: dict[str, Estimate] = field(default_factory=dict)
+    folder: Path | None = field(default=None, compare=False)
 
     @property
     def unfinished(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def read(file: Path) -> Result:
     try:
         content = json.loads(read_file(file) or b"")
         whole = content["sha256"] == _digest(content)
-        result = Result.from_json(content)
+        result = replace(Result.from_json(content), folder=file.parent)
     except UNFIT:
         raise UserError(f"{file}: damaged, or not written by metarun") from None
     if not whole:

@@ -14,6 +14,7 @@ from typing import Any
 from metarun.core.batch_norm import Norm
 from metarun.core.intervals import Estimate, over_seeds
 from metarun.core.metric import Metric
+from metarun.results.grid import Grid
 from metarun.results.labels import labels, telling, title, written
 from metarun.results.result import AfterSteps, Result, Score, norm_in_words
 
@@ -52,6 +53,7 @@ class Row:
         sd_seeds: standard deviation of the runs' means between seeds; nan for one seed.
         beside: name -> what was measured beside the metric after the last inner step, mean over seeds.
         settings: title -> value of each setting in which the rows differ.
+        runs: the results that were merged, one for each seed.
     """
 
     algo: str
@@ -67,6 +69,7 @@ class Row:
     sd_seeds: float
     beside: dict[str, float]
     settings: dict[str, str]
+    runs: list[Result]
 
     def cells(self) -> dict[str, Any]:
         """Return column -> value, with numbers unrounded."""
@@ -178,6 +181,7 @@ def rows(results: list[Result]) -> list[Row]:
                 sd_seeds=spread,
                 beside=mean_beside([of.by_steps[-1] for _, of in runs]),
                 settings={},
+                runs=[of for of, _ in runs],
             )
         )
         configs.append(_settings(result))
@@ -243,27 +247,34 @@ def _tasks(result: Result, score: Score) -> str:
     return f"{task}, {result.protocol['split']}, {score.estimate.tasks} tasks"
 
 
-def markdown(table: list[Row]) -> str:
-    """Format the rows as a Markdown table, with rounded numbers."""
+NOTE = "± is the 95 % interval over test tasks, 1.96 s / sqrt(n), of one run."
+RESULT = "result ± interval over tasks"
+
+
+def grid(table: list[Row]) -> Grid:
+    """Make the table that people read, with rounded numbers."""
     some_diverged = any(row.estimate.diverged for row in table)
     more = list(table[0].settings) if table else []
     beside = named_beside(row.beside for row in table)
-    titles = [*COLUMNS[:7], "result ± interval over tasks", *beside, "seeds", "sd between seeds"]
+    titles = [*COLUMNS[:7], RESULT, *beside, "seeds", "sd between seeds"]
     titles += ["diverged"] if some_diverged else []
-    titles += more
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    cells = []
     for row in table:
         of, known = row.estimate, row.cells()
-        cells = [known[column] for column in COLUMNS[:7]]
-        cells += [row.metric.amount(of.mean, of.ci95)]
-        cells += [f"{row.beside[name]:.4g}" if name in row.beside else "" for name in beside]
-        cells.append(row.seeds)
-        cells.append("" if math.isnan(row.sd_seeds) else row.metric.number(row.sd_seeds))
+        texts = [known[column] for column in COLUMNS[:7]]
+        texts += [row.metric.amount(of.mean, of.ci95)]
+        texts += [f"{row.beside[name]:.4g}" if name in row.beside else "" for name in beside]
+        texts.append(row.seeds)
+        texts.append("" if math.isnan(row.sd_seeds) else row.metric.number(row.sd_seeds))
         if some_diverged:
-            cells.append(f"{of.diverged} of {of.tasks}")
-        cells += [known[name] for name in more]
-        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
-    return "\n".join([*lines, "", "± is the 95 % interval over test tasks, 1.96 s / sqrt(n), of one run.", ""])
+            texts.append(f"{of.diverged} of {of.tasks}")
+        cells.append([str(text) for text in [*texts, *(known[name] for name in more)]])
+    return Grid([*titles, *more], cells)
+
+
+def markdown(table: list[Row]) -> str:
+    """Format the rows as a Markdown table, with rounded numbers."""
+    return f"{grid(table).markdown()}\n\n{NOTE}\n"
 
 
 def named_beside(rows: Iterable[dict[str, float]]) -> list[str]:

@@ -2,59 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from metarun.core.acting import ENV_STEPS
 from metarun.core.intervals import Estimate
 from metarun.core.metric import Metric
 from metarun.results.axes import Limits, Scale, label, line, log_axis, plain_axis, whole_numbers
-from metarun.results.curves import headline, legend
+from metarun.results.curves import legend
+from metarun.results.report import headline
 from metarun.results.result import Result
 from metarun.results.task_figures import BAD, INK, SOFT
 
 MAX_KL = "algo.trust_region.max_kl"
 
 
+Panel = Callable[[Axes], None]  # draws on axes of its own
+
+
+def alone(panel: Panel) -> Figure:
+    """Draw a panel as a figure of its own."""
+    figure = Figure(figsize=(4.8, 3.8), layout="constrained")
+    axes = figure.subplots()
+    panel(axes)
+    handles, words = legend(axes)
+    if handles and axes.get_legend() is None:
+        figure.legend(handles, words, loc="outside lower center", ncols=2, fontsize=8)
+    return figure
+
+
 def curves(result: Result, lines: list[dict[str, Any]]) -> Figure:
-    """Draw training and validation metric against meta-iterations; bars: 95 % interval over tasks.
+    """Draw the panels of ``curve_panels`` side by side, with the legend of the first."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    places = figure.subplots(1, 2)
+    for axes, panel in zip(places, curve_panels(result, lines), strict=True):
+        panel(axes)
+    figure.legend(*legend(places[0]), loc="outside lower center", ncols=5, fontsize=8)
+    figure.suptitle(headline(result), fontsize=10)
+    return figure
 
-    Beside it the training loss, or, where tasks act, the same curves against the steps of their environments: the loss
-    of data that the policies have just drawn says little. The metric before adapting is drawn where it was measured.
 
+def curve_panels(result: Result, lines: list[dict[str, Any]]) -> list[Panel]:
+    """Return two panels, the first of training and validation metric against meta-iterations.
+
+    Bars are the 95 % interval over tasks. The other panel is the training loss, or, where tasks act, the same curves
+    against the steps of their environments: the loss of data that the policies have just drawn says little. The metric
+    before adapting is drawn where it was measured.
 
     Args:
         result: the run's result.
         lines: the lines of the run's journal, at least one.
     """
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
     training = [of for of in lines if of["split"] == "train"]
     steps = [of["step"] for of in training]
-    _curves_of_a_run(left, result, lines, [of["step"] for of in lines], result.selected.step)
-    left.set(xlabel="meta-iteration")
-    left.xaxis.set_major_locator(whole_numbers())
-    if training and ENV_STEPS in training[0]:
+
+    def by_meta_iteration(axes: Axes) -> None:
+        _curves_of_a_run(axes, result, lines, [of["step"] for of in lines], result.selected.step)
+        axes.set(xlabel="meta-iteration")
+        axes.xaxis.set_major_locator(whole_numbers())
+
+    def by_environment_steps(axes: Axes) -> None:
         met = _met(training, result.config.get("meta_batch", 1))
         at = [float(np.interp(of["step"], [0, *steps], [0, *met])) for of in lines]
         tested = float(np.interp(result.selected.step, [0, *steps], [0, *met]))
-        _curves_of_a_run(right, result, lines, at, tested)
-        right.set(xlabel="environment steps of meta-training")
-        right.xaxis.set_major_formatter(EngFormatter())
-    else:
+        _curves_of_a_run(axes, result, lines, at, tested)
+        axes.set(xlabel="environment steps of meta-training")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(EngFormatter())
+
+    def of_loss(axes: Axes) -> None:
         losses = [of["loss"] for of in training]
         dot = "." if len(steps) < 2 else None
-        right.plot(steps, np.clip(losses, *log_axis(right, [losses])), color=SOFT, lw=1, marker=dot)
-        right.set(xlabel="meta-iteration", ylabel="meta-training loss (log scale)")
-        right.xaxis.set_major_locator(whole_numbers())
-    figure.legend(*legend(left), loc="outside lower center", ncols=5, fontsize=8)
-    figure.suptitle(headline(result), fontsize=10)
-    return figure
+        axes.plot(steps, np.clip(losses, *log_axis(axes, [losses])), color=SOFT, lw=1, marker=dot)
+        axes.set(xlabel="meta-iteration", ylabel="meta-training loss (log scale)")
+        axes.xaxis.set_major_locator(whole_numbers())
+
+    acts = bool(training) and ENV_STEPS in training[0]
+    return [by_meta_iteration, by_environment_steps if acts else of_loss]
 
 
 def _met(training: list[dict[str, Any]], meta_batch: int) -> list[float]:
@@ -130,38 +160,47 @@ OUTER = (
 
 
 def outer(result: Result, lines: list[dict[str, Any]]) -> Figure | None:
-    """Draw what outer steps did to policies, against meta-iterations: a panel for each of ``OUTER`` that a run has.
-
-    Args:
-        result: the run's result.
-        lines: the lines of the run's journal.
-
-    Returns:
-        The figure; None if the run has none of the columns.
-    """
-    training = [of for of in lines if of["split"] == "train"]
-    known = [({name: words for name, words in of.items() if any(name in row for row in training)}, axis)
-             for of, axis in OUTER]  # fmt: skip
-    panels = [(of, axis) for of, axis in known if of]
+    """Draw the panels of ``outer_panels`` on one figure; None if there are none."""
+    panels = outer_panels(result, lines)
     if not panels:
         return None
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(3.6 * columns, 3.0 * rows), layout="constrained")
     places = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes, (names, axis) in zip(places, panels, strict=False):
-        for name, look in zip(names, (INK, SOFT), strict=False):
-            at, values = zip(*((of["step"], of[name]) for of in training if name in of), strict=True)
-            axes.plot(at, values, color=look, lw=1, marker="." if len(at) < 40 else None, label=names[name])
-        if "kl" in names and "backtracks" in training[0] and (bound := result.config.get(MAX_KL)):
-            axes.axhline(bound, color="0.6", lw=0.8, ls=":", label="largest allowed")
-        axes.set(xlabel="meta-iteration", ylabel=axis)
-        if axis == "share":
-            axes.set_ylim(min(-0.03, axes.get_ylim()[0]), 1.03)
-        axes.xaxis.set_major_locator(whole_numbers())
-        above: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 3, "frameon": False}
-        axes.legend(fontsize=7, columnspacing=1.0, **above)
+    for axes, panel in zip(places, panels, strict=False):
+        panel(axes)
     for axes in places[len(panels) :]:
         axes.axis("off")
     figure.suptitle(headline(result), fontsize=10)
     return figure
+
+
+def outer_panels(result: Result, lines: list[dict[str, Any]]) -> list[Panel]:
+    """Return panels of what outer steps did to policies, against meta-iterations: one for each of ``OUTER``.
+
+    Those of which the run has no column are left out.
+
+    Args:
+        result: the run's result.
+        lines: the lines of the run's journal.
+    """
+    training = [of for of in lines if of["split"] == "train"]
+    known = [({name: words for name, words in of.items() if any(name in row for row in training)}, axis)
+             for of, axis in OUTER]  # fmt: skip
+    return [partial(_outer, result, training, names, axis) for names, axis in known if names]
+
+
+def _outer(result: Result, training: list[dict[str, Any]], names: dict[str, str], axis: str, axes: Axes) -> None:
+    """Draw one panel: ``names`` are columns of the journal, with the words for each, and ``axis`` what they are."""
+    for name, look in zip(names, (INK, SOFT), strict=False):
+        at, values = zip(*((of["step"], of[name]) for of in training if name in of), strict=True)
+        axes.plot(at, values, color=look, lw=1, marker="." if len(at) < 40 else None, label=names[name])
+    if "kl" in names and "backtracks" in training[0] and (bound := result.config.get(MAX_KL)):
+        axes.axhline(bound, color="0.6", lw=0.8, ls=":", label="largest allowed")
+    axes.set(xlabel="meta-iteration", ylabel=axis)
+    if axis == "share":
+        axes.set_ylim(min(-0.03, axes.get_ylim()[0]), 1.03)
+    axes.xaxis.set_major_locator(whole_numbers())
+    above: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 3, "frameon": False}
+    axes.legend(fontsize=7, columnspacing=1.0, **above)

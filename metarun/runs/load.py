@@ -57,7 +57,7 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
         else:
             tested = Tested(tuned(setup, meta), content["step"], "last step", None, content["step"])
         found = meta_test.test(setup, record, tested, run_dir, out)
-        ranks.on_first(lambda: meta_test.illustrate(setup, found, tested.meta, run_dir, out))
+        ranks.on_first(lambda: meta_test.illustrate(setup, found, tested.meta, run_dir, out, record.command))
         meta_test.require_figures(found)
     return out
 

@@ -21,8 +21,9 @@ from metarun.core.episode import TaskFigure
 from metarun.core.intervals import Estimate
 from metarun.core.meta import Meta
 from metarun.datasets.base import Split
-from metarun.errors import NotFinite
+from metarun.errors import NotFinite, first_line
 from metarun.results import page, result_file
+from metarun.results.report import summary
 from metarun.results.result import OfRecipe, Result, Score, Selected, norm_in_words
 from metarun.runs import journal
 from metarun.runs.evaluate import Measured, evaluate, predictions, watched, yardsticks
@@ -165,8 +166,8 @@ def _code_version() -> dict[str, str | None]:
     return {"version": metarun.__version__, "commit": f"{commit}{'+' if changed else ''}" if commit else None}
 
 
-def illustrate(setup: Setup, result: Result, meta: Meta, train_dir: Path, out: Path) -> None:
-    """Draw the figures of a result into ``out`` and, last, write ``report.md`` with them.
+def illustrate(setup: Setup, result: Result, meta: Meta, train_dir: Path, out: Path, command: list[str]) -> None:
+    """Draw the figures of a result into ``out`` and, last, write ``report.html`` and ``report.md`` with them.
 
     A figure that cannot be drawn is left out with a warning.
 
@@ -176,32 +177,49 @@ def illustrate(setup: Setup, result: Result, meta: Meta, train_dir: Path, out: P
         meta: the tested meta-parameters.
         train_dir: the run folder, for its journal.
         out: the folder to write to.
+        command: the words that were typed after ``metarun``.
     """
     # late: they import matplotlib, half a second of a command's start
-    from metarun.results import curves, task_figures, training
+    from metarun.results import curves, svg, task_figures, training
     from metarun.results.axes import save
 
-    lines = journal.read(train_dir)
+    lines, panels = journal.read(train_dir), dict[str, list[str]]()
 
-    def draw(name: str, make: Callable[[], Figure | None]) -> None:
+    def draw(name: str, make: Callable[[], Figure | None], apart: Callable[[], list[Figure]] | None = None) -> None:
+        """Save a figure, and keep it as SVG where ``apart`` makes its panels."""
+        drawn = False
         try:
             figure = make()
             if figure is not None:
                 save(figure, out / name)
+                drawn = True
+                if apart is not None:
+                    panels[name] = [svg.inline(panel, f"{Path(name).stem}{i}") for i, panel in enumerate(apart())]
         except Exception as error:  # of whatever kind: the numbers are right without it
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            warnings.warn(f"{name}: not drawn ({reason})", stacklevel=2)
+            how = "not drawn as SVG" if drawn else "not drawn"
+            warnings.warn(f"{name}: {how} ({first_line(error)})", stacklevel=2)
 
-    draw("curves.png", lambda: training.curves(result, lines) if lines else None)
-    draw("outer.png", lambda: training.outer(result, lines))
-    draw("steps.png", lambda: curves.steps(result))
+    def each(found: list[training.Panel]) -> list[Figure]:
+        return [training.alone(panel) for panel in found]
+
+    draw(
+        "curves.png",
+        lambda: training.curves(result, lines) if lines else None,
+        lambda: each(training.curve_panels(result, lines)),
+    )
+    draw("outer.png", lambda: training.outer(result, lines), lambda: each(training.outer_panels(result, lines)))
+    draw("steps.png", lambda: curves.steps(result), lambda: [curves.steps(result)])
     learned = {name: rate.cpu().numpy() for name, rate in meta.step_sizes.items() if rate.ndim > 0}
-    draw("step_sizes.png", lambda: curves.step_sizes(learned) if learned else None)
+    draw(
+        "step_sizes.png",
+        lambda: curves.step_sizes(learned) if learned else None,
+        lambda: [curves.step_sizes(learned)],
+    )
     if setup.tasks.figure is not TaskFigure.none:
         draw(task_figures.NAMES[setup.tasks.figure], lambda: _tasks_drawn(setup, meta))
-    page.write(out, result)
-    print(page.summary(result))
-    print(f"report: {out / page.NAME}")
+    page.write(out, result, command, panels)
+    print(summary(result))
+    print(f"report: {out / page.NAME} and {page.WEB}")
 
 
 def _tasks_drawn(setup: Setup, meta: Meta) -> Figure | None:

@@ -38,6 +38,7 @@ class Record:
         values: all settings, nested.
         changed: settings that differ from those of the recipe, where there is one.
         data: description of the data (``held_out.facts``); None in older folders.
+        command: the words that were typed after ``metarun``; none in older folders.
     """
 
     names: dict[str, str]
@@ -45,6 +46,7 @@ class Record:
     values: dict[str, Any]
     changed: list[str] = field(default_factory=list)
     data: Facts | None = None
+    command: list[str] = field(default_factory=list)
 
     def identity(self) -> dict[str, Any]:
         """Return dotted key -> value of every key that affects the result."""
@@ -102,7 +104,9 @@ class Record:
         if not whole:
             raise UserError(f"{path}: was changed after metarun wrote it (its sha256 does not fit)")
         if not record._is_sound():
-            raise UserError(f"{path}: damaged (its names, kinds, values, changed and data are not what metarun writes)")
+            raise UserError(
+                f"{path}: damaged (its names, kinds, values, changed, data and command are not what metarun writes)"
+            )
         for group, module in record.kinds.items():
             record.values[group] = {**LATER.get((group, module), {}), **record.values[group]}
         return record
@@ -113,6 +117,8 @@ class Record:
         if not all(isinstance(part, dict) for part in (*texts, self.values)) or not isinstance(self.changed, list):
             return False
         if not held_out.sound(self.data):
+            return False
+        if not isinstance(self.command, list) or not all(isinstance(word, str) for word in self.command):
             return False
         named = all(isinstance(text, str) for part in texts for text in part.values())
         return (

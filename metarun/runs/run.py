@@ -49,7 +49,8 @@ def run(experiment: Experiment, record: Record, ranks: Ranks = ALONE) -> Path:
             run_dir, lock = claim(experiment, record)
             held.callback(lock.release)
             states = (checkpoint.LAST, checkpoint.BEST)
-            files.remove_torn(run_dir / name for name in (CONFIG, RESULT, journal.NAME, page.NAME, "*.png"))
+            written = (CONFIG, RESULT, journal.NAME, page.NAME, page.WEB, "*.png")
+            files.remove_torn(run_dir / name for name in written)
             files.remove_torn(checkpoint.folder(run_dir) / name for name in states)
             if problem := misfit(run_dir):
                 kept = set_aside(run_dir / RESULT)
@@ -60,7 +61,7 @@ def run(experiment: Experiment, record: Record, ranks: Ranks = ALONE) -> Path:
                 return run_dir, None
             found = read_result(run_dir / RESULT)
             if not complete(run_dir) and not checkpoint.folder(run_dir).exists():
-                page.write(run_dir, found)  # without checkpoints no figure can be drawn
+                page.write(run_dir, found, record.command, {})  # without checkpoints no figure can be drawn
             return run_dir, found
 
         held.enter_context(experiment.device.applied(ranks.local))
@@ -83,7 +84,7 @@ def run(experiment: Experiment, record: Record, ranks: Ranks = ALONE) -> Path:
         stop.wait = False
         tested = _chosen(setup, state)
         found = found or meta_test.test(setup, record, tested, run_dir, run_dir)
-        ranks.on_first(lambda: meta_test.illustrate(setup, found, tested.meta, run_dir, run_dir))
+        ranks.on_first(lambda: meta_test.illustrate(setup, found, tested.meta, run_dir, run_dir, record.command))
         meta_test.require_figures(found)
     return run_dir
 

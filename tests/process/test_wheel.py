@@ -24,6 +24,7 @@ def test_a_built_wheel_runs_away_from_the_repository(tmp_path: Path) -> None:
         names = archive.namelist()
         archive.extractall(installed)
     assert "metarun/conf/train.yaml" in names and "metarun/datasets/splits/omniglot_maml.json" in names
+    assert {"metarun/results/page.css", "metarun/results/page.js"} <= set(names)
     assert not [name for name in names if name.startswith(("tests/", "conf/"))]
     code = (
         f"import sys; sys.path.insert(0, {str(installed)!r}); import metarun, metarun.config as c;"

@@ -1,0 +1,212 @@
+"""The pages of real runs: which command they show, and, in a real browser, that they work."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from metarun import config
+from metarun.cli import main as cli
+from metarun.results import page
+from metarun.runs.record import Record
+from tests.support.browser import CHROMIUM, Browser, browser
+from tests.support.html import Parsed
+
+SMALL = ["steps=2", "log_every=1", "eval.every=1", "eval.tasks=6", "eval.val_tasks=4", "meta_batch=2",
+         "device.compile=false", "device.threads=1"]  # fmt: skip
+KINDS = {  # run folder -> what it is of
+    "classes": ["dataset=glyphs", "model.filters=8"],
+    "regression": ["dataset=sinusoid", "algo=meta_sgd"],
+    "acting": ["dataset=navigation", "dataset.horizon=5", "shot=2", "query=2", "eval.query=2"],
+}
+
+
+def shown_command(folder: Path) -> list[str]:
+    """The words of the command that a report shows."""
+    shown = Parsed((folder / page.WEB).read_text()).inside["code"][0]
+    assert f"```\n{shown}\n```" in (folder / page.NAME).read_text()
+    return shlex.split(shown)
+
+
+def test_the_command_of_a_report_is_that_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["dataset=gaussians", *SMALL]
+    assert cli.main(["train", *small, "algo=fomaml", "run_dir=a 'folder' of mine"]) == 0
+    program, command, *words = shown_command(Path("a 'folder' of mine"))
+    assert (program, command) == ("metarun", "train") and words == [*small, "algo=fomaml", "run_dir=a 'folder' of mine"]
+    assert (
+        cli.main(["train", "-m", *small, "seed=3,4", "algo.inner_lr=0.1,0.2", "run_dir=job/${seed}${algo.inner_lr}"])
+        == 0
+    )
+    for folder in ("job/30.1", "job/40.2"):
+        _, _, *words = shown_command(Path(folder))
+        record = Record.read(Path(folder))
+        assert record and config.compose(words)[1].hash() == record.hash()
+        assert config.compose(words)[1].values["run_dir"] == folder
+    assert cli.main(["eval", "run=job/30.1", "checkpoint=last", "eval.tasks=5"]) == 0
+    (evaluation,) = Path("job/30.1/eval").iterdir()
+    assert shown_command(evaluation)[1:] == ["eval", "run=job/30.1", "checkpoint=last", "eval.tasks=5"]
+
+
+def test_an_older_run_has_a_page_without_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that has no checkpoints any more, of which no figure can be drawn again, has those that are there."""
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "dataset=gaussians", *SMALL, "run_dir=run"]
+    assert cli.main(words) == 0
+    run = tmp_path / "run"
+    for name in (page.NAME, page.WEB, "checkpoints/last.pt", "checkpoints/best.pt", "checkpoints/previous.pt"):
+        (run / name).unlink(missing_ok=True)
+    (run / "checkpoints").rmdir()
+    assert cli.main(words) == 0
+    pictures = [tag for tag, _ in Parsed((run / page.WEB).read_text()).elements].count("img")
+    assert pictures == len(list(run.glob("*.png"))) == 3
+
+
+def test_report_on_a_terminal_fits_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert (
+        cli.main(["train", "-m", "dataset=gaussians", *SMALL, "algo=fomaml,reptile", "run_dir=${algo.outer_lr}"]) == 0
+    )
+    capsys.readouterr()
+    assert cli.main(["report", "."]) == 0
+    table = Path("table.md").read_text()
+    assert capsys.readouterr().out == f"{table}\nwritten: table.md, .csv and .png, and index.html\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "72")
+    assert cli.main(["report", "."]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.split("±")[-2].splitlines())) <= 72 and "In all rows: dataset gaussians" in out
+    assert Path("table.md").read_text() == table
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Path:
+    """The browser; tests that need it skip without, and fail where METARUN_REQUIRE_BROWSER is set."""
+    if CHROMIUM is None:
+        reason = "no chromium on this machine: pages are not looked at (apt-get install chromium)"
+        if os.environ.get("METARUN_REQUIRE_BROWSER"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return Path(CHROMIUM)
+
+
+@pytest.fixture(scope="module")
+def outputs(chromium: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of each kind, an evaluation, a sweep, and the page of all of them."""
+    out = tmp_path_factory.mktemp("outputs")
+    for name, words in KINDS.items():
+        assert cli.main(["train", *words, *SMALL, f"run_dir={out / name}"]) == 0
+    assert cli.main(["eval", f"run={out / 'classes'}", "eval.norm=all"]) == 0
+    sweep = ["dataset=sinusoid", "algo=reptile", "seed=0,1"]
+    assert cli.main(["train", "-m", *sweep, *SMALL, f"run_dir={out}/sweep/${{seed}}"]) == 0
+    assert cli.main(["report", str(out)]) == 0
+    return out
+
+
+def open_quietly(page: Browser, file: Path, width: int) -> None:
+    """Open a page, and see that it asks for nothing, complains of nothing and fits the window."""
+    page.complaints.clear()
+    page.requests.clear()
+    page.open(file, width)
+    assert page.complaints == []
+    assert [address for address in page.requests if not address.startswith("data:")] == [file.resolve().as_uri()]
+    assert page.value("document.documentElement.scrollWidth") <= width, f"{file}: scrolls sideways"
+
+
+@pytest.mark.full
+def test_pages_in_a_browser(outputs: Path, tmp_path: Path) -> None:
+    pages = sorted(outputs.rglob("report.html"))
+    assert len(pages) == len(list(outputs.rglob("result.json"))) == 6
+    with browser() as page:
+        for file in [*pages, outputs / "index.html"]:
+            for width in (1280, 390):
+                open_quietly(page, file, width)
+            assert page.value("[...document.images].every((image) => image.naturalWidth > 0)")
+            wide = "[...document.querySelectorAll('.scroll')].filter((box) => box.scrollWidth > box.clientWidth)"
+            assert page.value(f"{wide}.every((box) => box.tabIndex === 0)"), "what scrolls scrolls by keyboard"
+            page.screenshot(tmp_path / "page.png")
+            assert (tmp_path / "page.png").stat().st_size > 20_000
+
+
+@pytest.mark.full
+def test_the_table_of_runs_sorts_and_filters(outputs: Path) -> None:
+    seen = "[...document.querySelectorAll('tbody tr')].filter((row) => row.checkVisibility())"
+    with browser() as page:
+        open_quietly(page, outputs / "index.html", 1280)
+
+        def column(title: str) -> list[str]:
+            at = page.value(
+                f"[...document.querySelectorAll('thead th')].findIndex((of) => of.textContent === '{title}') + 1"
+            )
+            return page.value(f"{seen}.map((row) => row.cells[{at}].textContent)")
+
+        def press(title: str) -> None:
+            button = f"[...document.querySelectorAll('thead button')].find((of) => of.textContent === '{title}')"
+            page.value(f"{button}.click()")
+
+        result = "result ± interval over tasks"
+        before = column(result)
+        press(result)
+        numbers = [float(text.split()[0]) for text in column(result)]
+        assert numbers == sorted(float(text.split()[0]) for text in before) and numbers[0] < 0, "the return is negative"
+        assert page.value("document.querySelector('[aria-sort]').getAttribute('aria-sort')") == "ascending"
+        press(result)
+        assert [float(text.split()[0]) for text in column(result)] == numbers[::-1]
+        assert page.value("document.querySelector('[aria-sort]').getAttribute('aria-sort')") == "descending"
+        press("dataset")
+        assert column("dataset") == sorted(column("dataset"))
+        assert page.value("document.querySelectorAll('[aria-sort]').length") == 1
+        for words, left in (
+            ("sinusoid REPTILE", {"sinusoid"}),
+            ("glyphs", {"glyphs"}),
+            ("no such word", set()),
+            (" ", None),
+        ):
+            page.value("document.querySelector('input').focus()")
+            page.value("document.querySelector('input').select()")
+            page.call("Input.insertText", text=words)
+            rows = column("dataset")
+            assert set(rows) == left if left is not None else len(rows) == len(before)
+            assert page.value("document.querySelector('output').textContent") == f"{len(rows)} of {len(before)} rows"
+        assert page.complaints == []
+
+
+@pytest.mark.full
+def test_a_press_copies_the_command(outputs: Path) -> None:
+    with browser() as page:
+        open_quietly(page, outputs / "classes/report.html", 390)
+        button = "document.querySelector('.copy')"
+        assert page.value(f"{button}.checkVisibility()") and page.value(f"{button}.textContent") == "Copy command"
+        page.call("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+        page.call("Page.bringToFront")
+        page.value(f"{button}.click()")
+        page.value("new Promise((done) => setTimeout(done, 300))")
+        assert page.value(f"{button}.textContent") == "Copied"
+        typed = json.loads((outputs / "classes/config.json").read_text())["command"]
+        assert page.value("navigator.clipboard.readText()") == shlex.join(["metarun", *typed])
+        assert page.complaints == []
+
+
+@pytest.mark.full
+def test_what_hides_in_a_name_does_not_run(chromium: Path, tmp_path: Path) -> None:
+    from tests.results.test_web_page import COMMAND, RETURN, evil, panels
+
+    page.write(tmp_path, evil(), COMMAND, panels(evil(), RETURN))
+    with browser() as shown:
+        open_quietly(shown, tmp_path / page.WEB, 390)
+        assert shown.value("document.scripts.length") == 1 and shown.value("document.images.length") == 0
+    attacked = (tmp_path / page.WEB).read_text().replace("</h1>", "</h1><script>alert(1)</script>")
+    (tmp_path / page.WEB).write_text(attacked)
+    with browser() as shown:
+        shown.open(tmp_path / page.WEB, 390)
+        assert len(shown.complaints) == 1 and "Content Security Policy" in shown.complaints[0], "were it ever to get in"
