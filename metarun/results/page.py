@@ -7,8 +7,9 @@ from pathlib import Path
 from metarun.files import write_text
 from metarun.results.result import Result, norm_in_words
 
-NAME = "report.md"
+NAME, EXAMPLES = "report.md", "examples.png"
 CAPTIONS = {
+    EXAMPLES: "What the run trains on: images of its first meta-training tasks",
     "curves.png": "Training and validation against meta-iterations",
     "outer.png": "The outer step and the policies in meta-training",
     "steps.png": "Meta-test against inner steps",
