@@ -16,14 +16,16 @@ def final(result: Result) -> tuple[dict[str, float], dict[str, str]]:
 
     Returns:
         ``test/METRIC/NORM``, without NORM for a network that has no batch norm, and the same with ``_ci95`` and
-        ``_diverged`` -> a finite number; and the same name, ``protocol/...`` and others -> text.
+        ``_diverged`` -> a finite number; and the same with ``_in_words``, ``protocol/...`` and others -> text.
     """
     numbers: dict[str, float] = {"test/tested_step": result.selected.step}
     facts = {f"protocol/{key}": str(value) for key, value in result.protocol.items()}
     for score in result.scores:
         name = "/".join(["test", result.metric.name, *([score.norm.name] if score.norm else [])])
         numbers |= _numbers(name, score.estimate)
-        facts[name] = f"{score.estimate.text(result.metric)}, 95 % interval over {score.estimate.tasks} tasks"
+        facts[f"{name}_in_words"] = (
+            f"{score.estimate.text(result.metric)}, 95 % interval over {score.estimate.tasks} tasks"
+        )
     if result.selected.validation:
         numbers |= _numbers(f"val/{result.metric.name}_selected", result.selected.validation)
     facts |= {f"names/{group}": name for group, name in result.names.items()}

@@ -16,14 +16,12 @@ import pytest
 
 from metarun import config
 from metarun.errors import Interrupted, NotFinite, UserError
-from metarun.results import result_file
 from metarun.runs import follow, tracked
 from metarun.runs.follow import followed
-from metarun.runs.journal import Journal
 from metarun.runs.record import Record
 from metarun.trackers.base import Tracker
 from tests.support.lab_tracker import Lab, read
-from tests.support.results import result
+from tests.support.runs import finish, write
 
 Run = Callable[..., None]
 
@@ -51,20 +49,6 @@ def lab(tmp_path: Path) -> dict[str, Tracker]:
     return {"lab": Lab(group=None, patience=20.0, file=str(tmp_path / "lab.jsonl"), fault="none", at_end=False)}
 
 
-def write(run_dir: Path, steps: range, resume: int = 0) -> None:
-    """Train lines of these steps, and a val line at every second one, as a run that goes on from ``resume`` does."""
-    metrics = Journal(run_dir, resume, resume)
-    for step in steps:
-        metrics.write(step, "train", {"loss": 1 / step, "accuracy": float("nan")})
-        if step % 2 == 0:
-            metrics.write(step, "val", {"accuracy": step / 100, "ci95": 0.01})
-    metrics.close()
-
-
-def finish(run_dir: Path, record: Record) -> None:
-    result_file.write(run_dir / "result.json", replace(result(mean=0.75), config_hash=record.hash()))
-
-
 def curve(file: Path) -> list[tuple[str, int]]:
     return [(of["line"][0], of["line"][1]) for of in read(file) if "line" in of]
 
@@ -90,7 +74,7 @@ def test_all_of_a_run_is_sent_once(
     assert [of["picture"][:2] for of in sent if "picture" in of] == [["examples.png", 0], ["curves.png", 4]]
     (numbers, facts) = next(of["summary"] for of in sent if "summary" in of)
     assert numbers["test/accuracy/transductive"] == 0.75 and numbers["test/accuracy/transductive_ci95"] == 0.01
-    assert facts["test/accuracy/transductive"] == "75.00 ± 1.00 %, 95 % interval over 600 tasks"
+    assert facts["test/accuracy/transductive_in_words"] == "75.00 ± 1.00 %, 95 % interval over 600 tasks"
     assert facts["protocol/split"] == "maml 1100/100/423"
     assert sent[-1] == {"close": "run"} and f"tracker=lab: see {tmp_path}" in capsys.readouterr().out
     with followed(lab, run_dir, going=False):
