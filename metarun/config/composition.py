@@ -45,11 +45,7 @@ def _opened(config_dir: str | None = None) -> AbstractContextManager[None]:
 
 
 def types(config_dir: str | None = None) -> Types:
-    """Return the schemas below ``/schema``: ``train`` is the root, ``<group>/<module>`` the dataclass of each part.
-
-    Args:
-        config_dir: a folder with the user's own options, among them trackers; None: there is none.
-    """
+    """Return the schemas below ``/schema``: ``train`` is the root, ``<group>/<module>`` the dataclass of each part."""
     parts = {f"{group}/{name}": node for group in PACKAGES for name, node in part_classes(group).items()}
     return {"train": Experiment, "device": Device, "recipe": Recipe, **parts, **own_trackers(config_dir)}
 
@@ -190,13 +186,15 @@ def parse(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Record]:
     return experiment, Record(names=chosen, kinds=kinds, values=values)
 
 
-def compose(overrides: list[str]) -> tuple[Experiment, Record]:
+def compose(overrides: list[str], config_dir: str | None = None) -> tuple[Experiment, Record]:
     """Return the experiment that ``metarun train`` would run with these overrides, for scripts and tests.
+
+    ``config_dir`` is a folder with the user's own options.
 
     Raises:
         UserError: a key or a value is not allowed, or the overrides are a sweep.
     """
-    with _opened():
+    with _opened(config_dir):
         overrides = as_typed(overrides)
         refuse_sweep(read(overrides), "which only metarun train -m runs")
         return _beside_its_recipe(*_check_job(overrides))

@@ -19,7 +19,7 @@ from metarun.files import read_file
 from metarun.results import page, result_file
 from metarun.results.final import final
 from metarun.runs import checkpoint, journal
-from metarun.runs.folder import RESULT, finished
+from metarun.runs.folder import RESULT, finished, locked
 from metarun.runs.record import Record
 from metarun.runs.tracked import Memory, digest
 from metarun.trackers.base import Line, Session, Tracked, Tracker
@@ -216,3 +216,27 @@ def _end(followers: list[Follower], wait: bool = True) -> None:
             follower.fail(f"does not answer within {patience:g} seconds (tracker.{follower.option}.patience)")
         if follower.where:
             print(f"tracker={follower.option}: {follower.where}")
+
+
+def send(trackers: dict[str, Tracker], run_dir: Path) -> list[str]:
+    """Send what trackers do not have of a run that no process works on, and print a line about each.
+
+    Args:
+        trackers: option -> tracker.
+        run_dir: the run folder.
+
+    Returns:
+        Why not all was sent, for each tracker that failed.
+
+    Raises:
+        UserError: a file of the folder is damaged.
+    """
+    with locked(run_dir) as free:
+        if not free:
+            return [f"{run_dir}: another process is running in this folder"]
+        with followed(trackers, run_dir, going=False) as followers:
+            pass
+    for follower in followers:
+        if not follower.where and not follower.problem:
+            print(f"tracker={follower.option}: has all of {run_dir} already")
+    return [f"{run_dir}: {follower.problem}" for follower in followers if follower.problem]

@@ -46,7 +46,7 @@ class WandB(Tracker):
         if self.online:
             import wandb
 
-            if not wandb.api.api_key:  # else it would ask for one
+            if not wandb.login(prompt=False, verify=False):  # asks neither the person nor the service
                 raise UserError(f"tracker.{name}.online=true: needs a key, in WANDB_API_KEY or by wandb login")
 
     def open(self, run: Tracked, sent: Sent) -> tuple[Session, Sent]:

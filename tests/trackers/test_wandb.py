@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from metarun import config
-from metarun.errors import UserError
 from metarun.runs.follow import followed
 from metarun.runs.record import Record
+from tests.support.commands import Command
 from tests.support.runs import finish, write
 from tests.trackers.conftest import words_of_this_machine
 
@@ -90,8 +90,11 @@ def test_a_stopped_run_goes_on_under_its_id(run_dir: Path, wandb: dict[str, Any]
     assert len(ids) == 1
 
 
-def test_online_without_a_key_is_refused_before_work(wandb: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    wandb["wandb"].online = True
-    monkeypatch.delenv("WANDB_API_KEY")
-    with pytest.raises(UserError, match=r"tracker\.wandb\.online=true: needs a key, in WANDB_API_KEY"):
-        wandb["wandb"].check("wandb")
+@pytest.mark.full
+def test_online_without_a_key_is_refused_before_work(metarun: Command, tmp_path: Path) -> None:
+    """It would ask for one in the middle of the run."""
+    words = ["train", "dataset=gaussians", "tracker=wandb", "tracker.wandb.online=true"]
+    done = metarun(*words, env={"WANDB_API_KEY": ""})
+    assert done.returncode == 2 and not (tmp_path / "outputs").exists()
+    said = "metarun: error: tracker.wandb.online=true: needs a key, in WANDB_API_KEY or by wandb login"
+    assert done.stderr.splitlines()[-1] == said
