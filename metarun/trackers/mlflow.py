@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from metarun.trackers.base import Line, Sent, Session, Tracked, Tracker, environment
+from metarun.trackers.base import Line, Sent, Session, Tracked, Tracker
 
 AT_ONCE = 100  # settings or tags in one call, as many as MLflow allows
-# its own: 120 s, seven times, and more; a server that does not answer would hold the thread for many minutes
-BRIEF = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -35,9 +34,10 @@ class MLflow(Tracker):
         return self.checkpoints
 
     def open(self, run: Tracked, sent: Sent) -> tuple[Session, Sent]:
-        with environment(BRIEF):
-            import mlflow
-            from mlflow.entities import Param
+        import mlflow
+        from mlflow.entities import Param
+
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # else it says how it makes a data base
 
         folder = run.folder.parent.resolve()
         uri = self.uri or mlflow.environment_variables.MLFLOW_TRACKING_URI.get() or f"sqlite:///{folder / 'mlflow.db'}"
