@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def curve(file: Path) -> list[list]:
     ]
 
 
-@pytest.mark.parametrize("at_end", ["true", "false"])
+@pytest.mark.parametrize("at_end", ["false", pytest.param("true", marks=pytest.mark.slow)])
 def test_killed_and_resumed_it_is_the_same_curve(
     metarun: Command, tmp_path: Path, mine: list[str], at_end: str
 ) -> None:
@@ -125,7 +126,7 @@ WRONG = {  # words -> words of the one line
     "tracker=lab tracker.lab.fiel=x": "tracker.lab.fiel=x no such key (did you mean tracker.lab.file?)",
     "tracker=lab tracker.lab.patience=0": "tracker.lab.patience=0.0 > 0",
     "tracker=lab tracker.lab.patience=x": "tracker.lab.patience=x a number",
-    "~tracker": "tracker=None lab tensorboard",
+    "~tracker": "tracker=null lab tensorboard",
 }
 
 
@@ -156,3 +157,49 @@ def test_a_file_that_is_no_tracker_is_one_line(
     assert cli.main(["train", *SMALL, *mine]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and FILES[text] in err
+
+
+def test_track_sends_every_run_below_a_folder(
+    mine: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("metarun.runs.meta_test.illustrate", lambda *_: None)
+    assert cli.main(["train", "-m", *SMALL, "steps=1", "eval.every=0", "seed=0,1"]) == 0
+    assert cli.main(["track", "outputs", *mine]) == 0
+    sent = read(tmp_path / "lab.jsonl")
+    assert sorted(of["close"] for of in sent if "close" in of) == sorted(
+        file.parent.name for file in tmp_path.glob("outputs/*/config.json")
+    )
+    assert len([of for of in sent if "summary" in of]) == 2
+    capsys.readouterr()
+    assert cli.main(["track", "outputs", *mine]) == 0
+    assert capsys.readouterr().out.count("tracker=lab: has all of outputs/") == 2
+    assert read(tmp_path / "lab.jsonl") == sent
+    (tmp_path / "lab.jsonl").unlink()
+    for file in tmp_path.glob("outputs/*/tracked.json"):
+        file.unlink()
+    assert cli.main(["track", "outputs", *mine, "tracker.lab.fault=raise"]) == 2
+    assert "tracker=lab: the lab is closed (and 1 more)" in capsys.readouterr().err
+
+
+TRACK = {  # words -> words of the one line
+    "track": "path tracker",
+    "track outputs": "path tracker",
+    "track tracker=tensorboard": "path tracker",
+    "track nowhere tracker=lab": "nowhere: holds no run",
+    "track x tracker=lab steps=3": "steps=3: track reads only tracker=",
+    "track '' tracker=lab": "path is empty",
+    "track x tracker=lob": "tracker=lob (did you mean lab?)",
+    "track x tracker=lab,tensorboard": "several trackers are a list",
+}
+
+
+@pytest.mark.parametrize("words", TRACK)
+def test_wrong_words_of_track_are_one_line(
+    words: str, mine: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*shlex.split(words), *mine[:2]]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("metarun: error: ") and err.count("\n") == 1
+    assert all(word in err for word in TRACK[words].split()), err

@@ -17,7 +17,8 @@ import pytest
 from metarun import config
 from metarun.errors import Interrupted, NotFinite, UserError
 from metarun.runs import follow, tracked
-from metarun.runs.follow import followed
+from metarun.runs.folder import locked
+from metarun.runs.follow import followed, send
 from metarun.runs.record import Record
 from metarun.trackers.base import Tracker
 from tests.support.lab_tracker import Lab, read
@@ -214,3 +215,23 @@ def test_a_tracker_is_checked_before_work(lab: dict[str, Any]) -> None:
     kind = type("Lost", (Lab,), {"needs": ("not_there_at_all",), "install": "pip install it"})
     with pytest.raises(UserError, match=r"^tracker=lost: needs not_there_at_all, which is not installed: pip inst"):
         kind(group=None, patience=1.0, file="", fault="", at_end=False).check("lost")
+
+
+def test_a_run_is_sent_later(
+    run_dir: Path, lab: dict[str, Any], tmp_path: Path, record: Record, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unfinished, then the rest; and by no second process while one works on it."""
+    write(run_dir, range(1, 3))
+    assert send(lab, run_dir) == [] and curve(tmp_path / "lab.jsonl") == WHOLE[:3]
+    write(run_dir, range(3, 5), resume=2)
+    finish(run_dir, record)
+    with locked(run_dir) as mine:
+        assert mine and send(lab, run_dir) == [f"{run_dir}: another process is running in this folder"]
+    assert curve(tmp_path / "lab.jsonl") == WHOLE[:3]
+    assert send(lab, run_dir) == [] and curve(tmp_path / "lab.jsonl") == WHOLE
+    capsys.readouterr()
+    assert send(lab, run_dir) == [] and len([of for of in read(tmp_path / "lab.jsonl") if "summary" in of]) == 1
+    assert capsys.readouterr().out == f"tracker=lab: has all of {run_dir} already\n"
+    lab["lab"] = replace(lab["lab"], fault="raise")
+    write(run_dir, range(5, 6), resume=4)
+    assert send(lab, run_dir) == [f"{run_dir}: tracker=lab: the lab is closed"]
