@@ -10,7 +10,7 @@ import metarun
 PACKAGE = Path(metarun.__file__).parent
 # A file imports from its own folder, or from one further left than the nearest bar.
 ORDER = """
-errors | compat | files out_of_memory progress | core | algorithms models datasets results | engine | runs
+errors | compat | files out_of_memory progress | core | algorithms models datasets results | engine trackers | runs
 | config verify | reproduce | cli
 """
 LEVEL = {name: level for level, names in enumerate(ORDER.split("|")) for name in names.split()}

@@ -30,6 +30,8 @@ metarun: one bench for gradient-based meta-learning
                      metarun eval run=outputs/RUN eval.norm=all eval.tasks=1000
   metarun report   one table (Markdown, CSV and a page to look at) of any number of runs
                      metarun report outputs/
+  metarun track    send runs, or the rest of them, to Comet, TensorBoard, W&B or MLflow
+                     metarun track outputs/RUN tracker=comet
   metarun check    are the meta-gradients right on this machine? A table, in minutes
                      metarun check algo=maml,fomaml
   metarun bench    tasks per second, memory and where the time goes, on generated data
@@ -41,7 +43,7 @@ metarun COMMAND --help says more. --debug (or HYDRA_FULL_ERROR=1) shows the trac
 Exit status: 0 done, 1 a file that cannot be written, a wrong meta-gradient or a rank that is gone, 2 input that cannot
 be used or does not fit into memory, 3 numbers no longer finite, 130/143 stopped by a signal.
 """
-COMMANDS = ("train", "eval", "report", "check", "bench", "reproduce")  # each a file beside this one
+COMMANDS = ("train", "eval", "report", "track", "check", "bench", "reproduce")  # each a file beside this one
 ON_RANKS = ("train", "eval")  # commands that torchrun may start
 
 

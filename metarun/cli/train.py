@@ -58,7 +58,7 @@ def _groups_and_keys() -> str:
     """List the groups with their options, then every key with its default and comment, from ``conf/``."""
     from metarun.config.registry import GROUPS, choices, conf_dir
 
-    groups = "\n".join(f"  {group + '=':9}{' | '.join(choices(group))}" for group in GROUPS)
+    groups = "\n".join(f"  {group + '=':9}{' | '.join(choices(group))}" for group in (*GROUPS, "tracker"))
     text = (conf_dir() / "train.yaml").read_text()
     keys = text[text.index("\nway:") : text.index("\nhydra:")]
     return (
@@ -138,14 +138,14 @@ def _by_hydra(jobs: Jobs, flags: dict[str, object]) -> int:
     from metarun.compat import hydra
     from metarun.config import composition, conf_dir
 
-    overrides = list(jobs.typed)
+    overrides, config_dir = list(jobs.typed), flags["config_dir"]
     with ExitStack() as until_done:
         if flags["multirun"]:
             overrides = [_in_each_job(word) for word in overrides]
             if not jobs.ranks.first:  # Hydra writes a sweep's configuration, once
                 overrides.append(f"hydra.sweep.dir={until_done.enter_context(TemporaryDirectory())}")
         until_done.enter_context(_errors_as_they_are())
-        until_done.enter_context(hydra.knowing(composition.types()))
+        until_done.enter_context(hydra.knowing(composition.types(str(config_dir) if config_dir else None)))
         try:
             hydra.run(jobs.run, conf_dir(), "train", overrides, flags)
         except SystemExit as stop:  # Hydra has said in a line what it cannot show
@@ -205,7 +205,7 @@ class Jobs:
 
         from metarun import config
         from metarun.compat.hydra import HydraConfig, runs_jobs_here
-        from metarun.config.overrides import unquoted
+        from metarun.config.overrides import as_command
         from metarun.out_of_memory import out_of_memory_in_one_line
         from metarun.runs.run import run
 
@@ -215,7 +215,9 @@ class Jobs:
         try:
             with out_of_memory_in_one_line():
                 experiment, record = config.from_hydra(cfg, settings.runtime.choices)
-                words = ["train", *self.flags, *unquoted(settings.overrides.task)]
+                words = ["train", *self.flags, *as_command(settings.overrides.task)]
+                if settings.mode is RunMode.MULTIRUN:
+                    experiment.grouped(Path(settings.sweep.dir).name)
                 run_dir = run(experiment, replace(record, command=words), self.ranks)
             self.ended.append(None)
             return figure(run_dir) if self.ranks.first else None  # the run folder may be on another machine

@@ -15,6 +15,7 @@ from metarun.compat.hydra import Override, Types, jobs_of_sweep
 from metarun.compat.omegaconf import node_of
 from metarun.config.overrides import (
     INSTEAD,
+    as_command,
     as_typed,
     check_choice,
     is_hydras,
@@ -28,7 +29,7 @@ from metarun.config.overrides import (
     searches,
     set_checked,
 )
-from metarun.config.registry import GROUPS, PARTS, choices, part, part_classes
+from metarun.config.registry import GROUPS, OPTIONAL, PACKAGES, PARTS, choices, own_trackers, part, part_classes
 from metarun.config.session import compose_words, opened, without_hydra
 from metarun.engine.device import Device
 from metarun.errors import ConfigError, UserError, first_line, require
@@ -41,13 +42,13 @@ def _opened(config_dir: str | None = None) -> AbstractContextManager[None]:
     """Let configurations be composed within the context, with the types of the package's dataclasses."""
     OmegaConf.register_new_resolver("budget", _share_of, replace=True)
     OmegaConf.register_new_resolver("preset", _preset, replace=True)
-    return opened(types(), config_dir)
+    return opened(types(config_dir), config_dir)
 
 
-def types() -> Types:
+def types(config_dir: str | None = None) -> Types:
     """Return the schemas below ``/schema``: ``train`` is the root, ``<group>/<module>`` the dataclass of each part."""
-    parts = {f"{group}/{name}": node for group in PARTS for name, node in part_classes(group).items()}
-    return {"train": Experiment, "device": Device, "recipe": Recipe, **parts}
+    parts = {f"{group}/{name}": node for group in PACKAGES for name, node in part_classes(group).items()}
+    return {"train": Experiment, "device": Device, "recipe": Recipe, **parts, **own_trackers(config_dir)}
 
 
 def _share_of(steps: int, *, _root_: DictConfig) -> int:
@@ -89,7 +90,10 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
                     )
             refuse_empty_sweep(overrides)
             jobs = jobs_of_sweep(overrides)
-        checked = [_check_job(job, without_hydra=True)[1].values for job in jobs]
+        of_jobs = [_check_job(job, without_hydra=True) for job in jobs]
+        for name, tracker in {name: each for x, _ in of_jobs for name, each in x.tracker.items()}.items():
+            tracker.check(name)
+        checked = [record.values for _, record in of_jobs]
         known = [not search and not any(map(_hydra_keys, read(job))) for job in jobs]  # where each will run
     for values in checked:
         require(values["meta_batch"] >= ranks, "meta_batch", values["meta_batch"], f">= {ranks}, the number of ranks")
@@ -118,7 +122,7 @@ def _check_job(arguments: list[str], without_hydra: bool = False) -> tuple[Exper
     overrides = read(arguments)
     if without_hydra:
         arguments = [str(o.input_line) for o in overrides if not _hydra_keys(o)]
-    groups = [o for o in overrides if o.key_or_group in (*GROUPS, "recipe")]
+    groups = [o for o in overrides if o.key_or_group in (*GROUPS, *OPTIONAL)]
     for override in groups:
         check_choice(override)
     base, _ = _split(compose_words([str(o.input_line) for o in groups]))
@@ -162,9 +166,14 @@ def parse(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Record]:
     """
     try:
         OmegaConf.merge(cfg, OmegaConf.to_container(cfg, resolve=True))  # of the right types, interpolated values too
-        for group in (*GROUPS, "eval", *(["recipe"] if cfg.recipe else [])):
+        for group in (
+            *GROUPS,
+            "eval",
+            *(["recipe"] if cfg.recipe else []),
+            *(f"tracker.{name}" for name in cfg.tracker),
+        ):
             try:
-                OmegaConf.to_object(cfg[group])  # alone first, so that an error can name its group
+                OmegaConf.to_object(OmegaConf.select(cfg, group))  # alone first, so that an error can name its group
             except ConfigError as error:
                 raise error.under(group) from None
         experiment = typing.cast(Experiment, OmegaConf.to_object(cfg))
@@ -173,21 +182,24 @@ def parse(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Record]:
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from None
     values = plain(OmegaConf.structured(experiment))  # where a method put another value in the place of a default
+    del values["tracker"]  # a run is the same with any, and addresses may have a password in them
     kinds = {group: type(getattr(experiment, group)).__module__.rpartition(".")[2] for group in GROUPS}
     return experiment, Record(names=chosen, kinds=kinds, values=values)
 
 
-def compose(overrides: list[str]) -> tuple[Experiment, Record]:
+def compose(overrides: list[str], config_dir: str | None = None) -> tuple[Experiment, Record]:
     """Return the experiment that ``metarun train`` would run with these overrides, for scripts and tests.
+
+    ``config_dir`` is a folder with the user's own options.
 
     Raises:
         UserError: a key or a value is not allowed, or the overrides are a sweep.
     """
-    with _opened():
+    with _opened(config_dir):
         typed = as_typed(overrides)
         refuse_sweep(read(typed), "which only metarun train -m runs")
         experiment, record = _beside_its_recipe(*_check_job(typed))
-    return experiment, replace(record, command=["train", *overrides])
+    return experiment, replace(record, command=["train", *as_command(overrides)])
 
 
 def recipe(name: str, budget: float = 1.0, seed: int = 0) -> tuple[Experiment, Record]:

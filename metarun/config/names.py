@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from metarun.compat.hydra import Types
 from metarun.config.overrides import as_typed, check_choice, check_name, is_hydras, read, refuse_empty_sweep, samples
-from metarun.config.registry import GROUPS, PARTS, modules
+from metarun.config.registry import GROUPS, OPTIONAL, PACKAGES, modules
 from metarun.config.session import compose_words, opened, without_hydra
 from metarun.core.outer_settings import ProMP, TrustRegion
 
@@ -37,7 +37,7 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
         refuse_empty_sweep(overrides)
         for job in samples(overrides):
             mine = [override for override in read(job) if not is_hydras(override)]
-            groups = [override for override in mine if override.key_or_group in (*GROUPS, "recipe")]
+            groups = [override for override in mine if override.key_or_group in (*GROUPS, *OPTIONAL)]
             for override in groups:
                 check_choice(override)
             chosen = tuple(str(override.input_line) for override in groups)
@@ -50,7 +50,7 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
 
 def _untyped() -> Types:
     """Return schemas that allow any key, in place of those that the YAML files begin with."""
-    parts = [f"{group}/{name}" for group in PARTS for name in modules(group)]
+    parts = [f"{group}/{name}" for group in PACKAGES for name in modules(group)]
     # the keys that the YAML files leave to the defaults of their types
     recipe, outer = {"budget": 1.0}, {"trust_region": asdict(TrustRegion()), "promp": asdict(ProMP())}
     left = {name: outer if name.startswith("algo/") else {} for name in parts}

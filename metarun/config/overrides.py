@@ -55,10 +55,13 @@ def _quoted(word: str, multirun: bool) -> str:
     return f"{key}='" + doubled.replace("'", "\\'") + "'"
 
 
-def unquoted(words: Iterable[str]) -> list[str]:
-    """Return the words with paths as they may be typed: the inverse of ``as_typed``."""
+def as_command(words: Iterable[str]) -> list[str]:
+    """Return the words as reports show them: paths as they may be typed (the inverse of ``as_typed``), and no trackers,
+    which are no part of a run and whose addresses may have a password in them."""
     shown = []
     for word in words:
+        if re.match(r"[+~]*tracker\b", word):
+            continue
         plain = re.sub(r"='(.*\S.*)'$", r"=\1", word).replace("\\'", "'")
         shown.append(plain if plain != word and as_typed([plain]) == [word] else word)
     return shown
@@ -102,6 +105,8 @@ def samples(overrides: list[Override]) -> list[list[str]]:
 def refuse_sweep(overrides: list[Override], hint: str) -> None:
     """Raise ``UserError`` if an override has several values; ``hint`` ends the message."""
     for override in overrides:
+        if override.is_sweep_override() and override.key_or_group == "tracker":
+            raise UserError(f"{override.input_line}: several trackers are a list, such as tracker=[comet,tensorboard]")
         if override.is_sweep_override():
             raise UserError(f"{override.input_line}: several values are a sweep, {hint}")
 
@@ -121,8 +126,14 @@ def check_choice(override: Override) -> None:
         options = [f"{folder}/{name}" for folder in folders for name in folders[folder]]
     else:
         options = hydra.options(group)
-    if override.is_add() or override.is_delete() or override.package is not None or value not in options:
-        raise ConfigError(group, value, f"one of {', '.join(options)}{did_you_mean(str(value), options)}")
+    chosen = [value]
+    if group == "tracker":
+        chosen = value if isinstance(value, list) else [] if value is None else [value]
+    if override.is_add() or override.is_delete() or override.package is not None:
+        raise ConfigError(group, value, f"one of {', '.join(options)}")
+    for name in chosen:
+        if name not in options:
+            raise ConfigError(group, name, f"one of {', '.join(options)}{did_you_mean(str(name), options)}")
 
 
 def is_hydras(override: Override) -> bool:
@@ -140,6 +151,8 @@ def check_name(cfg: DictConfig, override: Override) -> None:
         raise UserError(f"{override.input_line}: keys can be set, not removed or moved")
     if key.startswith("recipe.") and key not in known:
         raise UserError(f"{override.input_line}: belongs to a recipe; choose one, such as recipe=sinusoid/maml_5s")
+    if key.startswith("tracker.") and not any(name.startswith(f"{key.rpartition('.')[0]}.") for name in known):
+        raise UserError(f"{override.input_line}: belongs to a tracker; choose it: tracker={key.split('.')[1]}")
     if key not in known:
         inside = [name for name in known if name.startswith(f"{key}.")]
         if inside:
@@ -193,7 +206,7 @@ def refuse_unread(override: Override, cfg: DictConfig, experiment: Experiment, r
     key, value = override.key_or_group, override.value()
     if reader := experiment.unread().get(key):
         raise UserError(f"{override.input_line}: nothing reads it, only {reader} would; leave it out")
-    if is_hydras(override) or (isinstance(value, str) and "${" in value):
+    if is_hydras(override) or key.startswith("tracker.") or (isinstance(value, str) and "${" in value):
         return
     typed, runs = (pluck(values, key) for values in (plain(cfg), record.values))
     if typed != runs:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import pkgutil
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import metarun
-from metarun.errors import UserError
+from metarun.errors import UserError, first_line
 
 PARTS = {"dataset": "datasets", "model": "models", "algo": "algorithms"}  # configuration group -> package
 GROUPS = (*PARTS, "device")
-BASES = {"dataset": "Dataset", "model": "Model", "algo": "Algorithm"}  # the base class, in the package's base.py
+OPTIONAL = ("recipe", "tracker")  # groups of which nothing need be chosen; of trackers there may be several
+PACKAGES = {**PARTS, "tracker": "trackers"}  # trackers are no parts: a run is the same with others
+# the base class, in the package's base.py
+BASES = {"dataset": "Dataset", "model": "Model", "algo": "Algorithm", "tracker": "Tracker"}
 SHARED = (  # files that hold no part
     *("base", "sampler", "generated", "imagefile", "class_folders", "unpickle"),
     *("acting", "cheetah", "half_cheetah"),
@@ -38,13 +44,13 @@ def tables() -> list[str]:
 
 
 def modules(group: str) -> list[str]:
-    """List the modules that hold a part of this group of ``PARTS``, without importing them."""
-    package = importlib.import_module(f"metarun.{PARTS[group]}")
+    """List the modules that hold a class of this group of ``PACKAGES``, without importing them."""
+    package = importlib.import_module(f"metarun.{PACKAGES[group]}")
     return [info.name for info in pkgutil.iter_modules(package.__path__) if info.name not in SHARED]
 
 
 def part_classes(group: str) -> dict[str, type]:
-    """Import the parts of a group of ``PARTS``.
+    """Import the classes of a group of ``PACKAGES``.
 
     Returns:
         Module name -> its one concrete class.
@@ -52,22 +58,61 @@ def part_classes(group: str) -> dict[str, type]:
     Raises:
         TypeError: a module does not have exactly one; the message names the file.
     """
-    base = getattr(importlib.import_module(f"metarun.{PARTS[group]}.base"), BASES[group])
-    found = {}
-    for name in modules(group):
-        module = importlib.import_module(f"metarun.{PARTS[group]}.{name}")
-        concrete = [
-            value
-            for value in vars(module).values()
-            if isinstance(value, type)
-            and issubclass(value, base)
-            and value.__module__ == module.__name__
-            and not inspect.isabstract(value)
-        ]
-        if len(concrete) != 1:
-            raise TypeError(f"{module.__file__}: needs exactly one concrete {base.__name__}, has {len(concrete)}")
-        found[name] = concrete[0]
-    return found
+    return {
+        name: _class_in(importlib.import_module(f"metarun.{PACKAGES[group]}.{name}"), group) for name in modules(group)
+    }
+
+
+def own_trackers(config_dir: str | None) -> dict[str, type]:
+    """Import the user's own trackers: ``tracker/NAME.py`` beside ``tracker/NAME.yaml``.
+
+    Args:
+        config_dir: the folder with the user's own options; None: there is none.
+
+    Returns:
+        ``tracker/NAME`` -> the one concrete class in the file.
+
+    Raises:
+        UserError: a file cannot be imported, or does not have exactly one.
+    """
+    files = sorted(Path(config_dir).glob("tracker/*.py")) if config_dir is not None else []
+    try:
+        return {f"tracker/{file.stem}": _class_in(_module_of(file), "tracker") for file in files}
+    except TypeError as error:
+        raise UserError(str(error)) from None
+
+
+def _module_of(file: Path) -> ModuleType:
+    """Import a Python file by its path, once a process. Raises ``UserError`` where that fails."""
+    name = f"own_tracker_{file.stem}"
+    known = sys.modules.get(name)
+    if known is not None and known.__file__ == str(file.absolute()):
+        return known
+    spec = importlib.util.spec_from_file_location(name, file.absolute())
+    assert spec is not None and spec.loader is not None, "the name ends with .py"
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # its dataclasses look for their module there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # of whatever kind: it is the user's code
+        del sys.modules[name]
+        raise UserError(f"{file}: cannot be imported ({type(error).__name__}: {first_line(error)})") from error
+    return module
+
+
+def _class_in(module: ModuleType, group: str) -> type:
+    """Return the one concrete class of a module. Raises ``TypeError`` where there is not exactly one."""
+    base = getattr(importlib.import_module(f"metarun.{PACKAGES[group]}.base"), BASES[group])
+    concrete = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, base)
+        and value.__module__ == module.__name__
+        and not inspect.isabstract(value)
+    ]
+    if len(concrete) != 1:
+        raise TypeError(f"{module.__file__}: needs exactly one concrete {base.__name__}, has {len(concrete)}")
+    return concrete[0]
 
 
 def part(group: str, name: str) -> type:

@@ -13,7 +13,7 @@ from metarun.errors import UserError
 from metarun.files import read_file
 from metarun.results import curves, page, svg, web
 from metarun.results.grid import Grid
-from metarun.results.report import CURVES, TASKS, headline
+from metarun.results.report import CAPTIONS, headline
 from metarun.results.result import Result
 from metarun.results.tables import NOTE, Line, Row, grid
 from metarun.results.web import Html, escaped
@@ -83,7 +83,7 @@ def _link(row: Row, run: Result, out: Path) -> Html:
 
 def _thumbnail(run: Result) -> Html:
     """Make a small picture of a run's curves, or else of its tasks; nothing where there is none."""
-    for name, caption in {**CURVES, **TASKS}.items():
+    for name, caption in CAPTIONS.items():
         try:
             content = read_file(run.folder / name) if run.folder else None
             if content is None:

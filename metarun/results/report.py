@@ -10,6 +10,7 @@ from typing import Any
 from metarun.results.grid import Grid
 from metarun.results.result import Result, norm_in_words
 
+EXAMPLES = "examples.png"
 CURVES = {
     "curves.png": "Training and validation against meta-iterations",
     "outer.png": "The outer step and the policies in meta-training",
@@ -17,6 +18,7 @@ CURVES = {
     "step_sizes.png": "Meta-learned step sizes",
 }
 TASKS = {
+    EXAMPLES: "What the run trains on: images of its first meta-training tasks",
     "episodes.png": "Test tasks: support, and queries framed green where right, red with the label given where wrong",
     "points.png": "Test tasks before and after adapting: support points as triangles, queries ringed green where "
     "right, red where wrong, and the borders between the classes as far as the queries tell",
@@ -27,6 +29,7 @@ TASKS = {
     "are equal",
     "sinusoid.png": "Test tasks: true function, support points, and the fit before and after adapting",
 }
+CAPTIONS = CURVES | TASKS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +70,7 @@ class Report:
             scores=_scores(result),
             notes=_notes(result),
             command=shlex.join(["metarun", *command]) if command else "",
-            pictures={name: caption for name, caption in {**CURVES, **TASKS}.items() if (out / name).exists()},
+            pictures={name: caption for name, caption in CAPTIONS.items() if (out / name).exists()},
             by_steps=_by_steps(result),
             protocol=_protocol(result),
             configuration=[f"{key} = {value}" for key, value in result.config.items()],

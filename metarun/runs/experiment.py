@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from metarun.algorithms.base import Algorithm
 from metarun.core.batch_norm import Norm
@@ -13,6 +13,7 @@ from metarun.engine.device import Device
 from metarun.errors import require, require_count
 from metarun.models.base import Model
 from metarun.runs.recipe import Recipe
+from metarun.trackers.base import Tracker
 
 
 class Select(enum.Enum):
@@ -92,6 +93,7 @@ class Experiment:
         algo: the method.
         device: settings of the processor.
         recipe: the published protocol; None: the experiment follows none.
+        tracker: option -> tracker that the run is shown in. A run's record has none of it.
     """
 
     way: int
@@ -111,6 +113,7 @@ class Experiment:
     algo: Algorithm
     device: Device
     recipe: Recipe | None = None
+    tracker: dict[str, Tracker] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("steps", "checkpoint_every", "log_every"):
@@ -124,6 +127,11 @@ class Experiment:
         for key, value in {"seed": self.seed, "eval.seed": self.eval.seed}.items():
             require(0 <= value < 2**63, key, value, "0..2**63 - 1")
         self.steps = self.algo.meta_iterations(self.steps)
+
+    def grouped(self, sweep: str) -> None:
+        """Let trackers show the run as one of this sweep, unless their settings state another group."""
+        for tracker in self.tracker.values():
+            tracker.group = tracker.group or sweep
 
     def unread(self) -> dict[str, str]:
         """Return the keys that nothing reads under the other settings -> what would read them."""

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
@@ -152,6 +153,21 @@ def _other_data(run_dir: Path, before: Record, record: Record) -> str:
     """Describe how the data differ from those of the folder's run; empty where they do not."""
     held_out.refuse_renamed_split(before.data, before.names, before.values, run_dir)
     return held_out.differences(before.data, record.data)
+
+
+@contextlib.contextmanager
+def locked(run_dir: Path) -> Iterator[bool]:
+    """Hold a run folder's lock within the context.
+
+    Yields:
+        Whether it is held; if not, another process works in the folder.
+    """
+    lock = _lock(run_dir)
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def _lock(run_dir: Path) -> filelock.BaseFileLock | None:

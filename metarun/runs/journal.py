@@ -124,6 +124,37 @@ def read(run_dir: Path, ends: Iterable[End] = ()) -> list[Line]:
     return lines
 
 
+class Tail:
+    """Reads the lines of a run's journal while the run writes them, each once, or again where the file is made anew.
+
+    Args:
+        run_dir: the run folder.
+    """
+
+    def __init__(self, run_dir: Path):
+        self._path = run_dir / NAME
+        self._at, self._file = 0, 0  # the byte behind the last line that was read, and the file that it is of
+
+    def read(self, most: int = 2**18) -> list[Line]:
+        """Return the next whole lines, of about ``most`` bytes at once; an empty list where there are none yet.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        try:
+            file = open(self._path, "rb")  # noqa: SIM115 (the with statement below closes it)
+        except FileNotFoundError:
+            return []
+        with file:
+            now = os.fstat(file.fileno())
+            if now.st_ino != self._file or now.st_size < self._at:  # a run that resumes writes the file anew
+                self._at, self._file = 0, now.st_ino
+            file.seek(self._at)
+            whole, end, _ = file.read(most).rpartition(b"\n")
+        self._at += len(whole + end)
+        return [line for text in whole.split(b"\n") if (line := _parsed(text)) is not None]
+
+
 def _first_loose(lines: list[Line]) -> Line | None:
     """Find the first line whose seal does not fit: it was changed, or a line before it was lost."""
     before = ""

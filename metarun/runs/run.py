@@ -8,17 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from metarun import files
+from metarun.core.episode import TaskFigure
 from metarun.datasets.base import Split
 from metarun.engine.ranks import ALONE, Ranks
-from metarun.errors import UserError, in_folder
+from metarun.errors import UserError, first_line, in_folder
 from metarun.files import read_file, write_atomic
-from metarun.results import page
+from metarun.results import page, report
 from metarun.results.result import Result
 from metarun.results.result_file import read as read_result
 from metarun.runs import checkpoint, held_out, journal, meta_test
 from metarun.runs.checkpoint import TrainState
 from metarun.runs.experiment import Experiment, Select
 from metarun.runs.folder import RESULT, claim, complete, finished, misfit, same_training, set_aside
+from metarun.runs.follow import followed
 from metarun.runs.meta_test import Tested
 from metarun.runs.preflight import preflight
 from metarun.runs.record import CONFIG, Record
@@ -43,6 +45,8 @@ def run(experiment: Experiment, record: Record, ranks: Ranks = ALONE) -> Path:
         NotFinite: training diverged; it stops at once. Or the test has no finite result; all files are written before.
         Interrupted: a signal stopped the run after the state was saved.
     """
+    for name, tracker in experiment.tracker.items():
+        tracker.check(name)
     with StopSignals(insist=ranks.world == 1) as stop, ExitStack() as held:  # torchrun kills ranks that do not stop
 
         def begin() -> tuple[Path, Result | None]:
@@ -71,7 +75,15 @@ def run(experiment: Experiment, record: Record, ranks: Ranks = ALONE) -> Path:
         record = replace(record, data=held_out.facts(setup.tasks))
         run_dir, found = ranks.on_first(begin)
         held.enter_context(in_folder(run_dir))
-        if found and ranks.on_first(lambda: complete(run_dir)):
+        done = found is not None and ranks.on_first(lambda: complete(run_dir))
+
+        def show_in_trackers() -> None:
+            if experiment.tracker and not done:
+                _draw_examples(setup, run_dir)
+            held.enter_context(followed(experiment.tracker, run_dir, going=not done))
+
+        ranks.on_first(show_in_trackers)
+        if found and done:
             print(f"already done: {run_dir}")
             meta_test.require_figures(found)
             return run_dir
@@ -101,6 +113,21 @@ def _chosen(setup: Setup, state: TrainState) -> Tested:
             "tasks diverge in every validation: nothing is selected, the last parameters are tested", stacklevel=3
         )
     return Tested(tuned(setup, state.meta), state.step, rule, None, state.step)
+
+
+def _draw_examples(setup: Setup, run_dir: Path) -> None:
+    """Draw the images of the first meta-training tasks, where there are images and no such picture yet."""
+    from metarun.results.axes import save  # late: they import matplotlib
+    from metarun.results.examples import mosaic
+
+    x, file = setup.experiment, run_dir / report.EXAMPLES
+    if setup.tasks.figure is not TaskFigure.images or file.exists():
+        return
+    try:
+        tasks = setup.tasks.sample(Split.train, x.seed, range(4), x.way, *x.training_shots())
+        save(mosaic(setup.tasks.inputs(tasks).flatten(0, 1), x.dataset.ink), file)
+    except Exception as error:  # of whatever kind: training is right without it
+        warnings.warn(f"{file.name}: not drawn ({first_line(error)})", stacklevel=2)
 
 
 def _take_over_training(experiment: Experiment, record: Record, run_dir: Path) -> None:

@@ -54,6 +54,7 @@ HELP = {  # command -> words that its --help must have
     "train": "usage: metarun train KEY=VALUE --multirun --cfg --config-dir --hydra-help fomaml meta_batch: eval:",
     "eval": "usage: metarun eval run=PATH --run PATH --checkpoint best|last eval.norm data_root",
     "report": "usage: metarun report PATH --out DIR out=DIR table.md table.csv table.png index.html",
+    "track": "usage: metarun track PATH tracker=NAME --config-dir outputs/RUN",
     "check": "usage: metarun check --algo NAME,NAME --device auto|cpu|cuda algo=NAME,NAME float64",
     "bench": "usage: metarun bench KEY=VALUE --compare reference --seconds S --json FILE json=FILE",
     "reproduce": "usage: metarun reproduce TABLE --seed --budget --out --list --report miniimagenet, seed=0,1",

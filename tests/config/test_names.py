@@ -20,7 +20,8 @@ from metarun.errors import UserError
 JOBS = [
     [f"{group}={option}" for group, option in zip(GROUPS, options, strict=True) if option]
     for options in zip_longest(*map(config.choices, GROUPS))
-] + [[f"recipe={next(name for name in config.choices('recipe') if name.startswith(table))}"] for table in tables()]
+] + [[f"tracker=[{','.join(config.choices('tracker'))}]"]]
+JOBS += [[f"recipe={next(name for name in config.choices('recipe') if name.startswith(table))}"] for table in tables()]
 
 
 def composed(types: Types) -> list[DictConfig]:
