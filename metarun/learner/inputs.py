@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +128,11 @@ def class_folder(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
+def digest(path: Path) -> str:
+    """Compute the SHA-256 of a file, by which a picture is known again wherever it lies."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _tensor(values: Any, name: str) -> Tensor:
     """The values as a tensor on the CPU; a list of arrays becomes one."""
     if isinstance(values, list | tuple) and values and all(isinstance(one, Tensor) for one in values):
@@ -134,7 +140,7 @@ def _tensor(values: Any, name: str) -> Tensor:
     if isinstance(values, Tensor):
         return values.detach().cpu()
     try:
-        return torch.from_numpy(np.ascontiguousarray(np.asarray(values)))
+        return torch.tensor(np.asarray(values))
     except (TypeError, ValueError) as error:
         raise UserError(f"{name}: must be an array of numbers, all examples of one shape ({error})") from None
 

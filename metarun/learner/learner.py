@@ -21,7 +21,7 @@ from metarun.errors import NotFinite, UserError, require_count
 from metarun.files import user_path
 from metarun.learner.adapted import Adapted
 from metarun.learner.frozen import fill, freeze
-from metarun.learner.inputs import Inputs, Labels, class_folder, examples, labels, targets
+from metarun.learner.inputs import Inputs, Labels, class_folder, digest, examples, labels, targets
 from metarun.models.base import functional
 from metarun.runs.record import Record
 from metarun.runs.setup import Setup
@@ -85,6 +85,7 @@ class Learner:
         steps = self.setup.experiment.algo.eval_inner_steps if steps is None else steps
         require_count("steps", steps, 0, MOST_INNER_STEPS)
         problem, task, classes = self._tasks(inputs, y, batched)
+        given = x if isinstance(x, list | tuple) else [x]
         module = self.setup.module
         values = self._adapted(problem, task, steps)
         networks = []
@@ -103,6 +104,7 @@ class Learner:
             networks=networks,
             batched=batched,
             run=str(self.run),
+            digests=[digest(user_path(path)) for path in given if isinstance(path, str | Path)],
         )
 
     def _files(self, x: Inputs, y: Any) -> tuple[Inputs, Any]:

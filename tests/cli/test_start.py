@@ -53,6 +53,8 @@ def test_a_wrong_value_is_answered_without_what_draws_loads_or_compiles(tmp_path
 HELP = {  # command -> words that its --help must have
     "train": "usage: metarun train KEY=VALUE --multirun --cfg --config-dir --hydra-help fomaml meta_batch: eval:",
     "eval": "usage: metarun eval run=PATH --run PATH --checkpoint best|last eval.norm data_root",
+    "adapt": "usage: metarun adapt run=PATH support=DIR out=MODEL --checkpoint algo.eval_inner_steps device",
+    "predict": "usage: metarun predict model=MODEL|run=PATH images=DIR|FILES --out CSV eval.norm truth _confusion.csv",
     "report": "usage: metarun report PATH --out DIR out=DIR table.md table.csv table.png",
     "check": "usage: metarun check --algo NAME,NAME --device auto|cpu|cuda algo=NAME,NAME float64",
     "bench": "usage: metarun bench KEY=VALUE --compare reference --seconds S --json FILE json=FILE",
