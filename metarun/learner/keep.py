@@ -51,7 +51,8 @@ def reopened(path: Path, overrides: list[str]) -> Adapted:
     missing = held(network).keys() ^ values.keys()
     if missing:
         raise UserError(f"{path}: does not fit this version of the network: {', '.join(sorted(missing)[:3])}")
-    x, y = content["support_x"][None].to(setup.device), content["support_y"][None].to(setup.device)
+    x, y = (content[name][None].to(setup.device) for name in ("support_x", "support_y"))
+    x = x.float() / 255 if x.dtype is torch.uint8 else x
     return Adapted(
         setup=setup,
         record=record,

@@ -27,8 +27,8 @@ def contact_sheet(adapted: Adapted, found: Predictions) -> Figure:
     order = np.argsort(found.probabilities.max(1), kind="stable")[:SHOWN].tolist()
     classes = found.classes[:ROWS]
     below = -(-len(order) // COLUMNS)
-    figure = Figure(figsize=(1.1 * COLUMNS + 1, 1.1 * len(classes) + 1.4 * below + 0.4))
-    heights = [1.0] * len(classes) + [1.3] * below
+    figure = Figure(figsize=(1.1 * COLUMNS + 1, 1.1 * len(classes) + 1.7 * below + 0.4))
+    heights = [1.0] * len(classes) + [1.6] * below
     grid = figure.subplots(len(heights), COLUMNS, squeeze=False, gridspec_kw={"height_ratios": heights})
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
@@ -44,11 +44,17 @@ def contact_sheet(adapted: Adapted, found: Predictions) -> Figure:
         label, chance = found.labels[i], found.probabilities[i].max()
         frame = "0.7" if picture.truth is None else GOOD if picture.truth == found.classes[label] else BAD
         framed(axes, torch.tensor(picture.pixels).float() / 255, 0, 1, ink, frame, 2)
-        said = f"{short_name(picture.path.name)}\n{short_name(found.classes[label])} {100 * chance:.0f} %"
+        said = f"{_in_a_line(picture.path.name)}\n{_in_a_line(found.classes[label])} {100 * chance:.0f} %"
         axes.set_xlabel(said, fontsize=6, parse_math=False)
     if len(order):
         grid[len(classes), 0].set_title("least certain", fontsize=8, loc="left")
     return figure
+
+
+def _in_a_line(name: str) -> str:
+    """A name in at most 18 letters, the end of a longer one, where files differ."""
+    printable = short_name(name) if len(name) <= 11 else "".join(c if c.isprintable() else "?" for c in name)
+    return printable if len(printable) <= 18 else f"…{printable[-17:]}"
 
 
 def confusion(found: Predictions) -> Figure:
