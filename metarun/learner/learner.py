@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from metarun.algorithms.base import MOST_INNER_STEPS
 from metarun.core import rng
+from metarun.core.batch_norm import Norm
 from metarun.core.episode import Episode
 from metarun.core.meta import Meta
 from metarun.core.objective import Supervised, supervised
@@ -84,6 +85,7 @@ class Learner:
             )
         steps = self.setup.experiment.algo.eval_inner_steps if steps is None else steps
         require_count("steps", steps, 0, MOST_INNER_STEPS)
+        Norm.support.members(self.setup.mixing)  # refuses a network that cannot use the support set's statistics
         problem, task, classes = self._tasks(inputs, y, batched)
         given = x if isinstance(x, list | tuple) else [x]
         module = self.setup.module
