@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from metarun.learner.predict import Predictions
 
 NORM = "eval.norm="
+BESIDE = (".png", "_confusion.csv", "_confusion.png")  # ends of the names of what is written beside the CSV file
 
 
 def parser(add: Callable[..., Parser]) -> None:
@@ -65,11 +66,12 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
     out = user_path(given.out)
     require_file(out, given.out)
     norm = _norm([word for word in words if word.startswith(NORM)])
-    pictures.find(places, ())  # before minutes of adapting
+    own = [_named(out, ending) for ending in BESIDE]
+    pictures.find(places, (), own)  # before minutes of adapting
     adapted = _adapted(given, [word for word in words if not word.startswith(NORM)])
     dataset = adapted.setup.experiment.dataset
     with adapted.setup.experiment.device.applied():
-        found_files = pictures.find(places, [str(name) for name in adapted.classes or ()])
+        found_files = pictures.find(places, [str(name) for name in adapted.classes or ()], own)
         read = pictures.read(found_files, dataset, set(adapted.digests))
         found = predict.predicted(adapted, read, norm)
     predict.write(found, out)
@@ -78,7 +80,7 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
     print(f"written: {', '.join(map(str, written))}")
     if found.unreadable:
         first = found.unreadable[0]
-        said = f"{len(found.unreadable)} of {len(read)} pictures are unreadable: {first.path} ({first.reason})"
+        said = f"{len(found.unreadable)} of {len(read)} pictures could not be read: {first.path} ({first.reason})"
         print(f"metarun: {one_line(said)}{', ...' if len(found.unreadable) > 1 else ''}", file=sys.stderr)
     return 1 if found.unreadable else 0
 
@@ -116,13 +118,14 @@ def _beside(adapted: Adapted, found: Predictions, out: Path) -> list[Path]:
     from metarun.learner import predict, sheet
     from metarun.results.axes import save
 
-    def named(ending: str) -> Path:
-        return out.with_name(out.stem + ending)
+    sheets, counts, shares = (_named(out, ending) for ending in BESIDE)
+    save(sheet.contact_sheet(adapted, found), sheets)
+    if not found.tested:
+        return [sheets]
+    predict.write_confusion(found, counts)
+    save(sheet.confusion(found), shares)
+    return [sheets, counts, shares]
 
-    written = [named(".png")]
-    save(sheet.contact_sheet(adapted, found), written[0])
-    if found.tested:
-        written += [named("_confusion.csv"), named("_confusion.png")]
-        predict.write_confusion(found, written[1])
-        save(sheet.confusion(found), written[2])
-    return written
+
+def _named(out: Path, ending: str) -> Path:
+    return out.with_name(out.stem + ending)

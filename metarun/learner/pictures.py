@@ -36,7 +36,7 @@ class Picture:
     of_support: bool
 
 
-def find(places: Collection[str], classes: Collection[str]) -> dict[Path, str | None]:
+def find(places: Collection[str], classes: Collection[str], own: Collection[Path] = ()) -> dict[Path, str | None]:
     """Find picture files, sorted in each folder.
 
     Args:
@@ -44,6 +44,7 @@ def find(places: Collection[str], classes: Collection[str]) -> dict[Path, str | 
             ``photos/*.jpg``.
         classes: names of classes. In a folder that is searched, a folder of such a name states the class of what is
             in it, the innermost one where there are several.
+        own: files to leave out, which an earlier prediction may have written.
 
     Returns:
         File -> its class, or None.
@@ -52,6 +53,7 @@ def find(places: Collection[str], classes: Collection[str]) -> dict[Path, str | 
         UserError: a place does not exist, or there is no picture at all.
     """
     found: dict[Path, str | None] = {}
+    left_out = {path.resolve() for path in own}
     for place in places:
         given = Path(place).expanduser()
         matching = [given] if given.exists() else [Path(path) for path in sorted(glob.glob(str(given)))]
@@ -60,6 +62,8 @@ def find(places: Collection[str], classes: Collection[str]) -> dict[Path, str | 
         for path in matching:
             for file in _inside(path) if path.is_dir() else [path]:
                 above = file.relative_to(path).parts[:-1] if path.is_dir() else ()
+                if file.resolve() in left_out:
+                    continue
                 found.setdefault(file, next((name for name in reversed(above) if name in classes), None))
     if not found:
         raise UserError(f"images={', '.join(places)}: has no picture ({', '.join(SUFFIXES)})")

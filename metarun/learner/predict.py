@@ -117,14 +117,14 @@ def write_confusion(found: Predictions, path: Path) -> None:
 
 def summary(adapted: Adapted, found: Predictions, norm: Norm) -> str:
     """Describe in a few lines what was predicted, how, and how well where the truth is known."""
-    count, way = len(adapted.support.support_y[0]), len(found.classes)
+    count, way, names = len(adapted.support.support_y[0]), len(found.classes), adapted.record.names
     statistics = "" if adapted.setup.mixing is Mixing.none else f", norm {norm_in_words(norm)}"
     lines = [
         f"{len(found.pictures)} pictures, {way} classes; adapted to {count} support pictures in {adapted.steps} inner "
-        f"steps from {adapted.run}{statistics}"
+        f"steps from {adapted.run} ({names['algo']}, {names['model']}){statistics}"
     ]
     if known := sum(picture.of_support for picture in found.pictures):
-        lines.append(f"{known} pictures are in the support set; they are predicted, and count for no accuracy")
+        lines.append(f"{known} of them in the support set: predicted, and not counted in an accuracy")
     if tested := found.tested:
         right = sum(true == guess for true, guess in tested)
         low, high = wilson(right, len(tested))

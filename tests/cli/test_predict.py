@@ -67,7 +67,7 @@ def test_unreadable_pictures_are_rows_and_a_status(here: Path, capsys: pytest.Ca
     assert cli.main(words.split()) == 1
     out, err = capsys.readouterr()
     assert "accuracy" not in out and err.count("\n") == 1
-    assert "1 of 2 pictures are unreadable: new/bee/broken.png (no image that Pillow knows)" in err
+    assert "1 of 2 pictures could not be read: new/bee/broken.png (no image that Pillow knows)" in err
     rows = list(csv.DictReader((here / "out.csv").read_text().splitlines()))
     assert rows[1]["label"] == "" and rows[1]["reason"] == "unreadable: no image that Pillow knows"
     assert cli.main(["predict", "run=run", "support=known", "new/bee/broken.png", "device=cpu"]) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,20 @@ def test_train_and_load_as_in_a_notebook(tmp_path: Path) -> None:
         metarun.train(["algo=mamll"])
     with pytest.raises(UserError, match="is no run folder"):
         metarun.load(tmp_path)
+
+
+@pytest.mark.full
+def test_the_page_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs/api.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.S)
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(block, names)
+    out = capsys.readouterr().out
+    assert len(blocks) == 4 and "['ant', 'bee', 'cat', 'dog', 'eel']" in out and "torch.Size([2, 3, 5])" in out
 
 
 def test_folders_of_older_versions_are_loaded(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_folder_adapts_and_pictures_are_predicted_and_tested(learner: Learner,
     said = predict.summary(adapted, predicted, Norm.support)
     assert f"accuracy: {100 * right / 16:.2f} %, 95 % interval {100 * low:.2f} to {100 * high:.2f}" in said
     assert "norm support" in said and "of the 16 in folders named like classes" in said
-    assert "1 pictures are in the support set" in said
+    assert "1 of them in the support set" in said
 
 
 def test_few_pictures_have_no_statistics_of_their_own(learner: Learner, photos: Path) -> None:
@@ -110,6 +110,7 @@ def test_pictures_are_found_where_they_lie(photos: Path) -> None:
     assert list(pictures.find([str(photos / "new/ant")], ["ant"])) == sorted((photos / "new/ant").glob("[!.]*.png"))
     twice = pictures.find([str(photos / "new"), str(photos / "new/ant/0.png")], ["ant"])
     assert len(twice) == len(found)
+    assert len(pictures.find([str(photos / "new")], [], [photos / "new/ant/0.png"])) == len(found) - 1
     (photos / "empty").mkdir()
     for place, said in (("empty", "has no picture"), ("nowhere", "there is no such file or folder")):
         with pytest.raises(UserError, match=said):
