@@ -36,6 +36,7 @@ class Algorithm(OuterSettings, abc.ABC):
         training_shot_keys: keys that ``training_shots`` depends on, for messages.
         of_training: fields that evaluation does not read; a subclass lists only those that it adds.
         fixed: keys of the configuration that the method sets itself.
+        equal_shots: whether a support set must have equally many examples of each class.
         inner_steps: inner steps S in meta-training.
         eval_inner_steps: inner steps in validation and test; results are reported for 0 to this number of steps.
     """
@@ -45,6 +46,7 @@ class Algorithm(OuterSettings, abc.ABC):
     training_shot_keys: ClassVar[str] = "shot or query"
     of_training: ClassVar[tuple[str, ...]] = ("inner_steps", *(field.name for field in fields(OuterSettings)))
     fixed: ClassVar[tuple[str, ...]] = ()
+    equal_shots: ClassVar[bool] = False
     inner_steps: int
     eval_inner_steps: int
 
@@ -78,6 +80,10 @@ class Algorithm(OuterSettings, abc.ABC):
 
     def descends_query_loss(self) -> bool:
         """Whether the meta-gradient is that of the query loss after ``inner_steps``, exactly or to first order."""
+        return False
+
+    def any_way(self, problem: Problem) -> bool:
+        """Whether a task may have another number of classes than the head of the network, since it gets its own."""
         return False
 
     def at(self, progress: float) -> Algorithm:

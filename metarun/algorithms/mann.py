@@ -52,6 +52,7 @@ class MANN(Algorithm):
     """
 
     training_shot_keys: ClassVar[str] = "algo.inner_steps"
+    equal_shots: ClassVar[bool] = True
     slots: int
     measure: Measure
 

@@ -63,6 +63,9 @@ class Pretrain(GradientDescent):
             return False
         return not supervised(problem, "algo=pretrain").fixed_labels
 
+    def any_way(self, problem: Problem) -> bool:
+        return self.new_head(problem)
+
     def descends_query_loss(self) -> bool:
         return True
 

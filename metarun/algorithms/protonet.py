@@ -43,6 +43,9 @@ class ProtoNet(Algorithm):
     def check_problem(self, problem: Problem, params: Params) -> None:
         one_output_a_class(problem, "algo=protonet")
 
+    def any_way(self, problem: Problem) -> bool:
+        return True
+
     def inner(self, problem: Problem, task: Any, *, training: bool) -> Inner:
         tasks, x, y = one_output_a_class(problem, "algo=protonet"), task.support_x, task.support_y
         way = tasks.outputs

@@ -5,16 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from metarun.cli.parser import Parser
 from metarun.engine.ranks import Ranks
-from metarun.errors import UserError, did_you_mean
-
-if TYPE_CHECKING:
-    from metarun.runs.experiment import Experiment
-    from metarun.runs.record import Record
+from metarun.errors import UserError
 
 
 def parser(add: Callable[..., Parser]) -> None:
@@ -37,40 +31,14 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
     """Test a checkpoint and write the result. Returns the exit status."""
     if given.run is None:
         raise UserError("run: has no value, and needs one: metarun eval run=outputs/RUN")
+    from metarun.config.earlier import opened
     from metarun.config.overrides import as_typed
     from metarun.files import user_path
-    from metarun.runs import checkpoint
-    from metarun.runs.experiment import Select
     from metarun.runs.load import evaluate_run
-    from metarun.runs.record import Record
 
-    which, known = given.checkpoint, Select.__members__
-    if which and which not in known:
-        raise UserError(f"checkpoint={which}: must be one of {', '.join(known)}{did_you_mean(which, known)}")
-    overrides = as_typed(given.words)
     run_dir = user_path(given.run)
-    record = Record.read(run_dir)
-    if record is None:
-        raise UserError(f"run={run_dir}: is no run folder (no config.json)")
-    if which and checkpoint.selected(run_dir):  # else both are the last parameters, as the run has them
-        record = record.tested_on(which)
-    experiment, record = _reopened(run_dir, record, overrides)
-    chosen = [f"checkpoint={which}"] if which else []
+    experiment, record = opened(run_dir, given.checkpoint, as_typed(given.words))
+    chosen = [f"checkpoint={given.checkpoint}"] if given.checkpoint else []
     record = replace(record, command=["eval", f"run={given.run}", *chosen, *given.words])
     evaluate_run(run_dir, experiment, record, experiment.eval.select, ranks)
     return 0
-
-
-def _reopened(run_dir: Path, record: Record, overrides: list[str]) -> tuple[Experiment, Record]:
-    """Call ``config.reopen``; an error that the overrides do not cause names the file that it is in."""
-    from metarun import config
-    from metarun.runs.record import CONFIG
-
-    try:
-        return config.reopen(record, overrides)
-    except UserError:
-        try:
-            config.reopen(record, [])
-        except UserError as error:
-            raise UserError(f"{run_dir / CONFIG}: {error}") from None
-        raise

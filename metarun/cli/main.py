@@ -28,6 +28,10 @@ metarun: one bench for gradient-based meta-learning
                      metarun train -m algo=maml,reptile seed=0,1,2      (a sweep)
   metarun eval     test a run's checkpoint again, under another protocol
                      metarun eval run=outputs/RUN eval.norm=all eval.tasks=1000
+  metarun adapt    adapt a run to a few pictures of your own classes, and keep the result in one file
+                     metarun adapt run=outputs/RUN support=photos/known out=MODEL
+  metarun predict  classify pictures with it
+                     metarun predict model=MODEL images=photos/new
   metarun report   one table (Markdown, CSV and a page to look at) of any number of runs
                      metarun report outputs/
   metarun track    send runs, or the rest of them, to Comet, TensorBoard, W&B or MLflow
@@ -40,10 +44,11 @@ metarun: one bench for gradient-based meta-learning
                      metarun reproduce sinusoid
 
 metarun COMMAND --help says more. --debug (or HYDRA_FULL_ERROR=1) shows the traceback of an error.
-Exit status: 0 done, 1 a file that cannot be written, a wrong meta-gradient or a rank that is gone, 2 input that cannot
-be used or does not fit into memory, 3 numbers no longer finite, 130/143 stopped by a signal.
+Exit status: 0 done, 1 a file that cannot be written, a picture that cannot be read, a wrong meta-gradient or a rank
+that is gone, 2 input that cannot be used or does not fit into memory, 3 numbers no longer finite, 130/143 stopped by
+a signal.
 """
-COMMANDS = ("train", "eval", "report", "track", "check", "bench", "reproduce")  # each a file beside this one
+COMMANDS = ("train", "eval", "adapt", "predict", "report", "track", "check", "bench", "reproduce")  # a file each
 ON_RANKS = ("train", "eval")  # commands that torchrun may start
 
 

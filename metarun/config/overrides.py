@@ -56,8 +56,10 @@ def _quoted(word: str, multirun: bool) -> str:
 
 
 def as_command(words: Iterable[str]) -> list[str]:
-    """Return the words as reports show them: paths as they may be typed (the inverse of ``as_typed``), and no trackers,
-    which are no part of a run and whose addresses may have a password in them."""
+    """Return the words as reports show them: paths as they may be typed, the inverse of ``as_typed``, and no trackers.
+
+    Trackers are no part of a run, and their addresses may have a password in them.
+    """
     shown = []
     for word in words:
         if re.match(r"[+~]*tracker\b", word):

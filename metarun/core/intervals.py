@@ -25,6 +25,24 @@ def mean_and_interval(values: Tensor) -> tuple[float, float]:
     return values.mean().item(), half.item()
 
 
+def wilson(right: int, of: int) -> tuple[float, float]:
+    """Compute Wilson's 95 % interval of a share, which is sound for few examples and for shares near 0 or 1.
+
+    Args:
+        right: number of right answers.
+        of: number of answers, at least 1.
+
+    Returns:
+        (low, high), both 0..1.
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    """
+    z, share = 1.96, right / of
+    centre, half = share + z**2 / (2 * of), z * math.sqrt(share * (1 - share) / of + z**2 / (4 * of**2))
+    low, high = ((centre + side * half) / (1 + z**2 / of) for side in (-1, 1))
+    return max(0.0, low), min(1.0, high)
+
+
 @dataclass(frozen=True)
 class Estimate:
     """Estimate of a metric's mean over tasks.

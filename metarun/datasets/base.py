@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -176,9 +177,28 @@ class Dataset(abc.ABC):
         return 1
 
     @property
+    def fixed_labels(self) -> bool:
+        """Whether an output stands for the same class in every task, known before the data are loaded."""
+        return self.binary or not self.has_way
+
+    @property
     def ink(self) -> bool:
         """Whether grey values are amounts of ink, so that figures show 1 as black; else 1 is white."""
         return False
+
+    def picture(self, path: Path) -> np.ndarray:
+        """Read a user's image file as the files of this data set are read, uint8 [C, H, W].
+
+        Raises:
+            UserError: the file cannot be read; or the examples of this data set are no images.
+        """
+        module = type(self).__module__.rpartition(".")[2]
+        raise UserError(f"dataset={module}: its examples are no image files")
+
+    @classmethod
+    def has_pictures(cls) -> bool:
+        """Whether examples are images of 8 bits a channel, which ``picture`` reads."""
+        return cls.picture is not Dataset.picture
 
     def kind(self, way: int, shot: int) -> str:
         """Return what a task is, in words: ``5-way 1-shot``."""

@@ -18,6 +18,7 @@ class Generated(Tasks):
 
     def __init__(self, dataset: Dataset, device: torch.device):
         self.has_way, self.binary, self.device = dataset.has_way, dataset.binary, device
+        self.fixed_labels = dataset.fixed_labels
         self.input_shape = dataset.input_shape
         self.stamp = {"split": "generated"}
 
@@ -33,7 +34,7 @@ class Generated(Tasks):
     def problem(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Supervised:
         if self.binary:
             return binary(forward)
-        return classification(forward, way) if self.has_way else regression(forward)
+        return classification(forward, way, self.fixed_labels) if self.has_way else regression(forward)
 
     def sample(self, split: Split, seed: int, indices: range, way: int, shot: int, query: int) -> Episode:
         generator = torch.Generator(self.device).manual_seed(seed + indices.start)

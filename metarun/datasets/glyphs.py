@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, features
 
 from metarun.datasets.base import Dataset, Split, Tasks, cut
+from metarun.datasets.imagefile import read, shown, square_of
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.files import cached_arrays
 
@@ -43,6 +44,11 @@ class Glyphs(Dataset):
     @property
     def ink(self) -> bool:
         return True
+
+    def picture(self, path: Path) -> np.ndarray:
+        """Read an image file of a dark letter on white."""
+        square = square_of(read(path, shown).convert("L"))
+        return 255 - np.asarray(square.resize((SIDE, SIDE), Image.Resampling.LANCZOS))[None]
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         drawn_by = metadata.version("matplotlib"), features.version("freetype2")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from metarun.datasets.base import Dataset, Split, Tasks, cut
 from metarun.datasets.class_folders import Classes, digest, find, fingerprint, parts
-from metarun.datasets.imagefile import Unreadable, read, shown
+from metarun.datasets.imagefile import Unreadable, read, shown, square_of
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import UserError, require, require_count
 from metarun.files import cached_arrays, user_path
@@ -96,6 +96,13 @@ class ImageFolder(Dataset):
     @property
     def input_shape(self) -> tuple[int, ...]:
         return 1 if self.grey else 3, self.size, self.size
+
+    @property
+    def fixed_labels(self) -> bool:
+        return self.split.of_images
+
+    def picture(self, path: Path) -> np.ndarray:
+        return pixels(path, self.size, self.grey, self.white)
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         root = data_root / user_path(self.path)
@@ -259,16 +266,20 @@ def prepared(classes: Classes, size: int, grey: bool, white: float | None) -> di
         warnings.simplefilter("ignore")  # Pillow warns of irregular files that it can read
         for name, path in progress_bar(files, desc="preparing image_folder", unit="image", leave=True):
             try:
-                square = read(path, lambda image: centre_square(image, size, white))
+                images[done] = pixels(path, size, grey, white)
             except Unreadable as error:
                 unreadable.setdefault(name, {})[path.name] = error.reason
                 continue
-            pixels = np.asarray(square.convert("L" if grey else "RGB"))
-            images[done] = pixels if grey else pixels.transpose(2, 0, 1)
             done += 1
     images = images[:done]
     digest = hashlib.sha256(images.data).hexdigest()[:16]
     return {"images": images, "unreadable": np.array(json.dumps(unreadable)), "sha256": np.array(digest)}
+
+
+def pixels(path: Path, size: int, grey: bool, white: float | None) -> np.ndarray:
+    """Read one image file, uint8 [3 or 1, size, size]; arguments as for ``prepared``."""
+    square = np.asarray(read(path, lambda image: centre_square(image, size, white)).convert("L" if grey else "RGB"))
+    return square[None] if grey else square.transpose(2, 0, 1)
 
 
 def centre_square(image: Image.Image, size: int, white: float | None = None) -> Image.Image:
@@ -282,8 +293,4 @@ def centre_square(image: Image.Image, size: int, white: float | None = None) -> 
     Raises:
         ValueError: see ``imagefile.shown``.
     """
-    image = shown(image, white)
-    side = min(image.size)
-    left, top = ((whole - side) // 2 for whole in image.size)
-    square = image.crop((left, top, left + side, top + side))
-    return square.resize((size, size), Image.Resampling.LANCZOS)
+    return square_of(shown(image, white)).resize((size, size), Image.Resampling.LANCZOS)

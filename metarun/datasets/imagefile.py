@@ -53,6 +53,13 @@ def read(path: Path, convert: Callable[[Image.Image], Image.Image]) -> Image.Ima
         raise Unreadable(path, " ".join(str(error).split()) or type(error).__name__) from error
 
 
+def square_of(image: Image.Image) -> Image.Image:
+    """Cut an image to the square in its middle."""
+    side = min(image.size)
+    left, top = ((whole - side) // 2 for whole in image.size)
+    return image.crop((left, top, left + side, top + side))
+
+
 def shown(image: Image.Image, white: float | None = None, upright: bool = True) -> Image.Image:
     """Convert an image to RGB as a viewer shows it: transparent parts on white, the first frame of an animation.
 

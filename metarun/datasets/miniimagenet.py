@@ -45,7 +45,7 @@ Arrays = dict[str, list[np.ndarray]]  # the same, uint8 [H, W, 3] each
 
 
 class Filter(enum.Enum):
-    """Filter that resizes an image to a square; images that already have the size are not changed.
+    """Filter that resizes an image to a square.
 
     MAML's code uses lanczos. The code published with Reptile uses Pillow's default filter, which is bicubic from Pillow
     7 on and was nearest before.
@@ -56,8 +56,8 @@ class Filter(enum.Enum):
     nearest = "nearest"
 
     def apply(self, image: Image.Image, size: int) -> Image.Image:
-        """Resize an image to ``size`` pixels a side."""
-        return image.resize((size, size), Image.Resampling[self.name.upper()])
+        """Resize an image to ``size`` pixels a side; one that already has the size is not changed."""
+        return image if image.size == (size, size) else image.resize((size, size), Image.Resampling[self.name.upper()])
 
 
 @dataclass(kw_only=True, slots=True)
@@ -73,6 +73,9 @@ class MiniImageNet(Dataset):
     @property
     def input_shape(self) -> tuple[int, ...]:
         return 3, self.size, self.size
+
+    def picture(self, path: Path) -> np.ndarray:
+        return np.asarray(self.resize.apply(read(path, _in_colour), self.size)).transpose(2, 0, 1)
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         source = find(data_root)
@@ -156,8 +159,8 @@ def prepared(source: Source, size: int, resize: Filter) -> dict[str, np.ndarray]
     for c, (_, members) in enumerate(progress_bar(every, desc="preparing mini-imagenet", unit="class", leave=True)):
         for i, member in enumerate(members):
             image = read(member, _in_colour) if isinstance(member, Path) else Image.fromarray(member)
-            if image.size != (size, size):
-                image, resized = resize.apply(image, size), True
+            resized |= image.size != (size, size)
+            image = resize.apply(image, size)
             images[c, i] = np.asarray(image).transpose(2, 0, 1)
     listed = published_split()
     ravi = source.layout == NUMBERED or all(set(classes[split]) <= set(listed[split]) for split in Split)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from metarun.compat.torchvision import impatient, nothing_left, torchvision
 from metarun.datasets.base import Dataset, Split, Tasks, first_that_works
+from metarun.datasets.imagefile import read, shown, square_of
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import require_count
 from metarun.files import cache_dir, cached_arrays
@@ -50,8 +51,17 @@ class MNIST(Dataset):
         return 1, self.size, self.size
 
     @property
+    def fixed_labels(self) -> bool:
+        return self.split is NamedSplit.images
+
+    @property
     def ink(self) -> bool:
         return True
+
+    def picture(self, path: Path) -> np.ndarray:
+        """Read an image file of light strokes on black, as MNIST's images are."""
+        square = square_of(read(path, shown).convert("L"))
+        return _resized(np.asarray(square), self.size)[None]
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         images, digits = prepared(data_root, self.size)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from metarun.compat.torchvision import impatient, nothing_left, torchvision
 from metarun.datasets.base import Dataset, Split, Tasks, first_that_works
-from metarun.datasets.imagefile import shown
+from metarun.datasets.imagefile import read, shown, square_of
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import require
 from metarun.files import cache_dir, cached_arrays
@@ -94,6 +94,13 @@ class Omniglot(Dataset):
     @property
     def ink(self) -> bool:
         return self.invert
+
+    def picture(self, path: Path) -> np.ndarray:
+        page = square_of(read(path, shown).convert("L"))
+        if self.resize is Resize.nearest:
+            page = page.point(lambda grey: 255 * (grey >= 128), "1")  # as the files of this data set
+        drawn = np.asarray(self.resize.apply(page, self.size).convert("L"))[None]
+        return 255 - drawn if self.invert else drawn
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         images = prepared(data_root, self.size, self.resize)

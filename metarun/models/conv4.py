@@ -99,11 +99,16 @@ class Conv4(Model):
 
 
 class Block(nn.Sequential):
-    """Convolution, then batch norm, ReLU and pooling as one operation (ops.py)."""
+    """Convolution, then batch norm, ReLU and pooling as one operation (ops.py).
+
+    Where batch norm has statistics of its own, as in a frozen network, the four run one after another.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         conv, norm, _, pool = self
         assert isinstance(norm, nn.BatchNorm2d)
+        if norm.running_mean is not None:  # the one operation would use those of the batch
+            return super().forward(x)
         pooled = isinstance(pool, nn.MaxPool2d) and not pool.ceil_mode
         x = norm_relu_pool(conv(x), norm.weight, norm.bias, norm.eps, True, pooled)
         return x if pooled else pool(x)

@@ -82,16 +82,16 @@ def images(episodes: Episode, outputs: Tensor, ink: bool = False, names: Names |
             support = (episodes.support_y[t] == label).nonzero()[:shot, 0].tolist()
             queries = (episodes.query_y[t] == label).nonzero()[:query, 0].tolist()
             for column, at in enumerate(support):
-                _image(grid[row, t * wide + column], episodes.support_x[t, at], low, high, ink, "0.7")
+                framed(grid[row, t * wide + column], episodes.support_x[t, at], low, high, ink, "0.7")
             for column, at in enumerate(queries, shot):
                 axes, right = grid[row, t * wide + column], int(guess[t, at]) == label
-                _image(axes, episodes.query_x[t, at], low, high, ink, GOOD if right else BAD, 2.5)
+                framed(axes, episodes.query_x[t, at], low, high, ink, GOOD if right else BAD, 2.5)
                 if not right:
                     wrong = "none" if guess[t, at] < 0 else str(int(guess[t, at]))
                     said = axes.text(0.91, 0.1, wrong, color=BAD, fontsize=8, ha="right", transform=axes.transAxes)
                     said.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8})
                     said.set_zorder(2.4)  # above the image, below the frame
-            called = _short(f"{label}: {names[t][label]}") if names else str(label)
+            called = short_name(f"{label}: {names[t][label]}") if names else str(label)
             size = 8 if len(called) < 8 else 5
             grid[row, t * wide].set_ylabel(called, fontsize=size, rotation=0, va="center", ha="right", parse_math=False)
         grid[0, t * wide].set_title("support", fontsize=7)
@@ -99,7 +99,7 @@ def images(episodes: Episode, outputs: Tensor, ink: bool = False, names: Names |
     return figure
 
 
-def _image(axes: Axes, x: Tensor, low: float, high: float, ink: bool, frame: str, width: float = 1) -> None:
+def framed(axes: Axes, x: Tensor, low: float, high: float, ink: bool, frame: str, width: float = 1) -> None:
     """Draw one image [C, H, W] with values low..high, in a frame."""
     axes.axis("on")
     scaled = ((x.detach().cpu() - low) / (high - low or 1)).permute(1, 2, 0).squeeze(-1)
@@ -108,7 +108,7 @@ def _image(axes: Axes, x: Tensor, low: float, high: float, ink: bool, frame: str
         spine.set(color=frame, linewidth=width)
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     """Break a name into at most three lines that fit between two tasks."""
     printable = "".join(c if c.isprintable() and not 0xD800 <= ord(c) < 0xE000 else "?" for c in name)
     lines = textwrap.wrap(printable, 11)

@@ -111,9 +111,9 @@ def save(run_dir: Path, state: TrainState, training: dict[str, Any] | None = Non
         "selection": None if chosen is None else best,
     }
     whose = {"training": training} if training else {}
-    data = _encode({**content, **whose})
+    data = encode({**content, **whose})
     if chosen is not None:
-        write_atomic(target / BEST, _encode({**best, **whose}))
+        write_atomic(target / BEST, encode({**best, **whose}))
     write_atomic(target / LAST, data, keep_old=target / PREVIOUS)
     return target / LAST
 
@@ -174,7 +174,8 @@ def read(path: Path, owner: Owner | None = None) -> dict[str, Any]:
     return content
 
 
-def _encode(content: dict[str, Any]) -> bytes:
+def encode(content: dict[str, Any]) -> bytes:
+    """Return the bytes of a file that ``read`` reads: plain values and tensors, with a checksum."""
     buffer = io.BytesIO()  # not a path: torch writes the file's name into the file
     torch.save(_plain({"format": FORMAT, "sha256": _digest(content), "content": content}), buffer)
     return buffer.getvalue()

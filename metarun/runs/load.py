@@ -44,7 +44,7 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
         before = Record.read(run_dir)
         learned = before.data.get("learned") if before and before.data else None
         setup = ranks.together(lambda: build(experiment, testing=True, ranks=ranks, learned=learned))
-        content = ranks.on_first(lambda: _trained(run_dir, which, setup))
+        content = ranks.on_first(lambda: trained(run_dir, which, setup))
         _refuse_other_step_size(content["meta"], run_dir, record)
         _refuse_seen_classes(run_dir, record, setup, content)
         ranks.on_first(lambda: preflight(setup, training=False))
@@ -62,10 +62,19 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
     return out
 
 
-def _trained(run_dir: Path, which: Select, setup: Setup) -> dict[str, Any]:
-    """Load a run's meta-parameters: {"meta", "step"}, and "value" and "ci95" where validation selected them.
+def trained(run_dir: Path, which: Select, setup: Setup) -> dict[str, Any]:
+    """Load a run's meta-parameters.
 
-    Raises ``UserError`` where they belong to another run or another network.
+    Args:
+        run_dir: the run folder.
+        which: the parameters selected on validation, or the last ones.
+        setup: the experiment's parts, to which the parameters must belong.
+
+    Returns:
+        {"meta", "step"}, and "value" and "ci95" where validation selected them; tensors are on the CPU.
+
+    Raises:
+        UserError: there is no checkpoint, or it belongs to another run or another network.
     """
     before = Record.read(run_dir)
     owner = Owner.of(setup, before.training() if before else None)

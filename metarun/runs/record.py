@@ -95,6 +95,19 @@ class Record:
         data = read_file(path)
         if data is None:
             return None
+        return Record.of(data, path)
+
+    @staticmethod
+    def of(data: bytes | str, path: Path) -> Record:
+        """Make the record of a JSON text.
+
+        Args:
+            data: the text.
+            path: the file that it is from, for messages.
+
+        Raises:
+            UserError: it is damaged, or was changed after it was written.
+        """
         try:
             content = json.loads(data)
             whole = "sha256" not in content or sealed(content) == content

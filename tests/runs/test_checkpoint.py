@@ -195,7 +195,7 @@ def doors() -> Callable[[Path, str], list[Callable[[], object]]]:
     def of(run_dir: Path, file: str) -> list[Callable[[], object]]:
         which = Select.best if file == checkpoint.BEST else Select.last
         training = lambda: loop.train(bench, run_dir, StopSignals(), record.training())  # noqa: E731
-        testing = lambda: load._trained(run_dir, which, bench)  # noqa: E731
+        testing = lambda: load.trained(run_dir, which, bench)  # noqa: E731
         return [testing] if file == checkpoint.BEST else [testing, training]
 
     return of
@@ -212,7 +212,7 @@ def test_a_checkpoint_that_is_not_the_runs_own_is_refused_on_both_doors(
     work, said = {**EDITS, **ONLY_LAST}[edit]
     content = checkpoint.read(path)
     work(content)
-    write_atomic(path, checkpoint._encode(content))
+    write_atomic(path, checkpoint.encode(content))
     for door in doors(run_dir, file):
         with pytest.raises(UserError, match=said) as caught:
             door()
@@ -245,7 +245,7 @@ def test_a_checkpoint_of_before_goes_on(trained: Path, tmp_path: Path, capsys: p
         path = checkpoint.folder(run_dir) / name
         content = checkpoint.read(path)
         assert content.pop("training")["seed"] == 0
-        write_atomic(path, checkpoint._encode(content))
+        write_atomic(path, checkpoint.encode(content))
     checkpoint.folder(run_dir).joinpath(checkpoint.LAST).unlink()  # so that a step is left to go
     assert cli.main(["train", *TINY, f"run_dir={run_dir}"]) == 0
     assert cli.main(["eval", f"run={run_dir}"]) == 0
@@ -269,11 +269,11 @@ def test_the_best_parameters_are_found_where_their_file_is_lost(trained: Path, t
     path = checkpoint.folder(run_dir) / checkpoint.LAST
     content = checkpoint.read(path)
     content["selection"] = {**content["selection"], "step": 2, "meta": {k: v + 1 for k, v in content["meta"].items()}}
-    write_atomic(path, checkpoint._encode(content))
+    write_atomic(path, checkpoint.encode(content))
     (checkpoint.folder(run_dir) / checkpoint.BEST).unlink()
     bench = build(config.compose(TINY)[0])
     for which, step in ((Select.best, 2), (Select.last, 3)):
-        found = load._trained(run_dir, which, bench)
+        found = load.trained(run_dir, which, bench)
         assert found["step"] == step and ("value" in found) is (which is Select.best)
 
 

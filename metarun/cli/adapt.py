@@ -1,0 +1,88 @@
+"""``metarun adapt``: adapt a run to pictures of one's own, and keep the result in one file."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from metarun.cli.parser import Parser
+from metarun.engine.ranks import Ranks
+from metarun.errors import UserError, require
+
+if TYPE_CHECKING:
+    from metarun.learner.adapted import Adapted
+
+
+def parser(add: Callable[..., Parser]) -> None:
+    """Add the command to the parser, with ``add`` of its subparsers."""
+    command = add(
+        "adapt",
+        usage="metarun adapt run=PATH support=DIR out=MODEL [checkpoint=best|last] [KEY=VALUE ...]",
+        description="Adapts a run to a support set of your own pictures, a folder for each class, and writes all that\n"
+        "metarun predict needs to the file MODEL. The data that the run was trained on are not needed. Pictures are\n"
+        "read as the run read its own. Keys: algo.eval_inner_steps, algo.inner_lr, device, and others of algo that\n"
+        "a test reads.",
+        epilog="  metarun adapt run=outputs/RUN support=photos/known out=fruit.model algo.eval_inner_steps=10",
+    )
+    command.setting("run", "PATH", "the run's folder")
+    command.setting("support", "DIR", "a folder with a folder of pictures for each class")
+    command.setting("out", "MODEL", "the file to write")
+    command.setting("checkpoint", "best|last", "which parameters to adapt (the run's own choice)")
+
+
+def run(given: argparse.Namespace, ranks: Ranks) -> int:
+    """Adapt and write the file. Returns the exit status."""
+    for name in ("run", "support", "out"):
+        if getattr(given, name) is None:
+            raise UserError(f"{name}: has no value, and needs one: metarun adapt run=PATH support=DIR out=MODEL")
+    from metarun.files import user_path
+
+    out = user_path(given.out)
+    require_file(out, given.out)
+    adapted = adapt(given, given.words)
+    adapted.save(out)
+    classes, count = [str(name) for name in adapted.classes or ()], len(adapted.support.support_y[0])
+    right = int((adapted(adapted.support.support_x[0]).cpu().argmax(-1) == adapted.support.support_y[0].cpu()).sum())
+    named = f"{', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
+    print(
+        f"{len(classes)} classes ({named}), {count} pictures, {adapted.steps} inner steps; "
+        f"of these pictures {right} are recognised\nwritten: {out}"
+    )
+    return 0
+
+
+def adapt(given: argparse.Namespace, words: list[str]) -> Adapted:
+    """Load the run of a command line and adapt it to the support set.
+
+    Args:
+        given: the settings run, support and checkpoint.
+        words: settings of the run to change.
+
+    Raises:
+        UserError: a word is no setting that adapting reads, or run and support set do not fit together.
+    """
+    for word in words:
+        if not word.startswith(("algo.", "device=", "device.")):
+            raise UserError(f"{word}: {given.command} does not read it; of the run's keys it takes algo.* and device")
+    from metarun.config.overrides import as_typed
+    from metarun.files import user_path
+    from metarun.learner.inputs import class_folder
+    from metarun.learner.load import PLAIN, learner
+
+    support = user_path(given.support)
+    class_folder(support)
+    plain = [] if any(word.startswith("device.compile=") for word in words) else [PLAIN]
+    loaded = learner(user_path(given.run), given.checkpoint, as_typed([*words, *plain]))
+    if not loaded.setup.experiment.dataset.has_pictures():
+        name = loaded.record.names["dataset"]
+        raise UserError(f"run={given.run}: dataset={name} has no pictures; metarun.load in Python takes its examples")
+    with loaded.setup.experiment.device.applied():
+        return loaded.adapt(support)
+
+
+def require_file(out: Path, typed: str) -> None:
+    """Raise ``UserError`` unless ``out`` can be written as a file."""
+    fit = out.parent.is_dir() and (out.is_file() or not out.exists())
+    require(fit, "out", typed, "a plain file in an existing folder")

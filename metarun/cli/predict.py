@@ -1,0 +1,131 @@
+"""``metarun predict``: classify picture files with an adapted run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from metarun.cli.adapt import adapt, require_file
+from metarun.cli.parser import Parser
+from metarun.engine.ranks import Ranks
+from metarun.errors import UserError, did_you_mean, one_line, require
+
+if TYPE_CHECKING:
+    from metarun.core.batch_norm import Norm
+    from metarun.learner.adapted import Adapted
+    from metarun.learner.predict import Predictions
+
+NORM = "eval.norm="
+BESIDE = (".png", "_confusion.csv", "_confusion.png")  # ends of the names of what is written beside the CSV file
+
+
+def parser(add: Callable[..., Parser]) -> None:
+    """Add the command to the parser, with ``add`` of its subparsers."""
+    command = add(
+        "predict",
+        usage="metarun predict model=MODEL|run=PATH [support=DIR] images=DIR|FILES [out=CSV] [KEY=VALUE ...]",
+        description="Classifies picture files. The model is what metarun adapt wrote, or a run and a support set to\n"
+        "adapt to first. Each picture is a line of the CSV file: its most probable class, the probability of each\n"
+        "class, or the reason why it cannot be read (then the exit status is 1). Folders in images that are named\n"
+        "like classes state the truth: then there is an accuracy with a 95 % interval and a confusion table. Beside\n"
+        "the CSV file are a contact sheet of the support set and the least certain pictures (.png) and the confusion\n"
+        "table (_confusion.csv, _confusion.png). Batch norm uses the statistics of the support set, so no prediction\n"
+        "depends on other pictures. Keys: eval.norm, algo.eval_inner_steps (with run), device.",
+        epilog="  metarun predict model=fruit.model images=photos/new\n"
+        "  metarun predict run=outputs/RUN support=photos/known images=photos/new out=new.csv\n"
+        "  metarun predict model=fruit.model photos/*.jpg",
+    )
+    command.setting("model", "MODEL", "the file that metarun adapt wrote")
+    command.setting("run", "PATH", "a run's folder, instead of a model")
+    command.setting("support", "DIR", "with run: a folder with a folder of pictures for each class")
+    command.setting("images", "DIR|FILES", "a folder, a file or a pattern; further files may follow as words")
+    command.setting("out", "CSV", "the file to write", default="predictions.csv")
+    command.setting("checkpoint", "best|last", "with run: which parameters to adapt (the run's own choice)")
+
+
+def run(given: argparse.Namespace, ranks: Ranks) -> int:
+    """Predict and write the files. Returns the exit status, 1 if a picture is unreadable."""
+    require((given.model is None) != (given.run is None), "model", given.model, "given, or else run=PATH support=DIR")
+    if given.run is not None and given.support is None:
+        raise UserError(
+            "support: has no value, and run=PATH needs one: a folder with a folder of pictures for each class"
+        )
+    if given.model is not None and (given.support is not None or given.checkpoint is not None):
+        raise UserError("support, checkpoint: model=MODEL is adapted already; they go with run=PATH")
+    files = [word for word in given.words if "=" not in word or Path(word).exists()]
+    words = [word for word in given.words if word not in files]
+    places = [*([given.images] if given.images else []), *files]
+    if not places:
+        raise UserError("images: has no value, and needs one: a folder, a file, or a pattern")
+    from metarun.files import user_path
+    from metarun.learner import pictures, predict
+
+    out = user_path(given.out)
+    require_file(out, given.out)
+    norm = _norm([word for word in words if word.startswith(NORM)])
+    own = [_named(out, ending) for ending in BESIDE]
+    pictures.find(places, (), own)  # before minutes of adapting
+    adapted = _adapted(given, [word for word in words if not word.startswith(NORM)])
+    dataset = adapted.setup.experiment.dataset
+    with adapted.setup.experiment.device.applied():
+        found_files = pictures.find(places, [str(name) for name in adapted.classes or ()], own)
+        read = pictures.read(found_files, dataset, set(adapted.digests))
+        found = predict.predicted(adapted, read, norm)
+    predict.write(found, out)
+    print(predict.summary(adapted, found, norm))
+    written = [out, *_beside(adapted, found, out)]
+    print(f"written: {', '.join(map(str, written))}")
+    if found.unreadable:
+        first = found.unreadable[0]
+        said = f"{len(found.unreadable)} of {len(read)} pictures could not be read: {first.path} ({first.reason})"
+        print(f"metarun: {one_line(said)}{', ...' if len(found.unreadable) > 1 else ''}", file=sys.stderr)
+    return 1 if found.unreadable else 0
+
+
+def _norm(words: list[str]) -> Norm:
+    """The statistics that batch norm uses: the support set's unless ``eval.norm`` says otherwise."""
+    from metarun.core.batch_norm import Norm
+
+    name = words[-1].removeprefix(NORM) if words else Norm.support.name
+    known = [norm.name for norm in Norm if norm is not Norm.all]
+    require(name in known, "eval.norm", name, f"one of {', '.join(known)}{did_you_mean(name, known)}")
+    return Norm[name]
+
+
+def _adapted(given: argparse.Namespace, words: list[str]) -> Adapted:
+    """The model of the command line, or a run adapted to its support set."""
+    if given.run is not None:
+        return adapt(given, words)
+    for word in words:
+        if not word.startswith(("device=", "device.")):
+            raise UserError(f"{word}: a model is adapted already; predict takes eval.norm and device with it")
+    from metarun.files import user_path
+    from metarun.learner.keep import reopened
+    from metarun.learner.load import PLAIN
+
+    plain = [] if any(word.startswith("device.compile=") for word in words) else [PLAIN]
+    adapted = reopened(user_path(given.model), [*words, *plain])
+    if not adapted.setup.experiment.dataset.has_pictures():
+        raise UserError(f"model={given.model}: takes no pictures; metarun.load_adapted in Python takes its examples")
+    return adapted
+
+
+def _beside(adapted: Adapted, found: Predictions, out: Path) -> list[Path]:
+    """Write the figures and the confusion table beside the CSV file, and return their paths."""
+    from metarun.learner import predict, sheet
+    from metarun.results.axes import save
+
+    sheets, counts, shares = (_named(out, ending) for ending in BESIDE)
+    save(sheet.contact_sheet(adapted, found), sheets)
+    if not found.tested:
+        return [sheets]
+    predict.write_confusion(found, counts)
+    save(sheet.confusion(found), shares)
+    return [sheets, counts, shares]
+
+
+def _named(out: Path, ending: str) -> Path:
+    return out.with_name(out.stem + ending)
