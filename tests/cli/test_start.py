@@ -101,6 +101,21 @@ def test_a_setting_is_a_word_or_a_flag(
     assert (tmp_path / "there/table.md").exists()
 
 
+@pytest.mark.filterwarnings("default")
+def test_a_page_that_fails_is_a_warning_behind_the_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finds_nothing: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object) -> str:
+        raise KeyError("some reason")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("metarun.results.index.text", fails)
+    assert cli.main(["report", "."]) == 0
+    out, err = capsys.readouterr()
+    assert out.endswith("written: table.md, .csv and .png\n") and (tmp_path / "table.csv").exists()
+    assert err == "metarun: warning: index.html: not written ('some reason')\n"
+
+
 @pytest.fixture
 def finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("metarun.results.result_file.find", lambda paths: [])

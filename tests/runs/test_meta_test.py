@@ -83,7 +83,7 @@ def start(monkeypatch: pytest.MonkeyPatch, folder: Path, tasks: Tasks, *words: s
     monkeypatch.chdir(folder)
     cpu = torch.device("cpu")
 
-    def made(experiment: Experiment, **options: Any) -> Setup:
+    def made(experiment: Experiment, learned: Any = None, **options: Any) -> Setup:
         return assemble(experiment, tasks, cpu, **options)
 
     monkeypatch.setattr("metarun.runs.run.build", made)
