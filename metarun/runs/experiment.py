@@ -92,6 +92,7 @@ class Experiment:
         algo: the method.
         device: settings of the processor.
         recipe: the published protocol; None: the experiment follows none.
+        init: where the first parameters are taken from (source.py); None: they are random.
     """
 
     way: int
@@ -111,6 +112,7 @@ class Experiment:
     algo: Algorithm
     device: Device
     recipe: Recipe | None = None
+    init: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "checkpoint_every", "log_every"):

@@ -17,7 +17,7 @@ from metarun.runs.folder import finished, fresh
 from metarun.runs.meta_test import Tested
 from metarun.runs.owner import Owner
 from metarun.runs.preflight import preflight
-from metarun.runs.record import Record
+from metarun.runs.record import Record, refuse_seen
 from metarun.runs.setup import Setup, build
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import tuned
@@ -105,6 +105,7 @@ def _refuse_seen_classes(run_dir: Path, asked: Record, setup: Setup, content: di
     chosen = "value" in content or len(setup.experiment.algo.candidates(content["meta"])) > 1
     was, now = (record.values["dataset"] for record in (before, asked))
     held_out.refuse_trained(before.data, was, tested, now, chosen, f"run={run_dir}")
+    refuse_seen(asked, setup.tasks)
     if was == now and (said := held_out.differences(before.data, tested)):
         warnings.warn(f"run={run_dir}: tested on other data than it was trained on ({said})", stacklevel=2)
 

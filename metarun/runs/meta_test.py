@@ -110,6 +110,8 @@ def _result(
     rates = [line["tasks_per_s"] for line in lines if line["split"] == "train" and line.get("tasks_per_s")]
     selected = Selected(rule=tested.rule, step=tested.step, of=x.steps, validation=tested.validation)
     protocol = {**setup.protocol(), "selection": selected.text(trained)}
+    if record.start:
+        protocol["init"] = record.start.stamp()
     for rate in tested.meta.step_sizes.values():
         if rate.ndim == 0:
             protocol["step_size"] = f"{rate.item():g}"

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from metarun.core.outer_settings import ProMP, TrustRegion
+from metarun.datasets.base import Tasks
 from metarun.errors import UserError
 from metarun.files import read_file, write_json
 from metarun.results.result_file import sealed
 from metarun.runs import held_out
 from metarun.runs.experiment import Experiment
 from metarun.runs.held_out import Facts
+from metarun.runs.start import Start
 
 CONFIG = "config.json"
 # keys that do not affect the result: paths, resume policy, and presets, whose values are stored where they are used
-NOT_IDENTITY = ("run_dir", "data_root", "resume", "recipe.reference", "dataset.preset")
+# and where first parameters lie: their checksum counts
+NOT_IDENTITY = ("run_dir", "data_root", "resume", "init", "recipe.reference", "dataset.preset")
 # settings that older run folders lack, by group and module, with the values that those runs used; a new setting of a
 # part belongs here, or runs from before it are refused
 DESCENT = {"eval_later_lr": 1.0}
@@ -38,6 +41,7 @@ class Record:
         values: all settings, nested.
         changed: settings that differ from those of the recipe, where there is one.
         data: description of the data (``held_out.facts``); None in older folders.
+        start: the parameters that the run starts from; None: random ones.
     """
 
     names: dict[str, str]
@@ -45,10 +49,12 @@ class Record:
     values: dict[str, Any]
     changed: list[str] = field(default_factory=list)
     data: Facts | None = None
+    start: Start | None = None
 
     def identity(self) -> dict[str, Any]:
         """Return dotted key -> value of every key that affects the result."""
         chosen: dict[str, Any] = {f"{group} (option)": name for group, name in self.names.items()}
+        chosen |= {"init (sha256)": self.start.sha256[:16]} if self.start else {}
         later = USUAL | _flat({group: LATER.get((group, module), {}) for group, module in self.kinds.items()})
         given = _flat(self.values)
         return chosen | {key: value for key, value in given.items() if key not in later or later[key] != value}
@@ -80,7 +86,9 @@ class Record:
 
     def write(self, run_dir: Path) -> None:
         """Write the record into a run folder, with a checksum."""
-        write_json(run_dir / CONFIG, sealed(vars(self)))
+        started = {"start": self.start.to_json()} if self.start else {}
+        rest = {key: value for key, value in vars(self).items() if key != "start"}
+        write_json(run_dir / CONFIG, sealed({**rest, **started}))
 
     @staticmethod
     def read(run_dir: Path) -> Record | None:
@@ -96,8 +104,10 @@ class Record:
         try:
             content = json.loads(data)
             whole = "sha256" not in content or sealed(content) == content
-            record = Record(**{key: value for key, value in content.items() if key != "sha256"})
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            start = Start.from_json(content["start"]) if content.get("start") else None
+            rest = {key: value for key, value in content.items() if key not in ("sha256", "start")}
+            record = Record(**rest, start=start)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(f"{path}: damaged ({error})") from None
         if not whole:
             raise UserError(f"{path}: was changed after metarun wrote it (its sha256 does not fit)")
@@ -120,6 +130,12 @@ class Record:
             and self.names.keys() == self.kinds.keys()
             and all(isinstance(self.values.get(group), dict) for group in self.kinds)
         )
+
+
+def refuse_seen(record: Record, tasks: Tasks) -> None:
+    """Raise ``UserError`` where a test class of these tasks was seen by the parameters that the run starts from."""
+    if record.start:
+        record.start.refuse_seen(held_out.facts(tasks), record.kinds["dataset"], record.values["dataset"])
 
 
 def departures(identity: dict[str, Any], published: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -15,13 +15,13 @@ from metarun.files import read_file, write_atomic
 from metarun.results import page
 from metarun.results.result import Result
 from metarun.results.result_file import read as read_result
-from metarun.runs import checkpoint, held_out, journal, meta_test
+from metarun.runs import checkpoint, held_out, journal, meta_test, source
 from metarun.runs.checkpoint import TrainState
 from metarun.runs.experiment import Experiment, Select
 from metarun.runs.folder import RESULT, claim, complete, finished, misfit, same_training, set_aside
 from metarun.runs.meta_test import Tested
 from metarun.runs.preflight import preflight
-from metarun.runs.record import CONFIG, Record
+from metarun.runs.record import CONFIG, Record, refuse_seen
 from metarun.runs.setup import Setup, build
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import train, tuned
@@ -64,10 +64,16 @@ def run(experiment: Experiment, record: Record, ranks: Ranks = ALONE) -> Path:
             return run_dir, found
 
         held.enter_context(experiment.device.applied(ranks.local))
+        init = experiment.init
+        given = None if init is None else ranks.together(lambda: source.read(init))
         setup = ranks.together(lambda: build(experiment, ranks=ranks))
+        record = replace(record, data=held_out.facts(setup.tasks))
+        if given:
+            setup, start = source.begin(setup, given)
+            record = replace(record, start=start)
+            refuse_seen(record, setup.tasks)
         ranks.together(setup.require_room)
         ranks.on_first(lambda: preflight(setup))
-        record = replace(record, data=held_out.facts(setup.tasks))
         run_dir, found = ranks.on_first(begin)
         held.enter_context(in_folder(run_dir))
         if found and ranks.on_first(lambda: complete(run_dir)):
@@ -76,6 +82,8 @@ def run(experiment: Experiment, record: Record, ranks: Ranks = ALONE) -> Path:
             return run_dir
         several = f", {ranks.world} ranks" if ranks.world > 1 else ""
         print(f"run folder: {run_dir} ({setup.device.type}, {setup.engine.describe()}{several})", flush=True)
+        if record.start:
+            print("\n".join(record.start.lines()), flush=True)
         if experiment.eval.every > 0 and not setup.tasks.has(Split.val):
             print("this split has no validation classes: no validation, and the last parameters are tested")
         stop.wait = True

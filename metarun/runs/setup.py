@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from metarun.core.batch_norm import Mixing
 from metarun.core.meta import OWN, Meta
 from metarun.core.objective import Supervised
 from metarun.core.problem import Problem
+from metarun.core.tree import Params
 from metarun.datasets.base import Split, Tasks, default_data_root
 from metarun.engine import meta_batch
 from metarun.engine.collect import collected
@@ -41,6 +42,7 @@ class Setup:
         engine: how tasks are run.
         mixing: how the network mixes the examples of a batch.
         ranks: the processes of the run.
+        given: meta-parameters that the run begins with in place of its first ones, by their flat names (``init``).
     """
 
     experiment: Experiment
@@ -51,6 +53,7 @@ class Setup:
     engine: Engine
     mixing: Mixing
     ranks: Ranks
+    given: Params = field(default_factory=dict)
 
     def first_meta(self) -> Meta:
         """Return the meta-parameters before training, float32 on the device.
@@ -65,7 +68,9 @@ class Setup:
             raise UserError("model: every parameter has requires_grad=False, and nothing is left to train")
         if taken := [name for name in params if name.startswith(OWN)]:
             raise UserError(f"model: {taken[0]}: in checkpoints {OWN}* are the method's own; rename the layer")
-        return self.experiment.algo.init(params)
+        first = self.experiment.algo.init(params).flat()
+        given = {name: value.clone() for name, value in self.given.items()}
+        return Meta.from_flat({**first, **given})
 
     def require_room(self) -> None:
         """Check that this rank's tasks of a meta-batch fit into memory, before minutes are spent on drawing them.
