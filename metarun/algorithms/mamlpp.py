@@ -49,6 +49,12 @@ class MAMLpp(MAML):
     def unread(self) -> dict[str, str]:
         return MAML.unread(self) | ({} if self.multi_step > 0 else {"multi_step_until": "algo.multi_step > 0"})
 
+    def depends_on_length(self) -> list[str]:
+        falls = self.multi_step > 0 and self.multi_step_until > 0
+        first = self.first_order_until > 0 and self.hypergrad is not Derivative.first_order
+        own = {"algo.multi_step_until": falls, "algo.first_order_until": first}
+        return [*MAML.depends_on_length(self), *(key for key, follows in own.items() if follows)]
+
     def at(self, progress: float) -> Algorithm:
         return dataclasses.replace(
             self,

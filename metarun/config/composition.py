@@ -238,7 +238,7 @@ def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
     Raises:
         UserError: a key or a value is not allowed, only training reads it, or the record does not fit this version.
     """
-    cfg, start = OmegaConf.structured(Experiment), record.start
+    cfg, before = OmegaConf.structured(Experiment), record
     chosen = dict(record.names)
     for group in GROUPS:
         if group in record.kinds:
@@ -273,7 +273,7 @@ def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
         experiment, record = parse(cfg, chosen)
         for override in set_here:
             refuse_unread(override, cfg, experiment, record)
-        return _beside_its_recipe(experiment, replace(record, start=start))
+        return _beside_its_recipe(experiment, replace(record, start=before.start, extended=before.extended))
 
 
 def _split(cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:

@@ -212,7 +212,7 @@ def declared_type(cfg: DictConfig, key: str) -> Any:
 # keys of the root and of eval that a test does not read, and the keys that a test reads instead
 TRAINING = (
     *("steps", "meta_batch", "seed", "shot", "query", "checkpoint_every", "log_every", "resume", "run_dir", "init"),
-    *("eval.every", "eval.select"),
+    *("extend", "eval.every", "eval.patience", "eval.select"),
 )
 INSTEAD = {
     "shot": "eval.shot",

@@ -58,7 +58,7 @@ def write(out: Path, result: Result) -> None:
         lines += [f"{why}; it counts as {metric.worst_in_words}.", ""]
     validation = selected.validation
     tested = f"Selected on validation: {validation.text(metric)}" if validation else f"Tested: {selected.rule}"
-    lines += [f"{tested}, {selected.when(result.trained)}.", ""]
+    lines += [f"{tested}, {selected.when(result.trained, result.stopped_early)}.", ""]
     for picture, caption in CAPTIONS.items():
         if (out / picture).exists():
             lines += [f"![{caption}]({picture})", "", f"{caption}.", ""]

@@ -53,6 +53,7 @@ class Evaluation:
         every_step: whether to test after 0, 1, ..., S inner steps; if not, after S only.
         select: which parameters are tested.
         seed: seed of validation and test tasks, separate from the run's seed, so that all runs get the same tasks.
+        patience: validations without a better one after which meta-training stops; None: it does not stop early.
     """
 
     tasks: int
@@ -64,10 +65,23 @@ class Evaluation:
     every_step: bool
     select: Select
     seed: int
+    patience: int | None = None
 
     def __post_init__(self) -> None:
+        if self.patience is not None:
+            require_count("patience", self.patience)
+            require(self.every > 0, "patience", self.patience, "null where eval.every=0: there is no validation")
         for name, least, most in (("tasks", 2, 10**7), ("val_tasks", 2, 10**7), ("every", 0, 10**9)):
             require_count(name, getattr(self, name), least, most)
+
+    def exhausted(self, step: int, best: int) -> bool:
+        """Whether ``patience`` validations were not better than the best one, so that meta-training stops.
+
+        Args:
+            step: meta-iterations done.
+            best: meta-iterations done at the best validation so far; 0: none has a figure.
+        """
+        return self.patience is not None and step // self.every - best // self.every >= self.patience
 
 
 @dataclass(kw_only=True, slots=True)
@@ -93,6 +107,7 @@ class Experiment:
         device: settings of the processor.
         recipe: the published protocol; None: the experiment follows none.
         init: where the first parameters are taken from (source.py); None: they are random.
+        extend: whether the finished run in ``run_dir`` goes on until ``steps`` (extend.py).
     """
 
     way: int
@@ -113,6 +128,7 @@ class Experiment:
     device: Device
     recipe: Recipe | None = None
     init: str | None = None
+    extend: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "checkpoint_every", "log_every"):
@@ -125,6 +141,8 @@ class Experiment:
         require(self.way == 2 or not self.dataset.binary, "way", self.way, "2, the classes that one output tells apart")
         for key, value in {"seed": self.seed, "eval.seed": self.eval.seed}.items():
             require(0 <= value < 2**63, key, value, "0..2**63 - 1")
+        known = self.run_dir is not None
+        require(known or not self.extend, "extend", "true", "false without run_dir, which names the run to go on with")
         self.steps = self.algo.meta_iterations(self.steps)
 
     def unread(self) -> dict[str, str]:

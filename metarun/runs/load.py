@@ -11,9 +11,10 @@ from metarun.core.meta import Meta
 from metarun.engine.ranks import ALONE, Ranks
 from metarun.errors import ConfigError, UserError
 from metarun.files import read_file
+from metarun.results.result_file import read as read_result
 from metarun.runs import checkpoint, held_out, meta_test
 from metarun.runs.experiment import Experiment, Select
-from metarun.runs.folder import finished, fresh
+from metarun.runs.folder import RESULT, finished, fresh
 from metarun.runs.meta_test import Tested
 from metarun.runs.owner import Owner
 from metarun.runs.preflight import preflight
@@ -50,10 +51,12 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
         name = f"{x.eval.norm.name}_{x.eval.tasks}tasks_{x.algo.eval_inner_steps}steps"
         out = ranks.on_first(lambda: fresh(run_dir / "eval" / name))
         meta = tree.combine(lambda p: p.to(setup.device), content["meta"])
+        trained, stopped_early = ranks.on_first(lambda: _trained_for(run_dir, setup, content))
         if "value" in content:
-            tested = Tested.selected(meta, content, ranks.on_first(lambda: _trained_for(run_dir, setup, content)))
+            tested = Tested.selected(meta, content, trained, stopped_early)
         else:
-            tested = Tested(tuned(setup, meta), content["step"], "last step", None, content["step"])
+            step = content["step"]
+            tested = Tested(tuned(setup, meta), step, "last step", None, step, stopped_early and step == trained)
         found = meta_test.test(setup, record, tested, run_dir, out)
         ranks.on_first(lambda: meta_test.illustrate(setup, found, tested.meta, run_dir, out))
         meta_test.require_figures(found)
@@ -85,16 +88,20 @@ def _trained(run_dir: Path, which: Select, setup: Setup) -> dict[str, Any]:
         return vars(state.selection) if which is Select.best and state.selection else vars(state)
 
 
-def _trained_for(run_dir: Path, setup: Setup, chosen: dict[str, Any]) -> int:
-    """Find the meta-iterations that a run had done. The journal is not used because it has no checksum."""
+def _trained_for(run_dir: Path, setup: Setup, chosen: dict[str, Any]) -> tuple[int, bool]:
+    """Find the meta-iterations that a run had done, and whether it stopped early there.
+
+    The journal is not used because it has no checksum.
+    """
     if finished(run_dir):
-        return setup.experiment.steps
+        result = read_result(run_dir / RESULT)
+        return result.trained, result.stopped_early
     before = Record.read(run_dir)
     try:
         state = checkpoint.load(run_dir, lambda: Owner.of(setup, before.training() if before else None))
     except UserError:
         state = None  # only best.pt is left
-    return max(chosen["step"], state.step if state else 0)
+    return max(chosen["step"], state.step if state else 0), False
 
 
 def _refuse_seen_classes(run_dir: Path, asked: Record, setup: Setup, content: dict[str, Any]) -> None:

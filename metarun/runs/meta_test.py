@@ -24,7 +24,7 @@ from metarun.datasets.base import Split
 from metarun.errors import NotFinite
 from metarun.results import page, result_file
 from metarun.results.result import OfRecipe, Result, Score, Selected, norm_in_words
-from metarun.runs import journal
+from metarun.runs import extend, journal
 from metarun.runs.evaluate import Measured, evaluate, predictions, watched, yardsticks
 from metarun.runs.folder import RESULT
 from metarun.runs.record import Record
@@ -44,6 +44,7 @@ class Tested:
         rule: the rule that chose them, in words.
         validation: their metric on validation; None if the rule does not use it.
         trained: meta-iterations that the run had done.
+        stopped_early: whether it ended there, for ``eval.patience``.
     """
 
     meta: Meta
@@ -51,18 +52,20 @@ class Tested:
     rule: str
     validation: Estimate | None
     trained: int
+    stopped_early: bool = False
 
     @staticmethod
-    def selected(meta: Meta, chosen: dict[str, Any], trained: int) -> Tested:
+    def selected(meta: Meta, chosen: dict[str, Any], trained: int, stopped_early: bool = False) -> Tested:
         """Describe meta-parameters that were selected on validation.
 
         Args:
             meta: the meta-parameters.
             chosen: the fields of their ``checkpoint.Selection``.
             trained: meta-iterations that the run had done.
+            stopped_early: whether it ended there, for ``eval.patience``.
         """
         validation = Estimate(chosen["value"], chosen["ci95"], None, chosen.get("diverged", 0))
-        return Tested(meta, chosen["step"], "best validation", validation, trained)
+        return Tested(meta, chosen["step"], "best validation", validation, trained, stopped_early)
 
 
 def test(setup: Setup, record: Record, tested: Tested, train_dir: Path, out: Path) -> Result:
@@ -109,7 +112,11 @@ def _result(
     training = [line["seconds"] for line in lines]
     rates = [line["tasks_per_s"] for line in lines if line["split"] == "train" and line.get("tasks_per_s")]
     selected = Selected(rule=tested.rule, step=tested.step, of=x.steps, validation=tested.validation)
-    protocol = {**setup.protocol(), "selection": selected.text(trained)}
+    protocol = {**setup.protocol(), "selection": selected.text(trained, tested.stopped_early)}
+    if record.extended:
+        protocol["extended"] = extend.stamp(record.extended, x.steps)
+    if x.eval.patience is not None:
+        protocol["patience"] = f"{x.eval.patience} validations, one every {x.eval.every} meta-iterations"
     if record.start:
         protocol["init"] = record.start.stamp()
     for rate in tested.meta.step_sizes.values():
@@ -143,6 +150,7 @@ def _result(
         train_seconds=training[-1] if training else 0.0,
         test_seconds=round(seconds, 3),
         tasks_per_s=sorted(rates)[len(rates) // 2] if rates else None,
+        stopped_early=tested.stopped_early,
     )
 
 

@@ -19,9 +19,11 @@ from metarun.runs.held_out import Facts
 from metarun.runs.start import Start
 
 CONFIG = "config.json"
+EXTENDED = "extended (steps)"  # key of an identity
+ENDS = ("eval.every", "eval.patience")  # settings of evaluation that checkpoints depend on
 # keys that do not affect the result: paths, resume policy, and presets, whose values are stored where they are used
 # and where first parameters lie: their checksum counts
-NOT_IDENTITY = ("run_dir", "data_root", "resume", "init", "recipe.reference", "dataset.preset")
+NOT_IDENTITY = ("run_dir", "data_root", "resume", "extend", "init", "recipe.reference", "dataset.preset")
 # settings that older run folders lack, by group and module, with the values that those runs used; a new setting of a
 # part belongs here, or runs from before it are refused
 DESCENT = {"eval_later_lr": 1.0}
@@ -42,6 +44,8 @@ class Record:
         changed: settings that differ from those of the recipe, where there is one.
         data: description of the data (``held_out.facts``); None in older folders.
         start: the parameters that the run starts from; None: random ones.
+        extended: meta-iterations after which the run had ended before it was extended -> what makes it another run than
+            one of its whole length; nothing: it is the same.
     """
 
     names: dict[str, str]
@@ -50,11 +54,13 @@ class Record:
     changed: list[str] = field(default_factory=list)
     data: Facts | None = None
     start: Start | None = None
+    extended: dict[str, list[str]] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
         """Return dotted key -> value of every key that affects the result."""
         chosen: dict[str, Any] = {f"{group} (option)": name for group, name in self.names.items()}
         chosen |= {"init (sha256)": self.start.sha256[:16]} if self.start else {}
+        chosen |= {EXTENDED: [int(steps) for steps in self.extended]} if self.extended else {}
         later = USUAL | _flat({group: LATER.get((group, module), {}) for group, module in self.kinds.items()})
         given = _flat(self.values)
         return chosen | {key: value for key, value in given.items() if key not in later or later[key] != value}
@@ -70,7 +76,7 @@ class Record:
 
     def training(self) -> dict[str, Any]:
         """Return the part of the identity that affects checkpoints: without test settings and the recipe's name."""
-        beside = [key for key in self.identity() if key.startswith("eval.") and key != "eval.every"]
+        beside = [key for key in self.identity() if key.startswith("eval.") and key not in ENDS]
         return {key: value for key, value in self.identity().items() if key not in (*beside, "recipe.name")}
 
     def hash(self, training_only: bool = False) -> str:
@@ -120,6 +126,8 @@ class Record:
     def _is_sound(self) -> bool:
         """Whether the types are right; JSON does not check them."""
         texts = (self.names, self.kinds)
+        if not isinstance(self.extended, dict) or not all(steps.isdecimal() for steps in self.extended):
+            return False
         if not all(isinstance(part, dict) for part in (*texts, self.values)) or not isinstance(self.changed, list):
             return False
         if not held_out.sound(self.data):
@@ -165,4 +173,4 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 # settings with a default in their type, which an identity does not state: older runs lack them, and few runs read them
-USUAL = _flat({"algo": {"trust_region": asdict(TrustRegion()), "promp": asdict(ProMP())}})
+USUAL = _flat({"eval": {"patience": None}, "algo": {"trust_region": asdict(TrustRegion()), "promp": asdict(ProMP())}})

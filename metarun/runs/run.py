@@ -15,7 +15,7 @@ from metarun.files import read_file, write_atomic
 from metarun.results import page
 from metarun.results.result import Result
 from metarun.results.result_file import read as read_result
-from metarun.runs import checkpoint, held_out, journal, meta_test, source
+from metarun.runs import checkpoint, extend, held_out, journal, meta_test, source
 from metarun.runs.checkpoint import TrainState
 from metarun.runs.experiment import Experiment, Select
 from metarun.runs.folder import RESULT, claim, complete, finished, misfit, same_training, set_aside
@@ -45,9 +45,13 @@ def run(experiment: Experiment, record: Record, ranks: Ranks = ALONE) -> Path:
     """
     with StopSignals(insist=ranks.world == 1) as stop, ExitStack() as held:  # torchrun kills ranks that do not stop
 
-        def begin() -> tuple[Path, Result | None]:
+        def begin(record: Record) -> tuple[Path, Record, Result | None]:
+            if experiment.extend:
+                record = extend.lengthened(record, setup)
             run_dir, lock = claim(experiment, record)
             held.callback(lock.release)
+            if experiment.extend:
+                extend.keep_shorter(run_dir, record)
             states = (checkpoint.LAST, checkpoint.BEST)
             files.remove_torn(run_dir / name for name in (CONFIG, RESULT, journal.NAME, page.NAME, "*.png"))
             files.remove_torn(checkpoint.folder(run_dir) / name for name in states)
@@ -57,11 +61,11 @@ def run(experiment: Experiment, record: Record, ranks: Ranks = ALONE) -> Path:
             if not finished(run_dir):
                 record.write(run_dir)
                 _take_over_training(experiment, record, run_dir)
-                return run_dir, None
+                return run_dir, record, None
             found = read_result(run_dir / RESULT)
             if not complete(run_dir) and not checkpoint.folder(run_dir).exists():
                 page.write(run_dir, found)  # without checkpoints no figure can be drawn
-            return run_dir, found
+            return run_dir, record, found
 
         held.enter_context(experiment.device.applied(ranks.local))
         init = experiment.init
@@ -74,7 +78,8 @@ def run(experiment: Experiment, record: Record, ranks: Ranks = ALONE) -> Path:
             refuse_seen(record, setup.tasks)
         ranks.together(setup.require_room)
         ranks.on_first(lambda: preflight(setup))
-        run_dir, found = ranks.on_first(begin)
+        typed = record
+        run_dir, record, found = ranks.on_first(lambda: begin(typed))
         held.enter_context(in_folder(run_dir))
         if found and ranks.on_first(lambda: complete(run_dir)):
             print(f"already done: {run_dir}")
@@ -89,6 +94,9 @@ def run(experiment: Experiment, record: Record, ranks: Ranks = ALONE) -> Path:
         stop.wait = True
         state = train(setup, run_dir, stop, record.training())
         stop.wait = False
+        if state.step < experiment.steps:
+            patience = f"eval.patience={experiment.eval.patience}"
+            print(f"stopped early after meta-iteration {state.step} of {experiment.steps} ({patience})", flush=True)
         tested = _chosen(setup, state)
         found = found or meta_test.test(setup, record, tested, run_dir, run_dir)
         ranks.on_first(lambda: meta_test.illustrate(setup, found, tested.meta, run_dir, run_dir))
@@ -98,16 +106,16 @@ def run(experiment: Experiment, record: Record, ranks: Ranks = ALONE) -> Path:
 
 def _chosen(setup: Setup, state: TrainState) -> Tested:
     """Choose the parameters of a finished training to test."""
-    select = setup.experiment.eval.select
+    select, stopped_early = setup.experiment.eval.select, state.step < setup.experiment.steps
     if select is Select.best and (best := state.selection):
-        return Tested.selected(best.meta, vars(best), state.step)
+        return Tested.selected(best.meta, vars(best), state.step, stopped_early)
     rule = "last step"
     if select is Select.best and setup.experiment.eval.every > 0 and setup.tasks.has(Split.val):
         rule = "last step (no validation has a figure)"
         warnings.warn(
             "tasks diverge in every validation: nothing is selected, the last parameters are tested", stacklevel=3
         )
-    return Tested(tuned(setup, state.meta), state.step, rule, None, state.step)
+    return Tested(tuned(setup, state.meta), state.step, rule, None, state.step, stopped_early)
 
 
 def _take_over_training(experiment: Experiment, record: Record, run_dir: Path) -> None:

@@ -181,6 +181,10 @@ def assemble(
     meta_batch.check(experiment.algo, setup.problem)
     experiment.model.check_problem(setup.problem)
     tunes = len(experiment.algo.candidates(setup.first_meta())) > 1  # on validation; a method may also refuse a network
+    patience = experiment.eval.patience
+    if not testing:
+        allowed = "null: there are no validation tasks with these settings"
+        require(patience is None or tasks.has(Split.val), "eval.patience", patience, allowed)
     if tasks.has(Split.val) and (tunes or (experiment.eval.every > 0 and not testing)):
         _check(experiment, tasks, Split.val)
     experiment.eval.norm.members(setup.mixing)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from metarun.runs import checkpoint
 from tests.support.commands import Command
 from tests.support.runs import outcome
 
@@ -51,3 +52,40 @@ def test_a_run_from_the_parameters_of_another(metarun: Command, tmp_path: Path) 
     assert "already done" in metarun("train", "run_dir=killed", "init=moved", *words).stdout
     page = (tmp_path / "killed/report.md").read_text()
     assert "| init | " in page and "init (sha256) = " in page
+
+
+def test_more_steps_for_a_finished_run(metarun: Command, tmp_path: Path) -> None:
+    words = ["eval.every=10", "algo.outer_schedule=none", "checkpoint_every=7", *RUN]
+    assert metarun("train", "run_dir=once", "steps=60", *words).returncode == 0
+    assert metarun("train", "run_dir=a", "steps=10", *words).returncode == 0
+    short = (tmp_path / "a/result.json").read_bytes()
+    for step in (21, 42):
+        kill_in_training(tmp_path, "a", step, "steps=60", "extend=true", *words)
+        assert not (tmp_path / "a/result.json").exists()
+    done = metarun("train", "run_dir=a", "steps=60", "extend=true", *words)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a/10_steps/result.json").read_bytes() == short
+    assert "after 10 meta-iterations; the same as a run of 60 at once" in (tmp_path / "a/report.md").read_text()
+    for name in ("last", "best"):
+        once, extended = (checkpoint.read(tmp_path / run / f"checkpoints/{name}.pt") for run in ("once", "a"))
+        assert once.pop("training") != extended.pop("training")
+        assert checkpoint.digest(once) == checkpoint.digest(extended)
+    scores = [outcome(tmp_path / run)[2] for run in ("once", "a")]
+    assert scores[0] == scores[1]
+    table = metarun("report", "a")
+    assert table.returncode == 0 and "extended (steps)" in table.stdout
+
+
+def test_early_stopping(metarun: Command, tmp_path: Path) -> None:
+    words = ["steps=200", "eval.every=10", "eval.patience=3", "algo.outer_lr=1e-30", *RUN]
+    whole = metarun("train", "run_dir=whole", *words)
+    assert whole.returncode == 0 and "stopped early after meta-iteration 40 of 200 (eval.patience=3)" in whole.stdout
+    for step in (15, 36):
+        kill_in_training(tmp_path, "killed", step, *words)
+    done = metarun("train", "run_dir=killed", *words)
+    assert done.returncode == 0 and "stopped early after meta-iteration 40 of 200" in done.stdout, done.stderr
+    assert outcome(tmp_path / "whole") == outcome(tmp_path / "killed")
+    assert (
+        "meta-iteration 10 of 200, of a run that stopped early after 40" in (tmp_path / "killed/report.md").read_text()
+    )
+    assert "unfinished" not in metarun("report", "killed").stdout
