@@ -80,6 +80,10 @@ class Algorithm(OuterSettings, abc.ABC):
         """Whether the meta-gradient is that of the query loss after ``inner_steps``, exactly or to first order."""
         return False
 
+    def any_way(self, problem: Problem) -> bool:
+        """Whether a task may have another number of classes than the head of the network, since it gets its own."""
+        return False
+
     def at(self, progress: float) -> Algorithm:
         """Return the method for this share (0..1) of meta-training, for methods that change during training.
 
@@ -223,8 +227,8 @@ class GradientDescent(GradientBased):
         fits = [pattern for pattern in self.frozen if fnmatchcase(name, pattern.removeprefix("!"))]
         return not fits or fits[-1].startswith("!")
 
-    def start(self, problem: Problem, meta: Meta) -> Params:
-        """Return the model's parameters that a task starts from."""
+    def start(self, problem: Problem, meta: Meta, task: Any) -> Params:
+        """Return the model's parameters that a task starts from; those that are not the model's own must be adapted."""
         return meta.model
 
     def step_size(self, meta: Meta, name: str, k: int) -> Tensor | float:
@@ -239,10 +243,10 @@ class GradientDescent(GradientBased):
         seen = self.seen(problem, training)
 
         def start(meta: Meta) -> Carry:
-            return Carry({n: p for n, p in self.start(problem, meta).items() if self.moves(n)}, {})
+            return Carry({n: p for n, p in self.start(problem, meta, task).items() if self.moves(n)}, {})
 
         def step(meta: Meta, carry: Carry, k: int) -> Carry:
-            grads = self.slope(lambda p: seen.support_loss(p, task, k), carry.params, self.start(problem, meta))
+            grads = self.slope(lambda p: seen.support_loss(p, task, k), carry.params, meta.model)
             share = 1.0 if training or k == 0 else self.eval_later_lr
             return Carry({n: p - share * self.step_size(meta, n, k) * grads[n] for n, p in carry.params.items()}, {})
 

@@ -76,6 +76,7 @@ class MAMLpp(MAML):
         return Meta.of(params, step_sizes=sizes)
 
     def check_problem(self, problem: Problem, params: Params) -> None:
+        MAML.check_problem(self, problem, params)
         require_given_data(problem, "algo=mamlpp", "its loss after every step needs query data for each")
 
     def step_size(self, meta: Meta, name: str, k: int) -> Tensor | float:

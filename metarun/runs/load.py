@@ -49,6 +49,7 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
         ranks.on_first(lambda: preflight(setup, training=False))
         x = experiment
         name = f"{x.eval.norm.name}_{x.eval.tasks}tasks_{x.algo.eval_inner_steps}steps"
+        name += f"_{x.eval_way}way" if x.eval_way != x.way else ""
         out = ranks.on_first(lambda: fresh(run_dir / "eval" / name))
         meta = tree.combine(lambda p: p.to(setup.device), content["meta"])
         trained, stopped_early = ranks.on_first(lambda: _trained_for(run_dir, setup, content))

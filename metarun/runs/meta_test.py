@@ -220,11 +220,11 @@ def _tasks_drawn(setup: Setup, meta: Meta) -> Figure | None:
 
     x, few, kind = setup.experiment, range(3), setup.tasks.figure
     if setup.problem.collects:
-        tasks = setup.tasks.sample(Split.test, x.eval.seed, few, x.way, x.eval.shot, x.eval.query)
+        tasks = setup.tasks.sample(Split.test, x.eval.seed, few, x.eval_way, x.eval.shot, x.eval.query)
         return task_figures.episodes(kind, watched(setup, meta, tasks, task_figures.EPISODES))
-    episodes = setup.tasks.sample(Split.test, x.eval.seed, few, x.way, x.eval.shot, kind.queries(x.eval.query))
+    episodes = setup.tasks.sample(Split.test, x.eval.seed, few, x.eval_way, x.eval.shot, kind.queries(x.eval.query))
     outputs = predictions(setup, meta, episodes, x.eval.norm.members(setup.mixing)[0])
-    names = setup.tasks.drawn(Split.test, x.eval.seed, few, x.way)
+    names = setup.tasks.drawn(Split.test, x.eval.seed, few, x.eval_way)
     return task_figures.draw(kind, episodes, outputs, x.dataset.ink, names)
 
 

@@ -27,9 +27,11 @@ NOT_IDENTITY = ("run_dir", "data_root", "resume", "extend", "init", "recipe.refe
 # settings that older run folders lack, by group and module, with the values that those runs used; a new setting of a
 # part belongs here, or runs from before it are refused
 DESCENT = {"eval_later_lr": 1.0}
+UNROLLED = {**DESCENT, "head": "learned"}
 LATER: dict[tuple[str, str], dict[str, Any]] = {
     ("dataset", "image_folder"): {"split": "shares", "layers": 1, "min_images": 0, "white": None},
-    **{("algo", name): DESCENT for name in ("maml", "mamlpp", "meta_sgd", "oracle", "pretrain", "random")},
+    **{("algo", name): DESCENT for name in ("oracle", "pretrain", "random")},
+    **{("algo", name): UNROLLED for name in ("maml", "mamlpp", "meta_sgd")},
 }
 
 
@@ -87,7 +89,7 @@ class Record:
     def name(self, experiment: Experiment) -> str:
         """Return the name of a run folder without the date: algorithm, data set, task and seed."""
         x = experiment
-        task = x.dataset.short_kind(x.way, x.eval.shot)
+        task = x.dataset.short_kind(x.eval_way, x.eval.shot)
         return f"{self.names['algo']}_{self.names['dataset']}_{task}_s{x.seed}"
 
     def write(self, run_dir: Path) -> None:
@@ -173,4 +175,6 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 # settings with a default in their type, which an identity does not state: older runs lack them, and few runs read them
-USUAL = _flat({"eval": {"patience": None}, "algo": {"trust_region": asdict(TrustRegion()), "promp": asdict(ProMP())}})
+USUAL = _flat(
+    {"eval": {"patience": None, "way": None}, "algo": {"trust_region": asdict(TrustRegion()), "promp": asdict(ProMP())}}
+)
