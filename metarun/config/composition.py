@@ -30,11 +30,12 @@ from metarun.config.overrides import (
 )
 from metarun.config.registry import GROUPS, PARTS, choices, part, part_classes
 from metarun.config.session import compose_words, opened, without_hydra
+from metarun.datasets.base import Dataset
 from metarun.engine.device import Device
 from metarun.errors import ConfigError, UserError, first_line, require
 from metarun.runs.experiment import Experiment
 from metarun.runs.recipe import Recipe
-from metarun.runs.record import Record, departures
+from metarun.runs.record import Record, departures, trained_elsewhere
 
 
 def _opened(config_dir: str | None = None) -> AbstractContextManager[None]:
@@ -252,15 +253,21 @@ def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
     except OmegaConfBaseException as error:
         text = f"this run's configuration does not fit this version of metarun: {error.full_key}: {first_line(error)}"
         raise UserError(text) from None
-    set_here = []
+    set_here, other, trained = [], False, typing.cast(Dataset, OmegaConf.to_object(cfg.dataset))
     with _opened():
         overrides = read(arguments)
+        overrides.sort(key=lambda override: override.key_or_group != "dataset")  # its keys after it
         refuse_sweep(overrides, "and an evaluation is one; start it once for each")
         for override in overrides:
             if override.key_or_group == "device":
                 check_choice(override)
                 chosen["device"] = str(override.value())
                 cfg.device = compose_words([f"device={override.value()}"]).device
+            elif override.key_or_group == "dataset":
+                check_choice(override)
+                other = override.value() != chosen["dataset"]
+                chosen["dataset"] = str(override.value())
+                cfg.dataset = compose_words([f"dataset={override.value()}"]).dataset if other else cfg.dataset
             elif override.key_or_group in PARTS:
                 raise UserError(f"{override.input_line}: a trained run keeps its {override.key_or_group}")
             elif only_training_reads(override.key_or_group, typing.cast(typing.Any, OmegaConf.get_type(cfg.algo))):
@@ -273,7 +280,11 @@ def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
         experiment, record = parse(cfg, chosen)
         for override in set_here:
             refuse_unread(override, cfg, experiment, record)
-        return _beside_its_recipe(experiment, replace(record, start=before.start, extended=before.extended))
+        record = replace(record, start=before.start, extended=before.extended)
+        if other:
+            elsewhere = trained_elsewhere(before, trained, experiment.dataset, chosen["dataset"])
+            record = replace(record, trained_on=elsewhere)
+        return _beside_its_recipe(experiment, record)
 
 
 def _split(cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:

@@ -101,12 +101,7 @@ class Selected:
     validation: Estimate | None
 
     def when(self, trained: int, stopped_early: bool = False) -> str:
-        """Return the meta-iteration in words.
-
-        Args:
-            trained: meta-iterations that the run had done.
-            stopped_early: whether it ended there, for ``eval.patience``.
-        """
+        """Return the meta-iteration in words, for a run that had done ``trained`` or stopped early after them."""
         did = "stopped early after" if stopped_early else "had done"
         shorter = f", of a run that {did} {trained}" if trained < self.of else ""
         return f"meta-iteration {self.step} of {self.of}{shorter}"

@@ -142,7 +142,7 @@ class Experiment:
         require(self.way >= 2 or not self.dataset.has_way, "way", self.way, ">= 2")
         if self.eval.way is not None:
             require_count("eval.way", self.eval.way, least=2, most=10**6)
-            same = self.eval_way == self.way or not (self.dataset.binary or not self.dataset.has_way)
+            same = self.eval_way == self.way or not self.dataset.binary
             require(same, "eval.way", self.eval.way, f"{self.way}, as in training, with this data set")
         require(self.way == 2 or not self.dataset.binary, "way", self.way, "2, the classes that one output tells apart")
         for key, value in {"seed": self.seed, "eval.seed": self.eval.seed}.items():

@@ -157,16 +157,22 @@ def refuse_seen(trained: Trained, tested: Facts, kind: str, asked: dict[str, Any
     if trained.kind == kind:
         refuse_trained(trained.data, trained.settings, tested, asked, trained.selected, place)
         return
+    if compared(trained, tested):
+        refuse_trained(trained.data, trained.settings, tested, asked, trained.selected, place)
     test = tested["classes"]["test"] or []
     if trained.kind == IMAGENET and (known := [name for name in test if OF_IMAGENET.fullmatch(name)]):
         raise UserError(
             f"{place}: {trained.what}: {len(known)} of the {len(test)} test classes are called as classes of ImageNet "
             f"({first(known)}), on which these parameters were trained; test on others"
         )
+
+
+def compared(trained: Trained, tested: Facts) -> bool:
+    """Whether the classes of two data sets can be compared by name; not where one of them only numbers its classes."""
+    test = tested["classes"]["test"]
     lists = [trained.data["classes"][split.name] for split in Split] if trained.data else []
     numbered = any(all(name.isdigit() for name in names) for names in (*lists, test) if names)
-    if trained.data and lists[0] and test and not numbered:
-        refuse_trained(trained.data, trained.settings, tested, asked, trained.selected, place)
+    return bool(lists and lists[0] and test) and not numbered
 
 
 def first(names: Collection[str], most: int = 3) -> str:

@@ -15,6 +15,7 @@ from metarun.results.result_file import read as read_result
 from metarun.runs import checkpoint, held_out, meta_test
 from metarun.runs.experiment import Experiment, Select
 from metarun.runs.folder import RESULT, finished, fresh
+from metarun.runs.held_out import Trained
 from metarun.runs.meta_test import Tested
 from metarun.runs.owner import Owner
 from metarun.runs.preflight import preflight
@@ -49,6 +50,7 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
         ranks.on_first(lambda: preflight(setup, training=False))
         x = experiment
         name = f"{x.eval.norm.name}_{x.eval.tasks}tasks_{x.algo.eval_inner_steps}steps"
+        name = f"{record.names['dataset']}_{name}" if record.trained_on else name
         name += f"_{x.eval_way}way" if x.eval_way != x.way else ""
         out = ranks.on_first(lambda: fresh(run_dir / "eval" / name))
         meta = tree.combine(lambda p: p.to(setup.device), content["meta"])
@@ -111,8 +113,11 @@ def _refuse_seen_classes(run_dir: Path, asked: Record, setup: Setup, content: di
     assert before is not None, "evaluate_run is given a run folder"
     held_out.refuse_renamed_split(before.data, before.names, before.values, f"run={run_dir}")
     chosen = "value" in content or len(setup.experiment.algo.candidates(content["meta"])) > 1
+    chosen = chosen or setup.experiment.eval.patience is not None  # then validation chose when to stop
     was, now = (record.values["dataset"] for record in (before, asked))
-    held_out.refuse_trained(before.data, was, tested, now, chosen, f"run={run_dir}")
+    kind, other = (record.kinds["dataset"] for record in (before, asked))
+    trained = Trained(what=before.names["dataset"], kind=kind, settings=was, data=before.data, selected=chosen)
+    held_out.refuse_seen(trained, tested, other, now, f"run={run_dir}")
     refuse_seen(asked, setup.tasks)
     if was == now and (said := held_out.differences(before.data, tested)):
         warnings.warn(f"run={run_dir}: tested on other data than it was trained on ({said})", stacklevel=2)

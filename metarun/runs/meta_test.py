@@ -24,7 +24,7 @@ from metarun.datasets.base import Split
 from metarun.errors import NotFinite
 from metarun.results import page, result_file
 from metarun.results.result import OfRecipe, Result, Score, Selected, norm_in_words
-from metarun.runs import extend, journal
+from metarun.runs import extend, held_out, journal
 from metarun.runs.evaluate import Measured, evaluate, predictions, watched, yardsticks
 from metarun.runs.folder import RESULT
 from metarun.runs.record import Record
@@ -117,6 +117,9 @@ def _result(
         protocol["extended"] = extend.stamp(record.extended, x.steps)
     if x.eval.patience is not None:
         protocol["patience"] = f"{x.eval.patience} validations, one every {x.eval.every} meta-iterations"
+    if of := record.trained_on:
+        how = "by name" if held_out.compared(of, held_out.facts(setup.tasks)) else "not: they are not named in both"
+        protocol["trained_on"] = f"{of.what}; classes of both data sets were compared {how}"
     if record.start:
         protocol["init"] = record.start.stamp()
     for rate in tested.meta.step_sizes.values():

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from metarun.core.outer_settings import ProMP, TrustRegion
-from metarun.datasets.base import Tasks
-from metarun.errors import UserError
+from metarun.datasets.base import Dataset, Tasks
+from metarun.errors import UserError, require
 from metarun.files import read_file, write_json
 from metarun.results.result_file import sealed
 from metarun.runs import held_out
 from metarun.runs.experiment import Experiment
-from metarun.runs.held_out import Facts
+from metarun.runs.held_out import Facts, Trained
 from metarun.runs.start import Start
 
 CONFIG = "config.json"
@@ -48,6 +49,7 @@ class Record:
         start: the parameters that the run starts from; None: random ones.
         extended: meta-iterations after which the run had ended before it was extended -> what makes it another run than
             one of its whole length; nothing: it is the same.
+        trained_on: the training, for a test on another data set than that of the training; else None.
     """
 
     names: dict[str, str]
@@ -57,12 +59,18 @@ class Record:
     data: Facts | None = None
     start: Start | None = None
     extended: dict[str, list[str]] = field(default_factory=dict)
+    trained_on: Trained | None = None
 
     def identity(self) -> dict[str, Any]:
         """Return dotted key -> value of every key that affects the result."""
         chosen: dict[str, Any] = {f"{group} (option)": name for group, name in self.names.items()}
         chosen |= {"init (sha256)": self.start.sha256[:16]} if self.start else {}
         chosen |= {EXTENDED: [int(steps) for steps in self.extended]} if self.extended else {}
+        if of := self.trained_on:
+            chosen |= {
+                "trained on": of.what,
+                **{f"trained on {key}": value for key, value in _flat(of.settings).items()},
+            }
         later = USUAL | _flat({group: LATER.get((group, module), {}) for group, module in self.kinds.items()})
         given = _flat(self.values)
         return chosen | {key: value for key, value in given.items() if key not in later or later[key] != value}
@@ -95,7 +103,7 @@ class Record:
     def write(self, run_dir: Path) -> None:
         """Write the record into a run folder, with a checksum."""
         started = {"start": self.start.to_json()} if self.start else {}
-        rest = {key: value for key, value in vars(self).items() if key != "start"}
+        rest = {key: value for key, value in vars(self).items() if key not in ("start", "trained_on")}
         write_json(run_dir / CONFIG, sealed({**rest, **started}))
 
     @staticmethod
@@ -130,7 +138,8 @@ class Record:
         texts = (self.names, self.kinds)
         if not isinstance(self.extended, dict) or not all(steps.isdecimal() for steps in self.extended):
             return False
-        if not all(isinstance(part, dict) for part in (*texts, self.values)) or not isinstance(self.changed, list):
+        texts_of = [text for why in self.extended.values() for text in (why if isinstance(why, list) else [None])]
+        if not all(isinstance(text, str) for text in texts_of):
             return False
         if not held_out.sound(self.data):
             return False
@@ -146,6 +155,35 @@ def refuse_seen(record: Record, tasks: Tasks) -> None:
     """Raise ``UserError`` where a test class of these tasks was seen by the parameters that the run starts from."""
     if record.start:
         record.start.refuse_seen(held_out.facts(tasks), record.kinds["dataset"], record.values["dataset"])
+
+
+def trained_elsewhere(before: Record, trained: Dataset, asked: Dataset, name: str) -> Trained:
+    """Describe what a run was trained on, for a test on another data set, whose tasks must fit its network.
+
+    Args:
+        before: the run's record.
+        trained: its data set.
+        asked: the data set of the test.
+        name: option of that.
+
+    Raises:
+        ConfigError: its tasks are of another kind, or its inputs of another shape.
+    """
+    was, now = ((of.has_way, of.binary, of.labelled, of.metric) for of in (trained, asked))
+    require(was == now, "dataset", name, f"a data set with tasks of the kind that {before.names['dataset']} has")
+    here, there = list(asked.input_shape), list(trained.input_shape)
+    resized = getattr(asked, "size", None) is not None and here[-1] != there[-1]
+    hint = f"; try dataset.size={there[-1]}" if resized else ""
+    require(here == there, "dataset", name, f"a data set with inputs {there}, as in training; its own are {here}{hint}")
+    if asked.ink != trained.ink:
+        warnings.warn(f"dataset={name}: dark and light are the other way round than in training", stacklevel=2)
+    return Trained(
+        what=before.names["dataset"],
+        kind=before.kinds["dataset"],
+        settings=before.values["dataset"],
+        data=before.data,
+        selected=False,
+    )
 
 
 def departures(identity: dict[str, Any], published: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

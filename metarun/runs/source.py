@@ -166,7 +166,7 @@ def _of_checkpoint(path: Path) -> Source:
         kind=record.kinds["dataset"],
         settings=x["dataset"],
         data=record.data,
-        selected=selected,
+        selected=selected or x["eval"].get("patience") is not None,  # then validation chose when to stop
     )
     return Source(what, content["meta"], [mine, *(record.start.trained if record.start else [])])
 

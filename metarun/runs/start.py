@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from metarun.runs.held_out import Facts, Trained, first, refuse_seen, sound
+from metarun.runs.held_out import IMAGENET, Facts, Trained, first, refuse_seen, sound
 
 MOST = 6  # names in a printed line
 
@@ -67,7 +67,7 @@ class Start:
         """Describe the start for the protocol of the run's numbers."""
         of = [name for name in dict.fromkeys(each.what for each in self.trained[1:])]
         before = f"; before that: {'; '.join(of)}" if of else ""
-        unknown = any(each.kind is None for each in self.trained)
+        unknown = any(each.data is None and each.kind != IMAGENET for each in self.trained)
         known = "; what they were trained on is not known, so test classes may be among it" if unknown else ""
         return f"{self.told}, {self.share()}, sha256 {self.sha256[:16]}{before}{known}"
 
