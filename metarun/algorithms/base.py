@@ -229,8 +229,8 @@ class GradientDescent(GradientBased):
         fits = [pattern for pattern in self.frozen if fnmatchcase(name, pattern.removeprefix("!"))]
         return not fits or fits[-1].startswith("!")
 
-    def start(self, problem: Problem, meta: Meta) -> Params:
-        """Return the model's parameters that a task starts from."""
+    def start(self, problem: Problem, meta: Meta, task: Any) -> Params:
+        """Return the model's parameters that a task starts from; those that are not the model's own must be adapted."""
         return meta.model
 
     def step_size(self, meta: Meta, name: str, k: int) -> Tensor | float:
@@ -245,10 +245,10 @@ class GradientDescent(GradientBased):
         seen = self.seen(problem, training)
 
         def start(meta: Meta) -> Carry:
-            return Carry({n: p for n, p in self.start(problem, meta).items() if self.moves(n)}, {})
+            return Carry({n: p for n, p in self.start(problem, meta, task).items() if self.moves(n)}, {})
 
         def step(meta: Meta, carry: Carry, k: int) -> Carry:
-            grads = self.slope(lambda p: seen.support_loss(p, task, k), carry.params, self.start(problem, meta))
+            grads = self.slope(lambda p: seen.support_loss(p, task, k), carry.params, meta.model)
             share = 1.0 if training or k == 0 else self.eval_later_lr
             return Carry({n: p - share * self.step_size(meta, n, k) * grads[n] for n, p in carry.params.items()}, {})
 

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from metarun.algorithms.base import GradientDescent
 from metarun.core import tree
+from metarun.core.head import BIAS, WEIGHT, Head
 from metarun.core.hypergrad import Outer, recompute, store
 from metarun.core.inner import Carry, Inner
 from metarun.core.meta import Meta
+from metarun.core.objective import one_output_a_class
 from metarun.core.problem import Metrics, Problem
 from metarun.core.tree import Params
-from metarun.errors import require
+from metarun.errors import UserError, require
 
 
 class Derivative(enum.Enum):
@@ -43,12 +45,14 @@ class MAML(GradientDescent):
     Attributes:
         hypergrad: how the query loss is differentiated.
         segment: for ``recompute``, inner steps between two kept iterates of a longer loop.
+        head: the head that a task starts with.
     """
 
     fewest_inner_steps: ClassVar[int] = 0
     of_training: ClassVar[tuple[str, ...]] = ("hypergrad", "segment")
     hypergrad: Derivative
     segment: int
+    head: Head
 
     def __post_init__(self) -> None:
         GradientDescent.__post_init__(self)
@@ -60,6 +64,26 @@ class MAML(GradientDescent):
 
     def descends_query_loss(self) -> bool:
         return True
+
+    def check_problem(self, problem: Problem, params: Params) -> None:
+        GradientDescent.check_problem(self, problem, params)
+        if self.head is Head.learned:
+            return
+        key, value = "algo.head", self.head.value
+        one_output_a_class(problem, f"{key}={value}")
+        if not all(name in params and params[name].requires_grad for name in (WEIGHT, BIAS)):
+            raise UserError(f"model: {key}={value} needs a network whose last layer is linear, called head, not frozen")
+        adapts = self.moves(WEIGHT) and self.moves(BIAS)
+        require(adapts, "algo.frozen", self.frozen, f"such that the head adapts, which {key}={value} makes for a task")
+
+    def any_way(self, problem: Problem) -> bool:
+        return self.head is not Head.learned
+
+    def start(self, problem: Problem, meta: Meta, task: Any) -> Params:
+        if self.head is Head.learned:
+            return meta.model
+        tasks = one_output_a_class(problem, "algo.head")
+        return {**meta.model, **self.head.of(tasks, meta.model, task.support_x, task.support_y)}
 
     def slope(self, loss: Callable[[Params], Tensor], params: Params, fixed: Params) -> Params:
         if self.hypergrad is Derivative.first_order:  # detached, so that no graph of the inner gradient is kept

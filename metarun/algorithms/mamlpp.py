@@ -49,6 +49,12 @@ class MAMLpp(MAML):
     def unread(self) -> dict[str, str]:
         return MAML.unread(self) | ({} if self.multi_step > 0 else {"multi_step_until": "algo.multi_step > 0"})
 
+    def depends_on_length(self) -> list[str]:
+        falls = self.multi_step > 0 and self.multi_step_until > 0
+        first = self.first_order_until > 0 and self.hypergrad is not Derivative.first_order
+        own = {"algo.multi_step_until": falls, "algo.first_order_until": first}
+        return [*MAML.depends_on_length(self), *(key for key, follows in own.items() if follows)]
+
     def at(self, progress: float) -> Algorithm:
         return dataclasses.replace(
             self,
@@ -70,6 +76,7 @@ class MAMLpp(MAML):
         return Meta.of(params, step_sizes=sizes)
 
     def check_problem(self, problem: Problem, params: Params) -> None:
+        MAML.check_problem(self, problem, params)
         require_given_data(problem, "algo=mamlpp", "its loss after every step needs query data for each")
 
     def step_size(self, meta: Meta, name: str, k: int) -> Tensor | float:

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from metarun.algorithms.maml import MAML
+from metarun.core.head import Head
 from metarun.core.meta import Meta
 from metarun.core.tree import Params
+from metarun.errors import require
 
 
 @dataclass(kw_only=True, slots=True)
@@ -22,6 +24,13 @@ class MetaSGD(MAML):
     """
 
     fewest_inner_steps: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        MAML.__post_init__(self)
+        plain = self.head is Head.learned
+        require(
+            plain, "head", self.head.value, "learned with algo=meta_sgd: its step sizes are those of one head's entries"
+        )
 
     def init(self, params: Params) -> Meta:
         MAML.init(self, params)

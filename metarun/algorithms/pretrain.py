@@ -54,7 +54,7 @@ class Pretrain(GradientDescent):
             raise UserError(
                 "model: algo=pretrain puts a new head on the network, whose last layer must be called head, not frozen"
             )
-        adapts = self.moves("head.weight")
+        adapts = all(self.moves(name) for name in params if name.startswith("head."))
         require(adapts, "algo.frozen", self.frozen, "such that the head, new to a task's classes, is left to adapt")
 
     def new_head(self, problem: Problem) -> bool:
@@ -73,7 +73,7 @@ class Pretrain(GradientDescent):
         now = meta.step_sizes[RATE]
         return [meta._replace(step_sizes={RATE: torch.full_like(now, rate)}) for rate in self.rates]
 
-    def start(self, problem: Problem, meta: Meta) -> Params:
+    def start(self, problem: Problem, meta: Meta, task: Any) -> Params:
         if not self.new_head(problem):
             return meta.model
         tasks = supervised(problem, "algo=pretrain")

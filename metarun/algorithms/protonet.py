@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from metarun.algorithms.base import Algorithm
+from metarun.core import head
 from metarun.core.hypergrad import store
 from metarun.core.inner import Carry, Inner
 from metarun.core.meta import Meta
@@ -47,22 +47,14 @@ class ProtoNet(Algorithm):
         return True
 
     def inner(self, problem: Problem, task: Any, *, training: bool) -> Inner:
-        tasks, x, y = one_output_a_class(problem, "algo=protonet"), task.support_x, task.support_y
-        way = tasks.outputs
+        tasks = one_output_a_class(problem, "algo=protonet")
 
         def start(meta: Meta) -> Carry:
-            width = meta.model["head.weight"].shape[1]
-            return Carry({"head.weight": x.new_zeros(way, width), "head.bias": x.new_zeros(way)}, {})
+            return Carry(head.zero(tasks, meta.model), {})
 
         def step(meta: Meta, carry: Carry, k: int) -> Carry:
-            if k > 0:
-                return carry
-            width = meta.model["head.weight"].shape[1]
-            bare = {"head.weight": torch.eye(width, dtype=x.dtype, device=x.device), "head.bias": x.new_zeros(width)}
-            embedded = tasks.forward({**meta.model, **bare}, x)  # [N*K, width]
-            members = (y == torch.arange(way, device=y.device)[:, None]).to(x.dtype)  # [N, N*K]
-            centres = members @ embedded / members.sum(1, keepdim=True)
-            return Carry({"head.weight": 2 * centres, "head.bias": -centres.square().sum(1)}, {})
+            made = head.prototypes(tasks, meta.model, task.support_x, task.support_y) if k == 0 else carry.params
+            return Carry(made, {})
 
         return Inner(start, step)
 

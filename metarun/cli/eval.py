@@ -19,8 +19,8 @@ def parser(add: Callable[..., Parser]) -> None:
         description="Tests a run's checkpoint again, the one that the run was tested on unless another is named; the\n"
         "result goes to a new folder in PATH/eval, training files stay as they are. Keys: eval.tasks, eval.norm\n"
         "(transductive, support, support_plus_one, all), eval.shot, eval.query, eval.seed,\n"
-        "algo.eval_inner_steps, data_root, device, and any other key that a test reads and that leaves the\n"
-        "network as it was trained.",
+        "eval.way, algo.eval_inner_steps, dataset=OTHER (with inputs of the same shape), data_root, device, and any\n"
+        "other key that a test reads and that leaves the network as it was trained.",
         epilog="  metarun eval run=outputs/RUN eval.norm=all eval.tasks=1000",
     )
     command.setting("run", "PATH", "the run's folder")

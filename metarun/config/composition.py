@@ -31,11 +31,12 @@ from metarun.config.overrides import (
 )
 from metarun.config.registry import GROUPS, OPTIONAL, PACKAGES, PARTS, choices, own_trackers, part, part_classes
 from metarun.config.session import compose_words, opened, without_hydra
+from metarun.datasets.base import Dataset
 from metarun.engine.device import Device
 from metarun.errors import ConfigError, UserError, first_line, require
 from metarun.runs.experiment import Experiment
 from metarun.runs.recipe import Recipe
-from metarun.runs.record import Record, departures
+from metarun.runs.record import Record, departures, trained_elsewhere
 
 
 def _opened(config_dir: str | None = None) -> AbstractContextManager[None]:
@@ -251,7 +252,7 @@ def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
     Raises:
         UserError: a key or a value is not allowed, only training reads it, or the record does not fit this version.
     """
-    cfg = OmegaConf.structured(Experiment)
+    cfg, before = OmegaConf.structured(Experiment), record
     chosen = dict(record.names)
     for group in GROUPS:
         if group in record.kinds:
@@ -265,15 +266,21 @@ def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
     except OmegaConfBaseException as error:
         text = f"this run's configuration does not fit this version of metarun: {error.full_key}: {first_line(error)}"
         raise UserError(text) from None
-    set_here = []
+    set_here, other, trained = [], False, typing.cast(Dataset, OmegaConf.to_object(cfg.dataset))
     with _opened():
         overrides = read(arguments)
+        overrides.sort(key=lambda override: override.key_or_group != "dataset")  # its keys after it
         refuse_sweep(overrides, "and an evaluation is one; start it once for each")
         for override in overrides:
             if override.key_or_group == "device":
                 check_choice(override)
                 chosen["device"] = str(override.value())
                 cfg.device = compose_words([f"device={override.value()}"]).device
+            elif override.key_or_group == "dataset":
+                check_choice(override)
+                other = override.value() != chosen["dataset"]
+                chosen["dataset"] = str(override.value())
+                cfg.dataset = compose_words([f"dataset={override.value()}"]).dataset if other else cfg.dataset
             elif override.key_or_group in PARTS:
                 raise UserError(f"{override.input_line}: a trained run keeps its {override.key_or_group}")
             elif only_training_reads(override.key_or_group, typing.cast(typing.Any, OmegaConf.get_type(cfg.algo))):
@@ -286,6 +293,10 @@ def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
         experiment, record = parse(cfg, chosen)
         for override in set_here:
             refuse_unread(override, cfg, experiment, record)
+        record = replace(record, start=before.start, extended=before.extended)
+        if other:
+            elsewhere = trained_elsewhere(before, trained, experiment.dataset, chosen["dataset"])
+            record = replace(record, trained_on=elsewhere)
         return _beside_its_recipe(experiment, record)
 
 

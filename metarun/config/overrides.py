@@ -23,7 +23,7 @@ if typing.TYPE_CHECKING:  # importing them brings torch
     from metarun.runs.experiment import Experiment
     from metarun.runs.record import Record
 
-PATHS = ("run_dir", "data_root", "dataset.path")  # keys whose values are paths, and no words of Hydra's grammar
+PATHS = ("run_dir", "data_root", "init", "dataset.path")  # keys whose values are paths, and no words of Hydra's grammar
 
 
 def as_typed(words: list[str], multirun: bool = False) -> list[str]:
@@ -235,8 +235,8 @@ def declared_type(cfg: DictConfig, key: str) -> Any:
 
 # keys of the root and of eval that a test does not read, and the keys that a test reads instead
 TRAINING = (
-    *("steps", "meta_batch", "seed", "shot", "query", "checkpoint_every", "log_every", "resume", "run_dir"),
-    *("eval.every", "eval.select"),
+    *("steps", "meta_batch", "seed", "shot", "query", "checkpoint_every", "log_every", "resume", "run_dir", "init"),
+    *("extend", "eval.every", "eval.patience", "eval.select"),
 )
 INSTEAD = {
     "shot": "eval.shot",

@@ -105,6 +105,11 @@ class OuterSettings:
             unread |= {f"promp.{part.name}": "algo.outer_optimizer=promp" for part in fields(ProMP)}
         return unread
 
+    def depends_on_length(self) -> list[str]:
+        """List the settings with which a meta-iteration depends on how many there will be, by ``progress``."""
+        moves = self.outer_schedule is not Schedule.none and self.outer_optimizer is not OuterOptimizer.trpo
+        return ["algo.outer_schedule"] if moves else []
+
     def is_proportional(self) -> bool:
         """Whether the outer step is the meta-gradient times a number."""
         return self.outer_optimizer is OuterOptimizer.sgd and self.clip_value is None and self.clip_norm is None

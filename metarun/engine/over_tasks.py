@@ -134,6 +134,12 @@ class Engine:
         kernels = " with native kernels" if self.native else ""
         return f"{self.how.value}{kernels}, compile={self.compile.value}"
 
+    def effort(self, calls: int) -> int:
+        """Return what to prepare for a function that is called so often: 0 nothing, 1 a trace, 2 machine code too."""
+        if self.compile is Compile.false or calls == 0 or (self.compile is Compile.auto and calls < TRACE_PAYS):
+            return 0
+        return 2 if not self.native and (self.compile is Compile.true or calls >= COMPILE_PAYS) else 1
+
     def parts(self, tasks: Any) -> Iterator[Any]:
         """Yield the tasks in chunks of nearly equal size, at most ``chunk`` tasks each."""
         total = count(tasks)
@@ -195,9 +201,7 @@ class OverTasks:
         The decision depends on settings alone, never on measured time: a resumed run must decide as it did before.
         """
         plain = functools.partial(self._chunk, total)
-        wish = self.engine.compile
-        pays = self.calls >= TRACE_PAYS or (wish is Compile.true and self.calls > 0)
-        if wish is Compile.false or not pays:
+        if self.engine.effort(self.calls) == 0:
             return plain
         return self._traced(plain, shared, part) or plain
 
@@ -206,8 +210,8 @@ class OverTasks:
         trace = traced(plain, shared, part)
         if trace is None:
             return None
-        long_run = self.calls >= COMPILE_PAYS and trace.operations <= COMPILED_OPERATIONS
-        if not self.engine.native and (self.engine.compile is Compile.true or long_run):
+        short = self.engine.compile is Compile.true or trace.operations <= COMPILED_OPERATIONS
+        if self.engine.effort(self.calls) == 2 and short:
             trace.compile(shared, part)
         return Replay(plain, trace)
 

@@ -26,6 +26,10 @@ class Model(abc.ABC):
     def check_problem(self, problem: Problem) -> None:  # noqa: B027
         """Raise ``UserError`` where the network's outputs mean nothing to such tasks; it is called before any work."""
 
+    def known_as(self, name: str) -> str:
+        """Return this network's name of a parameter that other code calls ``name``, for files that others wrote."""
+        return name
+
     @abc.abstractmethod
     def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
         """Build a network, initialised from torch's global generator.

@@ -18,6 +18,9 @@ SMALLEST = 17  # pixels a side; with fewer, five halvings, each rounded up, reac
 class ResNet18(Model):
     """ResNet-18 with torchvision's random initialisation: 11.2 million parameters; batch norm on batch statistics."""
 
+    def known_as(self, name: str) -> str:
+        return name.replace("fc.", "head.", 1) if name.startswith("fc.") else f"body.{name}"
+
     def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
         if len(input_shape) != 3:
             raise UserError(

@@ -131,7 +131,7 @@ def _notes(result: Result) -> list[str]:
         notes.append(f"{why}; it counts as {metric.worst_in_words}.")
     validation = selected.validation
     tested = f"Selected on validation: {validation.text(metric)}" if validation else f"Tested: {selected.rule}"
-    return [*notes, f"{tested}, {selected.when(result.trained)}."]
+    return [*notes, f"{tested}, {selected.when(result.trained, result.stopped_early)}."]
 
 
 def _protocol(result: Result) -> dict[str, str]:

@@ -101,14 +101,15 @@ class Selected:
     of: int
     validation: Estimate | None
 
-    def when(self, trained: int) -> str:
-        """Return the meta-iteration in words; ``trained`` is the number that the run had done."""
-        unfinished = f", of a run that had done {trained}" if trained < self.of else ""
-        return f"meta-iteration {self.step} of {self.of}{unfinished}"
+    def when(self, trained: int, stopped_early: bool = False) -> str:
+        """Return the meta-iteration in words, for a run that had done ``trained`` or stopped early after them."""
+        did = "stopped early after" if stopped_early else "had done"
+        shorter = f", of a run that {did} {trained}" if trained < self.of else ""
+        return f"meta-iteration {self.step} of {self.of}{shorter}"
 
-    def text(self, trained: int) -> str:
+    def text(self, trained: int, stopped_early: bool = False) -> str:
         """Return the rule and the meta-iteration in words, as ``when`` does."""
-        return f"{self.rule}, {self.when(trained)}"
+        return f"{self.rule}, {self.when(trained, stopped_early)}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the content for a file."""
@@ -186,6 +187,7 @@ class Result:
         tasks_per_s: median over the journal's training lines; None if there are none.
         yardsticks: name -> the metric of a known solution on the same tasks.
         folder: where it was read from; None where it was not.
+        stopped_early: whether meta-training ended before its last step, for ``eval.patience``.
     """
 
     names: dict[str, str]
@@ -206,12 +208,13 @@ class Result:
     test_seconds: float
     tasks_per_s: float | None
     yardsticks: dict[str, Estimate] = field(default_factory=dict)
+    stopped_early: bool = False
     folder: Path | None = field(default=None, compare=False)
 
     @property
     def unfinished(self) -> bool:
         """Whether the run was tested before the end of its training."""
-        return self.trained < self.selected.of
+        return self.trained < self.selected.of and not self.stopped_early
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``result.json`` without its checksum."""
@@ -235,6 +238,7 @@ class Result:
             "test_seconds": self.test_seconds,
             "tasks_per_s": self.tasks_per_s,
             **({"yardsticks": {name: asdict(of) for name, of in self.yardsticks.items()}} if self.yardsticks else {}),
+            **({"stopped_early": True} if self.stopped_early else {}),
         }
 
     @staticmethod
@@ -268,6 +272,7 @@ class Result:
             yardsticks={
                 _text(name): _estimate(of, _whole(of["tasks"])) for name, of in content.get("yardsticks", {}).items()
             },
+            stopped_early=content.get("stopped_early", False) is True,
         )
 
 

@@ -162,7 +162,7 @@ def read(path: Path, owner: Owner | None = None) -> dict[str, Any]:
     try:
         file = torch.load(io.BytesIO(data or b""), map_location="cpu", weights_only=True)
         content, recorded = file["content"], file["sha256"]
-        whole = file["format"] == FORMAT and _digest(content) == recorded
+        whole = file["format"] == FORMAT and digest(content) == recorded
     except MemoryError:
         raise
     except Exception as error:  # torch raises many kinds of error for a file that it did not write
@@ -177,7 +177,7 @@ def read(path: Path, owner: Owner | None = None) -> dict[str, Any]:
 def encode(content: dict[str, Any]) -> bytes:
     """Return the bytes of a file that ``read`` reads: plain values and tensors, with a checksum."""
     buffer = io.BytesIO()  # not a path: torch writes the file's name into the file
-    torch.save(_plain({"format": FORMAT, "sha256": _digest(content), "content": content}), buffer)
+    torch.save(_plain({"format": FORMAT, "sha256": digest(content), "content": content}), buffer)
     return buffer.getvalue()
 
 
@@ -196,25 +196,25 @@ def _plain(value: Any) -> Any:
     return sys.intern(value) if isinstance(value, str) else value
 
 
-def _digest(content: Any) -> str:
+def digest(content: Any) -> str:
     """Compute the SHA-256 of names, types, shapes and bits; it is the same on every device."""
-    digest = hashlib.sha256()
+    hasher = hashlib.sha256()
 
     def feed(value: Any) -> None:
         if isinstance(value, Tensor):
-            digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+            hasher.update(f"{value.dtype}{tuple(value.shape)}".encode())
+            hasher.update(value.detach().cpu().contiguous().numpy().tobytes())
         elif isinstance(value, dict):
-            digest.update(f"dict{len(value)}".encode())
+            hasher.update(f"dict{len(value)}".encode())
             for key, item in value.items():
                 feed(key)
                 feed(item)
         elif isinstance(value, list | tuple):
-            digest.update(f"list{len(value)}".encode())
+            hasher.update(f"list{len(value)}".encode())
             for item in value:
                 feed(item)
         else:
-            digest.update(f"{type(value).__name__}:{value!r};".encode())
+            hasher.update(f"{type(value).__name__}:{value!r};".encode())
 
     feed(content)
-    return digest.hexdigest()
+    return hasher.hexdigest()

@@ -92,8 +92,8 @@ class Evaluator:
         self.measured = measured = range(algo.eval_inner_steps if last_only else 0, algo.eval_inner_steps + 1)
 
         def score(meta: Meta, task: Any) -> tuple[Tensor, Tensor, Metrics]:  # each [norms, S+1]; of Metrics [S+1]
-            metrics, losses = zip(*algo.measure_adaptation(setup.problem, meta, task, measured, norms), strict=True)
-            rows = [setup.problem.beside(task, k) for k in measured]
+            metrics, losses = zip(*algo.measure_adaptation(setup.tested, meta, task, measured, norms), strict=True)
+            rows = [setup.tested.beside(task, k) for k in measured]
             beside = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
             return torch.stack(metrics, -1), torch.stack(losses, -1), beside
 
@@ -109,7 +109,7 @@ class Evaluator:
     def _collected(self, meta: Meta, tasks: Any) -> Any:
         b = self.setup
         algo, steps = b.experiment.algo, self.measured.stop - 1
-        return collected(b.engine, algo, b.problem, meta, tasks, steps, training=False)
+        return collected(b.engine, algo, b.tested, meta, tasks, steps, training=False)
 
     def __call__(self, meta: Meta, split: Split, progress: str = "") -> list[Measured]:
         """Score the meta-parameters.
@@ -131,7 +131,7 @@ class Evaluator:
                     results.append(tree_map(Tensor.cpu, part))
                     bar.update(len(part[0]))
         metric, loss, beside = concatenate(self.setup.ranks.gather(results))
-        steps, problem = list(self.measured), self.setup.problem
+        steps, problem = list(self.measured), self.setup.tested
         worst, restated = problem.metric.worst, [problem.restated(metric[:, i]) for i in range(len(self.norms))]
         return [
             Measured(norm, steps, metric[:, i], loss[:, i], worst, beside | restated[i])
@@ -154,7 +154,9 @@ def measured_episodes(setup: Setup, split: Split, tasks: int, at_once: int = AT_
     x = setup.experiment
     mine = setup.ranks.share(range(tasks))
     for first in range(0, len(mine), at_once):
-        yield setup.tasks.sample(split, x.eval.seed, mine[first : first + at_once], x.way, x.eval.shot, x.eval.query)
+        yield setup.tasks.sample(
+            split, x.eval.seed, mine[first : first + at_once], x.eval_way, x.eval.shot, x.eval.query
+        )
 
 
 def yardsticks(setup: Setup, split: Split, tasks: int, beside: dict[str, float]) -> dict[str, Estimate]:
@@ -172,7 +174,7 @@ def yardsticks(setup: Setup, split: Split, tasks: int, beside: dict[str, float])
         return {}
     parts = [setup.tasks.yardsticks(drawn, beside) for drawn in measured_episodes(setup, split, tasks)]
     rows = concatenate(setup.ranks.gather([tree_map(Tensor.cpu, part) for part in parts]))
-    worst = setup.problem.metric.worst
+    worst = setup.tested.metric.worst
     found = {name: Estimate.of(values, ~values.isfinite(), worst) for name, values in rows.items()}
     return {name: of for name, of in found.items() if math.isfinite(of.mean)}
 
@@ -190,7 +192,7 @@ def watched(setup: Setup, meta: Meta, tasks: ActingTask, trajectories: int) -> l
         One entry for each number of inner steps; empty where the environment has nothing to show.
     """
     algo = setup.experiment.algo
-    watching = Watching.of(acting(setup.problem, "dataset"), trajectories)
+    watching = Watching.of(acting(setup.tested, "dataset"), trajectories)
     collected(setup.engine, algo, watching, meta, tasks, algo.eval_inner_steps, training=False)
     return watching.seen
 
@@ -207,7 +209,7 @@ def predictions(setup: Setup, meta: Meta, episodes: Episode, norm: Norm) -> Tens
     Returns:
         [T, S+1, N*Q, outputs].
     """
-    algo, problem = setup.experiment.algo, setup.problem
+    algo, problem = setup.experiment.algo, setup.tested
     assert isinstance(problem, Supervised), "only labelled examples are drawn with their predictions"
 
     def outputs(meta: Meta, task: Episode) -> Tensor:

@@ -54,6 +54,8 @@ class Evaluation:
         every_step: whether to test after 0, 1, ..., S inner steps; if not, after S only.
         select: which parameters are tested.
         seed: seed of validation and test tasks, separate from the run's seed, so that all runs get the same tasks.
+        way: N of validation and test tasks, where the method makes a head for each task; None: as in training.
+        patience: validations without a better one after which meta-training stops; None: it does not stop early.
     """
 
     tasks: int
@@ -65,10 +67,24 @@ class Evaluation:
     every_step: bool
     select: Select
     seed: int
+    way: int | None = None
+    patience: int | None = None
 
     def __post_init__(self) -> None:
+        if self.patience is not None:
+            require_count("patience", self.patience)
+            require(self.every > 0, "patience", self.patience, "null where eval.every=0: there is no validation")
         for name, least, most in (("tasks", 2, 10**7), ("val_tasks", 2, 10**7), ("every", 0, 10**9)):
             require_count(name, getattr(self, name), least, most)
+
+    def exhausted(self, step: int, best: int) -> bool:
+        """Whether ``patience`` validations were not better than the best one, so that meta-training stops.
+
+        Args:
+            step: meta-iterations done.
+            best: meta-iterations done at the best validation so far; 0: none has a figure.
+        """
+        return self.patience is not None and step // self.every - best // self.every >= self.patience
 
 
 @dataclass(kw_only=True, slots=True)
@@ -76,7 +92,7 @@ class Experiment:
     """The root of the configuration; ``conf/train.yaml`` states the values.
 
     Attributes:
-        way: N, of all tasks.
+        way: N, of all tasks; ``eval.way`` can be another one.
         shot: K, of meta-training tasks.
         query: Q, of meta-training tasks.
         meta_batch: tasks per meta-iteration.
@@ -94,6 +110,8 @@ class Experiment:
         device: settings of the processor.
         recipe: the published protocol; None: the experiment follows none.
         tracker: option -> tracker that the run is shown in. A run's record has none of it.
+        init: where the first parameters are taken from (source.py); None: they are random.
+        extend: whether the finished run in ``run_dir`` goes on until ``steps`` (extend.py).
     """
 
     way: int
@@ -114,6 +132,8 @@ class Experiment:
     device: Device
     recipe: Recipe | None = None
     tracker: dict[str, Tracker] = field(default_factory=dict)
+    init: str | None = None
+    extend: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "checkpoint_every", "log_every"):
@@ -123,10 +143,21 @@ class Experiment:
         for name in ("shot", "query"):
             require_count(f"eval.{name}", getattr(self.eval, name), most=10**6)
         require(self.way >= 2 or not self.dataset.has_way, "way", self.way, ">= 2")
+        if self.eval.way is not None:
+            require_count("eval.way", self.eval.way, least=2, most=10**6)
+            same = self.eval_way == self.way or not self.dataset.binary
+            require(same, "eval.way", self.eval.way, f"{self.way}, as in training, with this data set")
         require(self.way == 2 or not self.dataset.binary, "way", self.way, "2, the classes that one output tells apart")
         for key, value in {"seed": self.seed, "eval.seed": self.eval.seed}.items():
             require(0 <= value < 2**63, key, value, "0..2**63 - 1")
+        known = self.run_dir is not None
+        require(known or not self.extend, "extend", "true", "false without run_dir, which names the run to go on with")
         self.steps = self.algo.meta_iterations(self.steps)
+
+    @property
+    def eval_way(self) -> int:
+        """N of validation and test tasks."""
+        return self.way if self.eval.way is None else self.eval.way
 
     def grouped(self, sweep: str) -> None:
         """Let trackers show the run as one of this sweep, unless their settings state another group."""
@@ -136,7 +167,9 @@ class Experiment:
     def unread(self) -> dict[str, str]:
         """Return the keys that nothing reads under the other settings -> what would read them."""
         of_method = {f"algo.{name}": reader for name, reader in self.algo.unread().items()}
-        return of_method | ({} if self.dataset.has_way else {"way": "a data set with classes"})
+        return of_method | (
+            {} if self.dataset.has_way else dict.fromkeys(("way", "eval.way"), "a data set with classes")
+        )
 
     def training_shots(self) -> tuple[int, int]:
         """Return (support, query) examples per class of a meta-training task."""

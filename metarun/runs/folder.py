@@ -17,7 +17,7 @@ from metarun.results import page
 from metarun.results.result_file import read as read_result
 from metarun.runs import held_out
 from metarun.runs.experiment import Experiment, Resume
-from metarun.runs.record import CONFIG, Record
+from metarun.runs.record import CONFIG, EXTENDED, Record
 
 RESULT, LOCK = "result.json", ".lock"
 OUTPUTS = Path("outputs")
@@ -140,6 +140,9 @@ def _fits(run_dir: Path, experiment: Experiment, record: Record) -> None:
     if experiment.resume is Resume.never:
         raise UserError(f"run_dir={run_dir}: holds a run, and resume=never; choose another folder")
     old, new = before.identity(), record.identity()
+    if experiment.extend:  # extend.py has compared the lengths
+        ignored = ("steps", EXTENDED)
+        old, new = ({k: v for k, v in of.items() if k not in ignored} for of in (old, new))
     for key in experiment.algo.fixed:  # older runs stored what was typed, or a data set's default
         old.pop(key, None), new.pop(key, None)
     differ = [f"{k}: {old.get(k)} there, {new.get(k)} here" for k in {**old, **new} if old.get(k) != new.get(k)]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 from metarun.datasets.base import Split, Tasks
@@ -17,6 +19,26 @@ DECIDE = (  # settings that assign classes or tasks to splits
     *("split", "split_seed", "shares", "path", "layers", "min_images"),
     *("task", "target", "y", "min_rows"),
 )
+IMAGENET, OF_IMAGENET = "imagenet", re.compile(r"n\d{8}")  # in ``Trained.kind``; names of its classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What parameters were trained on, as stored in the ``config.json`` of a run that starts from them.
+
+    Attributes:
+        what: the training, in words.
+        kind: module of its data set, or ``imagenet``; None: not known.
+        settings: settings of its data set.
+        data: facts of its data; None: not known.
+        selected: whether validation selected the parameters.
+    """
+
+    what: str
+    kind: str | None
+    settings: dict[str, Any]
+    data: Facts | None
+    selected: bool
 
 
 def facts(tasks: Tasks) -> Facts:
@@ -127,6 +149,42 @@ def refuse_trained(
 
 def _noun(data: Facts) -> str:
     return data.get("apart") or "classes"
+
+
+def refuse_seen(trained: Trained, tested: Facts, kind: str, asked: dict[str, Any], place: object) -> None:
+    """Do what ``refuse_trained`` does for any training, also on another data set.
+
+    Classes of two data sets are the same where they have the same name, unless one data set only numbers its classes.
+
+    Args:
+        trained: the training.
+        tested: facts of the test's data.
+        kind: module of the test's data set.
+        asked: settings of the test's data set.
+        place: start of the message.
+
+    Raises:
+        UserError: there are such classes, or within one data set it is not known whether there are.
+    """
+    if trained.kind == kind:
+        refuse_trained(trained.data, trained.settings, tested, asked, trained.selected, place)
+        return
+    if compared(trained, tested):
+        refuse_trained(trained.data, trained.settings, tested, asked, trained.selected, place)
+    test = tested["classes"]["test"] or []
+    if trained.kind == IMAGENET and (known := [name for name in test if OF_IMAGENET.fullmatch(name)]):
+        raise UserError(
+            f"{place}: {trained.what}: {len(known)} of the {len(test)} test classes are called as classes of ImageNet "
+            f"({first(known)}), on which these parameters were trained; test on others"
+        )
+
+
+def compared(trained: Trained, tested: Facts) -> bool:
+    """Whether the classes of two data sets can be compared by name; not where one of them only numbers its classes."""
+    test = tested["classes"]["test"]
+    lists = [trained.data["classes"][split.name] for split in Split] if trained.data else []
+    numbered = any(all(name.isdigit() for name in names) for names in (*lists, test) if names)
+    return bool(lists and lists[0] and test) and not numbered
 
 
 def first(names: Collection[str], most: int = 3) -> str:

@@ -11,13 +11,15 @@ from metarun.core.meta import Meta
 from metarun.engine.ranks import ALONE, Ranks
 from metarun.errors import ConfigError, UserError
 from metarun.files import read_file
+from metarun.results.result_file import read as read_result
 from metarun.runs import checkpoint, held_out, meta_test
 from metarun.runs.experiment import Experiment, Select
-from metarun.runs.folder import finished, fresh
+from metarun.runs.folder import RESULT, finished, fresh
+from metarun.runs.held_out import Trained
 from metarun.runs.meta_test import Tested
 from metarun.runs.owner import Owner
 from metarun.runs.preflight import preflight
-from metarun.runs.record import Record
+from metarun.runs.record import Record, refuse_seen
 from metarun.runs.setup import Setup, build
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import tuned
@@ -50,12 +52,16 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
         ranks.on_first(lambda: preflight(setup, training=False))
         x = experiment
         name = f"{x.eval.norm.name}_{x.eval.tasks}tasks_{x.algo.eval_inner_steps}steps"
+        name = f"{record.names['dataset']}_{name}" if record.trained_on else name
+        name += f"_{x.eval_way}way" if x.eval_way != x.way else ""
         out = ranks.on_first(lambda: fresh(run_dir / "eval" / name))
         meta = tree.combine(lambda p: p.to(setup.device), content["meta"])
+        trained, stopped_early = ranks.on_first(lambda: _trained_for(run_dir, setup, content))
         if "value" in content:
-            tested = Tested.selected(meta, content, ranks.on_first(lambda: _trained_for(run_dir, setup, content)))
+            tested = Tested.selected(meta, content, trained, stopped_early)
         else:
-            tested = Tested(tuned(setup, meta), content["step"], "last step", None, content["step"])
+            step = content["step"]
+            tested = Tested(tuned(setup, meta), step, "last step", None, step, stopped_early and step == trained)
         found = meta_test.test(setup, record, tested, run_dir, out)
         ranks.on_first(lambda: meta_test.illustrate(setup, found, tested.meta, run_dir, out, record.command))
         meta_test.require_figures(found)
@@ -96,16 +102,20 @@ def trained(run_dir: Path, which: Select, setup: Setup) -> dict[str, Any]:
         return vars(state.selection) if which is Select.best and state.selection else vars(state)
 
 
-def _trained_for(run_dir: Path, setup: Setup, chosen: dict[str, Any]) -> int:
-    """Find the meta-iterations that a run had done. The journal is not used because it has no checksum."""
+def _trained_for(run_dir: Path, setup: Setup, chosen: dict[str, Any]) -> tuple[int, bool]:
+    """Find the meta-iterations that a run had done, and whether it stopped early there.
+
+    The journal is not used because it has no checksum.
+    """
     if finished(run_dir):
-        return setup.experiment.steps
+        result = read_result(run_dir / RESULT)
+        return result.trained, result.stopped_early
     before = Record.read(run_dir)
     try:
         state = checkpoint.load(run_dir, lambda: Owner.of(setup, before.training() if before else None))
     except UserError:
         state = None  # only best.pt is left
-    return max(chosen["step"], state.step if state else 0)
+    return max(chosen["step"], state.step if state else 0), False
 
 
 def _refuse_seen_classes(run_dir: Path, asked: Record, setup: Setup, content: dict[str, Any]) -> None:
@@ -114,8 +124,12 @@ def _refuse_seen_classes(run_dir: Path, asked: Record, setup: Setup, content: di
     assert before is not None, "evaluate_run is given a run folder"
     held_out.refuse_renamed_split(before.data, before.names, before.values, f"run={run_dir}")
     chosen = "value" in content or len(setup.experiment.algo.candidates(content["meta"])) > 1
+    chosen = chosen or setup.experiment.eval.patience is not None  # then validation chose when to stop
     was, now = (record.values["dataset"] for record in (before, asked))
-    held_out.refuse_trained(before.data, was, tested, now, chosen, f"run={run_dir}")
+    kind, other = (record.kinds["dataset"] for record in (before, asked))
+    trained = Trained(what=before.names["dataset"], kind=kind, settings=was, data=before.data, selected=chosen)
+    held_out.refuse_seen(trained, tested, other, now, f"run={run_dir}")
+    refuse_seen(asked, setup.tasks)
     if was == now and (said := held_out.differences(before.data, tested)):
         warnings.warn(f"run={run_dir}: tested on other data than it was trained on ({said})", stacklevel=2)
 

@@ -25,7 +25,7 @@ from metarun.errors import NotFinite, first_line
 from metarun.results import page, result_file
 from metarun.results.report import summary
 from metarun.results.result import OfRecipe, Result, Score, Selected, norm_in_words
-from metarun.runs import journal
+from metarun.runs import extend, held_out, journal
 from metarun.runs.evaluate import Measured, evaluate, predictions, watched, yardsticks
 from metarun.runs.folder import RESULT
 from metarun.runs.record import Record
@@ -45,6 +45,7 @@ class Tested:
         rule: the rule that chose them, in words.
         validation: their metric on validation; None if the rule does not use it.
         trained: meta-iterations that the run had done.
+        stopped_early: whether it ended there, for ``eval.patience``.
     """
 
     meta: Meta
@@ -52,18 +53,20 @@ class Tested:
     rule: str
     validation: Estimate | None
     trained: int
+    stopped_early: bool = False
 
     @staticmethod
-    def selected(meta: Meta, chosen: dict[str, Any], trained: int) -> Tested:
+    def selected(meta: Meta, chosen: dict[str, Any], trained: int, stopped_early: bool = False) -> Tested:
         """Describe meta-parameters that were selected on validation.
 
         Args:
             meta: the meta-parameters.
             chosen: the fields of their ``checkpoint.Selection``.
             trained: meta-iterations that the run had done.
+            stopped_early: whether it ended there, for ``eval.patience``.
         """
         validation = Estimate(chosen["value"], chosen["ci95"], None, chosen.get("diverged", 0))
-        return Tested(meta, chosen["step"], "best validation", validation, trained)
+        return Tested(meta, chosen["step"], "best validation", validation, trained, stopped_early)
 
 
 def test(setup: Setup, record: Record, tested: Tested, train_dir: Path, out: Path) -> Result:
@@ -110,7 +113,16 @@ def _result(
     training = [line["seconds"] for line in lines]
     rates = [line["tasks_per_s"] for line in lines if line["split"] == "train" and line.get("tasks_per_s")]
     selected = Selected(rule=tested.rule, step=tested.step, of=x.steps, validation=tested.validation)
-    protocol = {**setup.protocol(), "selection": selected.text(trained)}
+    protocol = {**setup.protocol(), "selection": selected.text(trained, tested.stopped_early)}
+    if record.extended:
+        protocol["extended"] = extend.stamp(record.extended, x.steps)
+    if x.eval.patience is not None:
+        protocol["patience"] = f"{x.eval.patience} validations, one every {x.eval.every} meta-iterations"
+    if of := record.trained_on:
+        how = "by name" if held_out.compared(of, held_out.facts(setup.tasks)) else "not: they are not named in both"
+        protocol["trained_on"] = f"{of.what}; classes of both data sets were compared {how}"
+    if record.start:
+        protocol["init"] = record.start.stamp()
     for rate in tested.meta.step_sizes.values():
         if rate.ndim == 0:
             protocol["step_size"] = f"{rate.item():g}"
@@ -142,6 +154,7 @@ def _result(
         train_seconds=training[-1] if training else 0.0,
         test_seconds=round(seconds, 3),
         tasks_per_s=sorted(rates)[len(rates) // 2] if rates else None,
+        stopped_early=tested.stopped_early,
     )
 
 
@@ -228,11 +241,11 @@ def _tasks_drawn(setup: Setup, meta: Meta) -> Figure | None:
 
     x, few, kind = setup.experiment, range(3), setup.tasks.figure
     if setup.problem.collects:
-        tasks = setup.tasks.sample(Split.test, x.eval.seed, few, x.way, x.eval.shot, x.eval.query)
+        tasks = setup.tasks.sample(Split.test, x.eval.seed, few, x.eval_way, x.eval.shot, x.eval.query)
         return task_figures.episodes(kind, watched(setup, meta, tasks, task_figures.EPISODES))
-    episodes = setup.tasks.sample(Split.test, x.eval.seed, few, x.way, x.eval.shot, kind.queries(x.eval.query))
+    episodes = setup.tasks.sample(Split.test, x.eval.seed, few, x.eval_way, x.eval.shot, kind.queries(x.eval.query))
     outputs = predictions(setup, meta, episodes, x.eval.norm.members(setup.mixing)[0])
-    names = setup.tasks.drawn(Split.test, x.eval.seed, few, x.way)
+    names = setup.tasks.drawn(Split.test, x.eval.seed, few, x.eval_way)
     return task_figures.draw(kind, episodes, outputs, x.dataset.ink, names)
 
 

@@ -14,6 +14,7 @@ from metarun.core import tree
 from metarun.core.outer_step import Nothing
 from metarun.core.tree import Params
 from metarun.errors import UserError
+from metarun.runs.record import EXTENDED
 from metarun.runs.setup import Setup
 
 MOST = 3  # differing settings listed in a message
@@ -87,9 +88,11 @@ class Owner:
 
     def _settings(self, theirs: dict[str, Any]) -> Iterator[str]:
         """Compare the settings that both have: one that only one of them has was added or removed between versions."""
-        both = [key for key in self.training if key in theirs and theirs[key] != self.training[key]]
+        shorter = theirs.get("steps") in self.training.get(EXTENDED, [])  # of the run before it was extended
+        mine = {key: value for key, value in self.training.items() if not (shorter and key in ("steps", EXTENDED))}
+        both = [key for key in mine if key in theirs and theirs[key] != mine[key]]
         if both:
-            said = "; ".join(f"{key}: {theirs[key]} there, {self.training[key]} here" for key in both[:MOST])
+            said = "; ".join(f"{key}: {theirs[key]} there, {mine[key]} here" for key in both[:MOST])
             more = f"; and {len(both) - MOST} more" if len(both) > MOST else ""
             yield f"it was trained with other settings ({said}{more})"
 

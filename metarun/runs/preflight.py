@@ -106,7 +106,7 @@ def _evaluate(setup: Setup) -> None:
     if setup.tasks.figure is TaskFigure.none or setup.problem.collects:
         return
     query = setup.tasks.figure.queries(x.eval.query)
-    shown = setup.tasks.sample(Split.test, x.eval.seed, range(1), x.way, x.eval.shot, query)
+    shown = setup.tasks.sample(Split.test, x.eval.seed, range(1), x.eval_way, x.eval.shot, query)
     few = dataclasses.replace(x.algo, eval_inner_steps=min(1, x.algo.eval_inner_steps))  # all steps have just been run
     predictions(dataclasses.replace(setup, experiment=dataclasses.replace(x, algo=few)), meta, shown, score.norm)
 

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from metarun.core.outer_settings import ProMP, TrustRegion
-from metarun.errors import UserError
+from metarun.datasets.base import Dataset, Tasks
+from metarun.errors import UserError, require
 from metarun.files import read_file, write_json
 from metarun.results.result_file import sealed
 from metarun.runs import held_out
 from metarun.runs.experiment import Experiment
-from metarun.runs.held_out import Facts
+from metarun.runs.held_out import Facts, Trained
+from metarun.runs.start import Start
 
 CONFIG = "config.json"
+EXTENDED = "extended (steps)"  # key of an identity
+ENDS = ("eval.every", "eval.patience")  # settings of evaluation that checkpoints depend on
 # keys that do not affect the result: paths, resume policy, and presets, whose values are stored where they are used
-NOT_IDENTITY = ("run_dir", "data_root", "resume", "recipe.reference", "dataset.preset")
+# and where first parameters lie: their checksum counts
+NOT_IDENTITY = ("run_dir", "data_root", "resume", "extend", "init", "recipe.reference", "dataset.preset")
 # settings that older run folders lack, by group and module, with the values that those runs used; a new setting of a
 # part belongs here, or runs from before it are refused
 DESCENT = {"eval_later_lr": 1.0}
+UNROLLED = {**DESCENT, "head": "learned"}
 LATER: dict[tuple[str, str], dict[str, Any]] = {
     ("dataset", "image_folder"): {"split": "shares", "layers": 1, "min_images": 0, "white": None},
-    **{("algo", name): DESCENT for name in ("maml", "mamlpp", "meta_sgd", "oracle", "pretrain", "random")},
+    **{("algo", name): DESCENT for name in ("oracle", "pretrain", "random")},
+    **{("algo", name): UNROLLED for name in ("maml", "mamlpp", "meta_sgd")},
 }
 
 
@@ -39,6 +47,10 @@ class Record:
         changed: settings that differ from those of the recipe, where there is one.
         data: description of the data (``held_out.facts``); None in older folders.
         command: the words that were typed after ``metarun``; none in older folders.
+        start: the parameters that the run starts from; None: random ones.
+        extended: meta-iterations after which the run had ended before it was extended -> what makes it another run than
+            one of its whole length; nothing: it is the same.
+        trained_on: the training, for a test on another data set than that of the training; else None.
     """
 
     names: dict[str, str]
@@ -47,10 +59,20 @@ class Record:
     changed: list[str] = field(default_factory=list)
     data: Facts | None = None
     command: list[str] = field(default_factory=list)
+    start: Start | None = None
+    extended: dict[str, list[str]] = field(default_factory=dict)
+    trained_on: Trained | None = None
 
     def identity(self) -> dict[str, Any]:
         """Return dotted key -> value of every key that affects the result."""
         chosen: dict[str, Any] = {f"{group} (option)": name for group, name in self.names.items()}
+        chosen |= {"init (sha256)": self.start.sha256[:16]} if self.start else {}
+        chosen |= {EXTENDED: [int(steps) for steps in self.extended]} if self.extended else {}
+        if of := self.trained_on:
+            chosen |= {
+                "trained on": of.what,
+                **{f"trained on {key}": value for key, value in _flat(of.settings).items()},
+            }
         later = USUAL | _flat({group: LATER.get((group, module), {}) for group, module in self.kinds.items()})
         given = _flat(self.values)
         return chosen | {key: value for key, value in given.items() if key not in later or later[key] != value}
@@ -66,7 +88,7 @@ class Record:
 
     def training(self) -> dict[str, Any]:
         """Return the part of the identity that affects checkpoints: without test settings and the recipe's name."""
-        beside = [key for key in self.identity() if key.startswith("eval.") and key != "eval.every"]
+        beside = [key for key in self.identity() if key.startswith("eval.") and key not in ENDS]
         return {key: value for key, value in self.identity().items() if key not in (*beside, "recipe.name")}
 
     def hash(self, training_only: bool = False) -> str:
@@ -77,12 +99,14 @@ class Record:
     def name(self, experiment: Experiment) -> str:
         """Return the name of a run folder without the date: algorithm, data set, task and seed."""
         x = experiment
-        task = x.dataset.short_kind(x.way, x.eval.shot)
+        task = x.dataset.short_kind(x.eval_way, x.eval.shot)
         return f"{self.names['algo']}_{self.names['dataset']}_{task}_s{x.seed}"
 
     def write(self, run_dir: Path) -> None:
         """Write the record into a run folder, with a checksum."""
-        write_json(run_dir / CONFIG, sealed(vars(self)))
+        started = {"start": self.start.to_json()} if self.start else {}
+        rest = {key: value for key, value in vars(self).items() if key not in ("start", "trained_on")}
+        write_json(run_dir / CONFIG, sealed({**rest, **started}))
 
     @staticmethod
     def read(run_dir: Path) -> Record | None:
@@ -111,8 +135,10 @@ class Record:
         try:
             content = json.loads(data)
             whole = "sha256" not in content or sealed(content) == content
-            record = Record(**{key: value for key, value in content.items() if key != "sha256"})
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            start = Start.from_json(content["start"]) if content.get("start") else None
+            rest = {key: value for key, value in content.items() if key not in ("sha256", "start")}
+            record = Record(**rest, start=start)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(f"{path}: damaged ({error})") from None
         if not whole:
             raise UserError(f"{path}: was changed after metarun wrote it (its sha256 does not fit)")
@@ -127,7 +153,10 @@ class Record:
     def _is_sound(self) -> bool:
         """Whether the types are right; JSON does not check them."""
         texts = (self.names, self.kinds)
-        if not all(isinstance(part, dict) for part in (*texts, self.values)) or not isinstance(self.changed, list):
+        if not isinstance(self.extended, dict) or not all(steps.isdecimal() for steps in self.extended):
+            return False
+        texts_of = [text for why in self.extended.values() for text in (why if isinstance(why, list) else [None])]
+        if not all(isinstance(text, str) for text in texts_of):
             return False
         if not held_out.sound(self.data):
             return False
@@ -139,6 +168,41 @@ class Record:
             and self.names.keys() == self.kinds.keys()
             and all(isinstance(self.values.get(group), dict) for group in self.kinds)
         )
+
+
+def refuse_seen(record: Record, tasks: Tasks) -> None:
+    """Raise ``UserError`` where a test class of these tasks was seen by the parameters that the run starts from."""
+    if record.start:
+        record.start.refuse_seen(held_out.facts(tasks), record.kinds["dataset"], record.values["dataset"])
+
+
+def trained_elsewhere(before: Record, trained: Dataset, asked: Dataset, name: str) -> Trained:
+    """Describe what a run was trained on, for a test on another data set, whose tasks must fit its network.
+
+    Args:
+        before: the run's record.
+        trained: its data set.
+        asked: the data set of the test.
+        name: option of that.
+
+    Raises:
+        ConfigError: its tasks are of another kind, or its inputs of another shape.
+    """
+    was, now = ((of.has_way, of.binary, of.labelled, of.metric) for of in (trained, asked))
+    require(was == now, "dataset", name, f"a data set with tasks of the kind that {before.names['dataset']} has")
+    here, there = list(asked.input_shape), list(trained.input_shape)
+    resized = getattr(asked, "size", None) is not None and here[-1] != there[-1]
+    hint = f"; try dataset.size={there[-1]}" if resized else ""
+    require(here == there, "dataset", name, f"a data set with inputs {there}, as in training; its own are {here}{hint}")
+    if asked.ink != trained.ink:
+        warnings.warn(f"dataset={name}: dark and light are the other way round than in training", stacklevel=2)
+    return Trained(
+        what=before.names["dataset"],
+        kind=before.kinds["dataset"],
+        settings=before.values["dataset"],
+        data=before.data,
+        selected=False,
+    )
 
 
 def departures(identity: dict[str, Any], published: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -168,4 +232,6 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 # settings with a default in their type, which an identity does not state: older runs lack them, and few runs read them
-USUAL = _flat({"algo": {"trust_region": asdict(TrustRegion()), "promp": asdict(ProMP())}})
+USUAL = _flat(
+    {"eval": {"patience": None, "way": None}, "algo": {"trust_region": asdict(TrustRegion()), "promp": asdict(ProMP())}}
+)

@@ -16,14 +16,14 @@ from metarun.files import read_file, write_atomic
 from metarun.results import page, report
 from metarun.results.result import Result
 from metarun.results.result_file import read as read_result
-from metarun.runs import checkpoint, held_out, journal, meta_test
+from metarun.runs import checkpoint, extend, held_out, journal, meta_test, source
 from metarun.runs.checkpoint import TrainState
 from metarun.runs.experiment import Experiment, Select
 from metarun.runs.folder import RESULT, claim, complete, finished, misfit, same_training, set_aside
 from metarun.runs.follow import followed
 from metarun.runs.meta_test import Tested
 from metarun.runs.preflight import preflight
-from metarun.runs.record import CONFIG, Record
+from metarun.runs.record import CONFIG, Record, refuse_seen
 from metarun.runs.setup import Setup, build
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import train, tuned
@@ -49,9 +49,13 @@ def run(experiment: Experiment, record: Record, ranks: Ranks = ALONE) -> Path:
         tracker.check(name)
     with StopSignals(insist=ranks.world == 1) as stop, ExitStack() as held:  # torchrun kills ranks that do not stop
 
-        def begin() -> tuple[Path, Result | None]:
+        def begin(record: Record) -> tuple[Path, Record, Result | None]:
+            if experiment.extend:
+                record = extend.lengthened(record, setup)
             run_dir, lock = claim(experiment, record)
             held.callback(lock.release)
+            if experiment.extend:
+                extend.keep_shorter(run_dir, record)
             states = (checkpoint.LAST, checkpoint.BEST)
             written = (CONFIG, RESULT, journal.NAME, page.NAME, page.WEB, "*.png")
             files.remove_torn(run_dir / name for name in written)
@@ -62,18 +66,25 @@ def run(experiment: Experiment, record: Record, ranks: Ranks = ALONE) -> Path:
             if not finished(run_dir):
                 record.write(run_dir)
                 _take_over_training(experiment, record, run_dir)
-                return run_dir, None
+                return run_dir, record, None
             found = read_result(run_dir / RESULT)
             if not complete(run_dir) and not checkpoint.folder(run_dir).exists():
                 page.write(run_dir, found, record.command, {})  # without checkpoints no figure can be drawn
-            return run_dir, found
+            return run_dir, record, found
 
         held.enter_context(experiment.device.applied(ranks.local))
+        init = experiment.init
+        given = None if init is None else ranks.together(lambda: source.read(init))
         setup = ranks.together(lambda: build(experiment, ranks=ranks))
+        record = replace(record, data=held_out.facts(setup.tasks))
+        if given:
+            setup, start = source.begin(setup, given)
+            record = replace(record, start=start)
+            refuse_seen(record, setup.tasks)
         ranks.together(setup.require_room)
         ranks.on_first(lambda: preflight(setup))
-        record = replace(record, data=held_out.facts(setup.tasks))
-        run_dir, found = ranks.on_first(begin)
+        typed = record
+        run_dir, record, found = ranks.on_first(lambda: begin(typed))
         held.enter_context(in_folder(run_dir))
         done = found is not None and ranks.on_first(lambda: complete(run_dir))
 
@@ -89,11 +100,16 @@ def run(experiment: Experiment, record: Record, ranks: Ranks = ALONE) -> Path:
             return run_dir
         several = f", {ranks.world} ranks" if ranks.world > 1 else ""
         print(f"run folder: {run_dir} ({setup.device.type}, {setup.engine.describe()}{several})", flush=True)
+        if record.start:
+            print("\n".join(record.start.lines()), flush=True)
         if experiment.eval.every > 0 and not setup.tasks.has(Split.val):
             print("this split has no validation classes: no validation, and the last parameters are tested")
         stop.wait = True
         state = train(setup, run_dir, stop, record.training())
         stop.wait = False
+        if state.step < experiment.steps:
+            patience = f"eval.patience={experiment.eval.patience}"
+            print(f"stopped early after meta-iteration {state.step} of {experiment.steps} ({patience})", flush=True)
         tested = _chosen(setup, state)
         found = found or meta_test.test(setup, record, tested, run_dir, run_dir)
         ranks.on_first(lambda: meta_test.illustrate(setup, found, tested.meta, run_dir, run_dir, record.command))
@@ -103,16 +119,16 @@ def run(experiment: Experiment, record: Record, ranks: Ranks = ALONE) -> Path:
 
 def _chosen(setup: Setup, state: TrainState) -> Tested:
     """Choose the parameters of a finished training to test."""
-    select = setup.experiment.eval.select
+    select, stopped_early = setup.experiment.eval.select, state.step < setup.experiment.steps
     if select is Select.best and (best := state.selection):
-        return Tested.selected(best.meta, vars(best), state.step)
+        return Tested.selected(best.meta, vars(best), state.step, stopped_early)
     rule = "last step"
     if select is Select.best and setup.experiment.eval.every > 0 and setup.tasks.has(Split.val):
         rule = "last step (no validation has a figure)"
         warnings.warn(
             "tasks diverge in every validation: nothing is selected, the last parameters are tested", stacklevel=3
         )
-    return Tested(tuned(setup, state.meta), state.step, rule, None, state.step)
+    return Tested(tuned(setup, state.meta), state.step, rule, None, state.step, stopped_early)
 
 
 def _draw_examples(setup: Setup, run_dir: Path) -> None:

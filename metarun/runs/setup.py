@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from metarun.core.batch_norm import Mixing
 from metarun.core.meta import OWN, Meta
 from metarun.core.objective import Supervised
 from metarun.core.problem import Problem
+from metarun.core.tree import Params
 from metarun.datasets.base import Split, Tasks, default_data_root
 from metarun.engine import meta_batch
 from metarun.engine.collect import collected
@@ -39,9 +40,11 @@ class Setup:
         tasks: the data, in the form in which the method gets them.
         module: the network.
         problem: the network with the losses and the metric of its tasks.
+        tested: the same for validation and test tasks, whose way may be another.
         engine: how tasks are run.
         mixing: how the network mixes the examples of a batch.
         ranks: the processes of the run.
+        given: meta-parameters that the run begins with in place of its first ones, by their flat names (``init``).
     """
 
     experiment: Experiment
@@ -49,9 +52,11 @@ class Setup:
     tasks: Tasks
     module: nn.Module
     problem: Problem
+    tested: Problem
     engine: Engine
     mixing: Mixing
     ranks: Ranks
+    given: Params = field(default_factory=dict)
 
     def first_meta(self) -> Meta:
         """Return the meta-parameters before training, float32 on the device.
@@ -66,7 +71,9 @@ class Setup:
             raise UserError("model: every parameter has requires_grad=False, and nothing is left to train")
         if taken := [name for name in params if name.startswith(OWN)]:
             raise UserError(f"model: {taken[0]}: in checkpoints {OWN}* are the method's own; rename the layer")
-        return self.experiment.algo.init(params)
+        first = self.experiment.algo.init(params).flat()
+        given = {name: value.clone() for name, value in self.given.items()}
+        return Meta.from_flat({**first, **given})
 
     def require_room(self) -> None:
         """Check that this rank's tasks of a meta-batch fit into memory, before minutes are spent on drawing them.
@@ -101,7 +108,8 @@ class Setup:
         x = self.experiment
         train_shot, train_query = x.training_shots()
         return {
-            "task": x.dataset.kind(x.way, x.eval.shot),
+            "task": x.dataset.kind(x.eval_way, x.eval.shot),
+            **({"train_way": x.way} if x.eval_way != x.way else {}),
             **self.tasks.stamp,
             "train_shot": train_shot,
             "train_query": train_query,
@@ -158,12 +166,20 @@ def assemble(
     require_room(4 * copies * numbers, device, f"model: {copies} copies of {numbers:,} parameters", "model")
     module = initialise(experiment.model, tasks.input_shape, outputs, experiment.seed).to(device)
     support, query, others = _examples(experiment, tasks, Split.test if testing else Split.train)
+    problem = tasks.problem(functional(module), experiment.way)
+    tested = problem
+    if experiment.eval_way != experiment.way:
+        made = experiment.algo.any_way(problem)
+        allowed = f"{experiment.way}, as in training: this method has one head for all tasks (algo.head)"
+        require(made, "eval.way", experiment.eval_way, allowed)
+        tested = tasks.problem(functional(module), experiment.eval_way)
     setup = Setup(
         experiment=experiment,
         device=device,
         tasks=tasks,
         module=module,
-        problem=tasks.problem(functional(module), experiment.way),
+        problem=problem,
+        tested=tested,
         engine=Engine.choose(
             experiment.device.vectorize,
             experiment.device.tasks_at_once(),
@@ -181,6 +197,10 @@ def assemble(
     meta_batch.check(experiment.algo, setup.problem)
     experiment.model.check_problem(setup.problem)
     tunes = len(experiment.algo.candidates(setup.first_meta())) > 1  # on validation; a method may also refuse a network
+    patience = experiment.eval.patience
+    if not testing:
+        allowed = "null: there are no validation tasks with these settings"
+        require(patience is None or tasks.has(Split.val), "eval.patience", patience, allowed)
     if tasks.has(Split.val) and (tunes or (experiment.eval.every > 0 and not testing)):
         _check(experiment, tasks, Split.val)
     experiment.eval.norm.members(setup.mixing)
@@ -195,7 +215,7 @@ def _check(experiment: Experiment, tasks: Tasks, split: Split) -> None:
         require(asked <= most, "eval.tasks", asked, f"<= {most}: there are no other test tasks with these settings")
     shots = experiment.training_shots() if of_training else (experiment.eval.shot, experiment.eval.query)
     try:
-        tasks.check(split, experiment.way, *shots)
+        tasks.check(split, experiment.way if of_training else experiment.eval_way, *shots)
     except TooFewExamples as error:
         keys = experiment.algo.training_shot_keys if of_training else "eval.shot or eval.query"
         raise TooFewExamples(error.said, error.rest, keys) from None
@@ -206,10 +226,11 @@ def _examples(experiment: Experiment, tasks: Tasks, split: Split) -> tuple[Tenso
 
     Support and query are as large as in an evaluation, at least two examples each; others as large as both.
     """
-    classes = experiment.way if experiment.dataset.has_way else 1
+    way = experiment.way if split is Split.train else experiment.eval_way
+    classes = way if experiment.dataset.has_way else 1
     support, query = (max(2, classes * per_class) for per_class in (experiment.eval.shot, experiment.eval.query))
     shots = experiment.training_shots() if split is Split.train else (experiment.eval.shot, experiment.eval.query)
     count = math.ceil(2 * (support + query) / (classes * sum(shots)))
-    drawn = tasks.sample(split, experiment.seed, range(count), experiment.way, *shots)
+    drawn = tasks.sample(split, experiment.seed, range(count), way, *shots)
     x = tasks.inputs(drawn).flatten(0, 1)[: 2 * (support + query)]
     return x.split([support, query, support + query])

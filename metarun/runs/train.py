@@ -77,7 +77,7 @@ def train(setup: Setup, run_dir: Path, stop: StopSignals, training: dict[str, An
     validated = (step if step == x.steps else step - step % x.eval.every) if score else 0
     with closing(Journal(run_dir, step, validated, keep=ranks.first)) as journal, bars as bar:
         journal.subscribe(beside(bar, setup.problem.metric))
-        while step < x.steps:
+        while step < x.steps and not (score and x.eval.exhausted(step, selection.step if selection else 0)):
             progress, tasks = step / x.steps, setup.collected(meta, next(batches))
             grads, metrics = meta_gradient(meta, tasks, progress)
             signal = ranks.highest(stop.received or 0)  # read once: a later signal waits for the next step
@@ -87,10 +87,12 @@ def train(setup: Setup, run_dir: Path, stop: StopSignals, training: dict[str, An
             window.add(metrics, facts)
             bar.update()
 
-            saving = step % x.checkpoint_every == 0 or step == x.steps or signal > 0
-            if step % x.log_every == 0 or saving:
+            ended = step == x.steps
+            validating = score is not None and (ended or step % x.eval.every == 0)
+            saving = ended or step % x.checkpoint_every == 0 or signal > 0
+            if step % x.log_every == 0 or saving or (validating and x.eval.patience):
                 journal.write(step, "train", {**window.flush(step), **outer.rates()})
-            if score and (step % x.eval.every == 0 or step == x.steps):
+            if score and validating:
                 began = time.perf_counter()
                 candidate, rows = validate(setup, meta, score)
                 window.since += time.perf_counter() - began
@@ -99,11 +101,12 @@ def train(setup: Setup, run_dir: Path, stop: StopSignals, training: dict[str, An
                 if figure.known and (selection is None or goodness(figure.mean) > goodness(selection.value)):
                     kept = tree.combine(torch.clone, candidate)
                     selection = Selection(step, figure.mean, figure.ci95, kept, figure.diverged)
-            if saving:
+                ended = ended or x.eval.exhausted(step, selection.step if selection else 0)
+            if saving or ended:
                 window.require_finite(step, meta)
                 now = TrainState(step, meta, outer.state_dict(), selection)
                 ranks.on_first(partial(checkpoint.save, run_dir, now, training))
-            if step == x.steps:
+            if ended:
                 signal = ranks.highest(stop.received or 0)  # there is no next step
             if signal:
                 message = f"stopped after meta-iteration {step} of {x.steps}, saved; the same command resumes the run"

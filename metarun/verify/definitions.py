@@ -27,6 +27,7 @@ from metarun.algorithms.reptile import Reptile
 from metarun.core import tree
 from metarun.core.acting import Acting
 from metarun.core.episode import Episode
+from metarun.core.head import Head
 from metarun.core.inner import InnerOptimizer, minibatch
 from metarun.core.objective import Supervised
 from metarun.core.problem import Problem, Reduction
@@ -83,6 +84,9 @@ def plain_descent(
         The model's parameters after 0, 1, ... S inner steps.
     """
     start = {name: p for name, p in meta.items() if not name.startswith("inner.")}
+    if isinstance(algorithm, MAML) and algorithm.head is not Head.learned:
+        assert isinstance(problem, Supervised)
+        start |= task_head(algorithm.head, problem, start, task)
     frozen = algorithm.frozen if isinstance(algorithm, MAML) else []
     kept = [pattern[1:] for pattern in frozen if pattern.startswith("!")]
     still = [n for n in start if any(fnmatchcase(n, f) for f in frozen) and not any(fnmatchcase(n, f) for f in kept)]
@@ -98,6 +102,21 @@ def plain_descent(
             params[name] = params[name] - step_size(algorithm, meta, name, k) * (g + pull)
         path.append(params)
     return path
+
+
+def task_head(head: Head, problem: Supervised, params: Params, task: Episode) -> Params:
+    """Make the head that a task starts with, one class after another.
+
+    Source:
+        Triantafillou et al. 2020, Meta-dataset, section 3, for prototypes; zeros otherwise.
+    """
+    width = params["head.weight"].shape[1]
+    bare = {"head.weight": torch.eye(width).to(task.support_x), "head.bias": torch.zeros(width).to(task.support_x)}
+    embedded = problem.forward({**params, **bare}, task.support_x)
+    centres = [embedded[task.support_y == n].mean(0) for n in range(problem.outputs)]
+    scale = 1.0 if head is Head.prototypes else 0.0
+    biases = torch.stack([-scale * (c * c).sum() for c in centres])
+    return {"head.weight": torch.stack([2 * scale * c for c in centres]), "head.bias": biases}
 
 
 def query_objective(algorithm: Any, problem: Problem, meta: Params, task: Any, create_graph: bool) -> Tensor:
@@ -120,7 +139,9 @@ def maml_reference(algorithm: MAML, problem: Problem, meta: Params, task: Any) -
     exact = algorithm.hypergrad is not Derivative.first_order
     leaves = {name: p.detach().requires_grad_() for name, p in meta.items()}
     loss = query_objective(algorithm, problem, leaves, task, create_graph=exact)
-    return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+    of_task = algorithm.head is not Head.learned  # then the network's own head is not used
+    grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=of_task, materialize_grads=of_task)
+    return dict(zip(leaves, grads, strict=True))
 
 
 def imaml_reference(algorithm: IMAML, problem: Supervised, meta: Params, task: Episode) -> Params:

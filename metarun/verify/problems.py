@@ -18,6 +18,7 @@ from metarun.algorithms.mann import MANN
 from metarun.core import tree
 from metarun.core.acting import Acting, ActingTask, Estimator, Experience
 from metarun.core.episode import Episode
+from metarun.core.head import Head
 from metarun.core.meta import Meta
 from metarun.core.objective import classification
 from metarun.core.problem import Reduction
@@ -143,6 +144,8 @@ def suits(algorithm: Algorithm, case: Case) -> bool:
     """
     if case.name == "policy":
         if not isinstance(algorithm, MAML) or isinstance(algorithm, MAMLpp):
+            return False
+        if algorithm.head is not Head.learned:
             return False
         return algorithm.inner_loss is Reduction.mean and algorithm.inner_batch is None
     return isinstance(algorithm, MANN) == (case.name == "mann")

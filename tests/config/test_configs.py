@@ -107,7 +107,13 @@ def test_every_algorithm_runs_on_images_on_regression_and_on_points(algo: str, d
     if algo == "random":
         words.remove("steps=2")  # it makes one, whatever is asked
     points = ("sinusoid", "gaussians")
-    impossible = {"oracle": ("glyphs", "gaussians"), "protonet": points, "mann": points, "boil": ("gaussians",)}
+    impossible = {
+        "oracle": ("glyphs", "gaussians"),
+        "protonet": points,
+        "protomaml": points,
+        "mann": points,
+        "boil": ("gaussians",),
+    }
     if dataset in impossible.get(algo, ()):  # boil: a logistic model is nothing but a head
         with pytest.raises(UserError, match="algo"):
             build(config.compose(words)[0])

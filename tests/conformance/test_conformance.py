@@ -16,6 +16,7 @@ from metarun.algorithms.maml import MAML, Derivative
 from metarun.algorithms.reptile import Reptile
 from metarun.core import tree
 from metarun.core.episode import Episode
+from metarun.core.head import Head
 from metarun.core.inner import InnerOptimizer
 from metarun.core.meta import Meta
 from metarun.core.problem import Reduction
@@ -59,6 +60,12 @@ def variants() -> dict[str, Algorithm]:
         also(name, "0 steps", inner_steps=0)
         also(name, "frozen", frozen=["*bias"])
         also(name, "mini-batches", inner_batch=4)
+    for name in ("maml", "fomaml", "mamlpp"):
+        also(name, "head of zeros", head=Head.zero)
+        also(name, "head of prototypes", head=Head.prototypes)
+    also("maml head of prototypes", "0 steps", inner_steps=0)
+    also("maml head of prototypes", "recompute", hypergrad=Derivative.recompute)
+    also("maml head of zeros", "recompute", hypergrad=Derivative.recompute)
     for name in ("maml", "meta_sgd", "mamlpp"):
         also(name, "recompute", hypergrad=Derivative.recompute)
     also("maml recompute", "frozen", frozen=["*bias"])

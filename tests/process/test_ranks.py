@@ -255,7 +255,7 @@ def bits(run_dir: Path, name: str) -> str:
     """Of a checkpoint, but for the settings in it: one run saved less often than the other."""
     content = checkpoint.read(run_dir / "checkpoints" / name)
     assert content.pop("training")
-    return checkpoint._digest(content)
+    return checkpoint.digest(content)
 
 
 def test_a_signal_to_one_rank_or_to_torchrun_saves_and_the_run_goes_on_with_the_same_bits(
