@@ -8,7 +8,8 @@ import typing
 from metarun.config.registry import choices, conf_dir
 
 if typing.TYPE_CHECKING:
-    from metarun.config.composition import check, compose, from_hydra, recipe, reopen
+    from metarun.config.composition import check, compose, from_hydra, recipe
+    from metarun.config.earlier import reopen
 
 __all__ = ["check", "choices", "compose", "conf_dir", "from_hydra", "recipe", "reopen"]
 
@@ -17,4 +18,5 @@ def __getattr__(name: str) -> typing.Any:
     """Import the rest at its first use, since it needs torch: ``metarun train --help`` needs only ``choices``."""
     if name not in __all__:
         raise AttributeError(f"module {__name__} has no attribute {name}")
-    return getattr(importlib.import_module("metarun.config.composition"), name)
+    file = "earlier" if name == "reopen" else "composition"
+    return getattr(importlib.import_module(f"metarun.config.{file}"), name)

@@ -14,12 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 from metarun.compat.hydra import Override, Types, jobs_of_sweep
 from metarun.compat.omegaconf import node_of
 from metarun.config.overrides import (
-    INSTEAD,
     as_command,
     as_typed,
     check_choice,
     is_hydras,
-    only_training_reads,
     plain,
     read,
     refuse_empty_sweep,
@@ -29,17 +27,16 @@ from metarun.config.overrides import (
     searches,
     set_checked,
 )
-from metarun.config.registry import GROUPS, OPTIONAL, PACKAGES, PARTS, choices, own_trackers, part, part_classes
+from metarun.config.registry import GROUPS, OPTIONAL, PACKAGES, choices, own_trackers, part_classes
 from metarun.config.session import compose_words, opened, without_hydra
-from metarun.datasets.base import Dataset
 from metarun.engine.device import Device
-from metarun.errors import ConfigError, UserError, first_line, require
+from metarun.errors import ConfigError, UserError, require
 from metarun.runs.experiment import Experiment
 from metarun.runs.recipe import Recipe
-from metarun.runs.record import Record, departures, trained_elsewhere
+from metarun.runs.record import Record, departures
 
 
-def _opened(config_dir: str | None = None) -> AbstractContextManager[None]:
+def composing(config_dir: str | None = None) -> AbstractContextManager[None]:
     """Let configurations be composed within the context, with the types of the package's dataclasses."""
     OmegaConf.register_new_resolver("budget", _share_of, replace=True)
     OmegaConf.register_new_resolver("preset", _preset, replace=True)
@@ -74,7 +71,7 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
     Raises:
         UserError: a key or a value is not allowed; the message names it and what is allowed.
     """
-    with _opened(config_dir):
+    with composing(config_dir):
         overrides = read(arguments)
         search = multirun and searches(overrides)
         if not multirun:
@@ -107,7 +104,7 @@ def check(arguments: list[str], multirun: bool = False, config_dir: str | None =
 def _suits_a_search(job: list[str]) -> None:
     """Raise ``UserError`` if a sweeper that chooses by results gets none, or would search for the worst result."""
     composed = compose_words(job)
-    experiment, _ = parse(*_split(composed))
+    experiment, _ = parse(*split(composed))
     require(experiment.eval.every > 0, "eval.every", 0, "> 0 with this sweeper, which chooses by validation results")
     direction = OmegaConf.select(composed, "hydra.sweeper.direction")
     metric = experiment.dataset.metric
@@ -126,12 +123,12 @@ def _check_job(arguments: list[str], without_hydra: bool = False) -> tuple[Exper
     groups = [o for o in overrides if o.key_or_group in (*GROUPS, *OPTIONAL)]
     for override in groups:
         check_choice(override)
-    base, _ = _split(compose_words([str(o.input_line) for o in groups]))
+    base, _ = split(compose_words([str(o.input_line) for o in groups]))
     for override in overrides:
         if override not in groups and not is_hydras(override):
             set_checked(base, override)
     composed = compose_words(arguments)
-    experiment, record = parse(*_split(composed))
+    experiment, record = parse(*split(composed))
     for override in overrides:
         for key in _hydra_keys(override):
             if not _is_there(composed.hydra, key):
@@ -196,10 +193,10 @@ def compose(overrides: list[str], config_dir: str | None = None) -> tuple[Experi
     Raises:
         UserError: a key or a value is not allowed, or the overrides are a sweep.
     """
-    with _opened(config_dir):
+    with composing(config_dir):
         typed = as_typed(overrides)
         refuse_sweep(read(typed), "which only metarun train -m runs")
-        experiment, record = _beside_its_recipe(*_check_job(typed))
+        experiment, record = beside_its_recipe(*_check_job(typed))
     return experiment, replace(record, command=["train", *as_command(overrides)])
 
 
@@ -211,12 +208,12 @@ def recipe(name: str, budget: float = 1.0, seed: int = 0) -> tuple[Experiment, R
         budget: share of the published training length, > 0 and <= 1.
         seed: the run's seed.
     """
-    with _opened():
+    with composing():
         return _recipe(name, budget, seed)
 
 
 def _recipe(name: str, budget: float, seed: int) -> tuple[Experiment, Record]:
-    return parse(*_split(compose_words([f"recipe={name}", f"recipe.budget={budget}", f"seed={seed}"])))
+    return parse(*split(compose_words([f"recipe={name}", f"recipe.budget={budget}", f"seed={seed}"])))
 
 
 def from_hydra(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Record]:
@@ -229,10 +226,10 @@ def from_hydra(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Rec
     Raises:
         UserError: a value is missing or out of range.
     """
-    return _beside_its_recipe(*parse(_typed(cfg), {group: str(chosen[group]) for group in GROUPS}))
+    return beside_its_recipe(*parse(_typed(cfg), {group: str(chosen[group]) for group in GROUPS}))
 
 
-def _beside_its_recipe(experiment: Experiment, record: Record) -> tuple[Experiment, Record]:
+def beside_its_recipe(experiment: Experiment, record: Record) -> tuple[Experiment, Record]:
     """Return the same with ``changed`` of the record filled in: the settings that differ from the recipe's."""
     recipe = experiment.recipe
     if recipe is None or recipe.name not in choices("recipe"):
@@ -242,65 +239,7 @@ def _beside_its_recipe(experiment: Experiment, record: Record) -> tuple[Experime
     return experiment, replace(record, changed=[f"{key}={value}" for key, (value, _) in changed.items()])
 
 
-def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
-    """Return the experiment of an earlier run, with some settings changed for a test of its parameters.
-
-    Args:
-        record: the run's record.
-        arguments: overrides of single keys and of ``device``.
-
-    Raises:
-        UserError: a key or a value is not allowed, only training reads it, or the record does not fit this version.
-    """
-    cfg, before = OmegaConf.structured(Experiment), record
-    chosen = dict(record.names)
-    for group in GROUPS:
-        if group in record.kinds:
-            cfg[group] = OmegaConf.structured(Device if group == "device" else part(group, record.kinds[group]))
-        else:  # the group is younger than the run
-            with _opened():
-                default, options = _split(compose_words([]))
-            cfg[group], chosen[group] = default[group], options[group]
-    try:
-        cfg = typing.cast(DictConfig, OmegaConf.merge(cfg, record.values))
-    except OmegaConfBaseException as error:
-        text = f"this run's configuration does not fit this version of metarun: {error.full_key}: {first_line(error)}"
-        raise UserError(text) from None
-    set_here, other, trained = [], False, typing.cast(Dataset, OmegaConf.to_object(cfg.dataset))
-    with _opened():
-        overrides = read(arguments)
-        overrides.sort(key=lambda override: override.key_or_group != "dataset")  # its keys after it
-        refuse_sweep(overrides, "and an evaluation is one; start it once for each")
-        for override in overrides:
-            if override.key_or_group == "device":
-                check_choice(override)
-                chosen["device"] = str(override.value())
-                cfg.device = compose_words([f"device={override.value()}"]).device
-            elif override.key_or_group == "dataset":
-                check_choice(override)
-                other = override.value() != chosen["dataset"]
-                chosen["dataset"] = str(override.value())
-                cfg.dataset = compose_words([f"dataset={override.value()}"]).dataset if other else cfg.dataset
-            elif override.key_or_group in PARTS:
-                raise UserError(f"{override.input_line}: a trained run keeps its {override.key_or_group}")
-            elif only_training_reads(override.key_or_group, typing.cast(typing.Any, OmegaConf.get_type(cfg.algo))):
-                key = override.key_or_group
-                instead = f"; {INSTEAD[key]} is for the test" if key in INSTEAD else ""
-                raise UserError(f"{override.input_line}: only training reads {key}, and that is over{instead}")
-            else:
-                set_checked(cfg, override)
-                set_here.append(override)
-        experiment, record = parse(cfg, chosen)
-        for override in set_here:
-            refuse_unread(override, cfg, experiment, record)
-        record = replace(record, start=before.start, extended=before.extended)
-        if other:
-            elsewhere = trained_elsewhere(before, trained, experiment.dataset, chosen["dataset"])
-            record = replace(record, trained_on=elsewhere)
-        return _beside_its_recipe(experiment, record)
-
-
-def _split(cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:
+def split(cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:
     """Return the experiment's part of a composition, and the option chosen in each group."""
     chosen = {group: str(cfg.hydra.runtime.choices[group]) for group in GROUPS}
     return _typed(without_hydra(cfg)), chosen

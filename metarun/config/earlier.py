@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import typing
+from dataclasses import replace
 from pathlib import Path
 
-from metarun.config.composition import reopen
-from metarun.errors import ConfigError, UserError, did_you_mean
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from metarun.config.composition import beside_its_recipe, composing, parse, split
+from metarun.config.overrides import (
+    INSTEAD,
+    check_choice,
+    only_training_reads,
+    read,
+    refuse_sweep,
+    refuse_unread,
+    set_checked,
+)
+from metarun.config.registry import GROUPS, PARTS, part
+from metarun.config.session import compose_words
+from metarun.datasets.base import Dataset
+from metarun.engine.device import Device
+from metarun.errors import ConfigError, UserError, did_you_mean, first_line
 from metarun.runs import checkpoint
 from metarun.runs.experiment import Experiment, Select
-from metarun.runs.record import CONFIG, Record
+from metarun.runs.record import CONFIG, Record, trained_elsewhere
 
 
 def opened(run_dir: Path, which: str | None, overrides: list[str]) -> tuple[Experiment, Record]:
@@ -39,3 +57,61 @@ def opened(run_dir: Path, which: str | None, overrides: list[str]) -> tuple[Expe
         except UserError as error:
             raise UserError(f"{run_dir / CONFIG}: {error}") from None
         raise
+
+
+def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
+    """Return the experiment of an earlier run, with some settings changed for a test of its parameters.
+
+    Args:
+        record: the run's record.
+        arguments: overrides of single keys and of ``device``.
+
+    Raises:
+        UserError: a key or a value is not allowed, only training reads it, or the record does not fit this version.
+    """
+    cfg, before = OmegaConf.structured(Experiment), record
+    chosen = dict(record.names)
+    for group in GROUPS:
+        if group in record.kinds:
+            cfg[group] = OmegaConf.structured(Device if group == "device" else part(group, record.kinds[group]))
+        else:  # the group is younger than the run
+            with composing():
+                default, options = split(compose_words([]))
+            cfg[group], chosen[group] = default[group], options[group]
+    try:
+        cfg = typing.cast(DictConfig, OmegaConf.merge(cfg, record.values))
+    except OmegaConfBaseException as error:
+        text = f"this run's configuration does not fit this version of metarun: {error.full_key}: {first_line(error)}"
+        raise UserError(text) from None
+    set_here, other, trained = [], False, typing.cast(Dataset, OmegaConf.to_object(cfg.dataset))
+    with composing():
+        overrides = read(arguments)
+        overrides.sort(key=lambda override: override.key_or_group != "dataset")  # its keys after it
+        refuse_sweep(overrides, "and an evaluation is one; start it once for each")
+        for override in overrides:
+            if override.key_or_group == "device":
+                check_choice(override)
+                chosen["device"] = str(override.value())
+                cfg.device = compose_words([f"device={override.value()}"]).device
+            elif override.key_or_group == "dataset":
+                check_choice(override)
+                other = override.value() != chosen["dataset"]
+                chosen["dataset"] = str(override.value())
+                cfg.dataset = compose_words([f"dataset={override.value()}"]).dataset if other else cfg.dataset
+            elif override.key_or_group in PARTS:
+                raise UserError(f"{override.input_line}: a trained run keeps its {override.key_or_group}")
+            elif only_training_reads(override.key_or_group, typing.cast(typing.Any, OmegaConf.get_type(cfg.algo))):
+                key = override.key_or_group
+                instead = f"; {INSTEAD[key]} is for the test" if key in INSTEAD else ""
+                raise UserError(f"{override.input_line}: only training reads {key}, and that is over{instead}")
+            else:
+                set_checked(cfg, override)
+                set_here.append(override)
+        experiment, record = parse(cfg, chosen)
+        for override in set_here:
+            refuse_unread(override, cfg, experiment, record)
+        record = replace(record, start=before.start, extended=before.extended)
+        if other:
+            elsewhere = trained_elsewhere(before, trained, experiment.dataset, chosen["dataset"])
+            record = replace(record, trained_on=elsewhere)
+        return beside_its_recipe(experiment, record)

@@ -20,8 +20,9 @@ from metarun.datasets.base import Dataset, Split, Tasks
 from metarun.datasets.row_groups import Rows, by_column, by_shares, classes_of, grouped, large_enough, rows_of
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.datasets.scaling import Normalise, Scaling, scaled
+from metarun.datasets.table_file import listed
 from metarun.datasets.task_pool import Groups, TaskPool
-from metarun.errors import UserError, one_line, require
+from metarun.errors import UserError, require
 from metarun.files import user_path
 
 
@@ -108,9 +109,8 @@ class OwnRows(Dataset):
         classes = classes_of(rows, learned.get("classes") or [])
         groups, small = large_enough(grouped(rows, classes), self.min_rows)
         if small:
-            shown = ", ".join(small[:3]) + (f" and {len(small) - 3} more" if len(small) > 3 else "")
             least = f"dataset.min_rows={self.min_rows} rows{' of a class' if classes else ''}"
-            said = f"left out {len(small)} {rows.noun} of fewer than {least}: {shown}"
+            said = f"left out {len(small)} {rows.noun} of fewer than {least}: {listed(small, 3)}"
             warnings.warn(f"dataset.path={self.path}: {said}", stacklevel=3)
         if self.split is None:
             held = by_shares(rows, groups, self.shares, self.split_seed)
@@ -127,7 +127,7 @@ class OwnRows(Dataset):
         if classes:
             number = {name: n for n, name in enumerate(classes)}
             y = np.array([number[name] for name in rows.y], np.int64)
-            stamp["classes"] = f"{', '.join(classes)}; with the same labels in every task"
+            stamp["classes"] = f"{listed(classes)}; with the same labels in every task"
         else:
             how = Normalise.none if self.normalising is Normalise.none else Normalise.each
             y, facts["y"] = self._prepared(rows, rows.y, held, "y", rows.targets, how, learned)
@@ -183,10 +183,10 @@ class OwnRows(Dataset):
     def _stamp(self, rows: Rows, held: dict[Split, Groups], small: list[str]) -> dict[str, str]:
         sizes = [sum(map(len, of_task)) for groups in held.values() for of_task in groups.values()]
         counts = "/".join(str(len(held[split])) for split in Split)
-        by = f"split_seed {self.split_seed}" if self.split is None else f"by {self.split}"
-        named = f" by {self.task}" if self.task else ""
+        by = f"split_seed {self.split_seed}" if self.split is None else f"by {listed([self.split])}"
+        named = f" by {listed([self.task])}" if self.task else ""
         left_out = f", {len(small)} {rows.noun} of fewer than {self.min_rows} left out" if small else ""
-        inputs = ", ".join(rows.inputs) or f"{rows.x.dtype} {[*rows.x.shape[1:]]}"
+        inputs = listed(rows.inputs) or f"{rows.x.dtype} {[*rows.x.shape[1:]]}"
         how = "as they are" if self.normalising is Normalise.none else "normalised by the meta-training rows"
         one = "class" if rows.task is None else "task"
         return {
@@ -240,11 +240,11 @@ def _require_same(learned: Mapping[str, Any], facts: dict[str, Any]) -> None:
 
 def _unit(targets: list[str], learned: dict[str, Any] | None) -> tuple[tuple[str, float], str]:
     """Return the unit of an error of 1 (``Supervised``), and the same in words for the protocol."""
-    names = [one_line(name).replace("|", "/") for name in targets]
+    names = [listed([name]) for name in targets]
     if learned is None:
-        return (f"rmse of {' and '.join(names)}", 1.0), f"{', '.join(names)}; in their own units"
+        return (f"rmse of {listed(names, 3)}", 1.0), f"{listed(names)}; in their own units"
     told = [f"{name} (an error of 1 is {size:.6g})" for name, size in zip(names, learned["deviation"], strict=True)]
-    words = f"{', '.join(told)}; normalised by the meta-training rows"
+    words = f"{listed(told)}; normalised by the meta-training rows"
     if len(names) > 1:
         return ("rmse in deviations", 1.0), words
     return (f"rmse of {names[0]}", learned["deviation"][0]), words

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from metarun.errors import UserError, did_you_mean, first_line
+from metarun.errors import UserError, did_you_mean, first_line, one_line
 
 MISSING = ("", "na", "n/a", "nan", "null", "none", "?", "-")  # what programs write for a number that is not there
 KINDS = (".csv", ".tsv", ".txt", ".parquet", ".npz")
@@ -55,7 +55,7 @@ class Columns:
             noun: what the columns are called.
         """
         if name not in self.cells:
-            near, known = did_you_mean(name, self.cells), ", ".join(self.cells)
+            near, known = did_you_mean(name, self.cells), listed(self.cells)
             raise UserError(f"dataset.{key}={name}: {self.path.name} has no such {noun}{near}; it has {known}")
 
     def numbers(self, name: str, hint: str = "") -> np.ndarray:
@@ -271,6 +271,13 @@ def require_equal(path: Path, rows: dict[str, int]) -> None:
         raise UserError(f"dataset.path={path}: its parts differ in their numbers of rows: {told}")
     if not any(rows.values()):
         raise UserError(f"dataset.path={path}: has no rows")
+
+
+def listed(names: Iterable[str], most: int = 20) -> str:
+    """Return names as one line, the first ``most`` of them and how many more there are."""
+    shown = [one_line(name).replace("|", "/") for name in names]
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(shown[:most]) + more
 
 
 def twice(names: Iterable[str]) -> list[str]:

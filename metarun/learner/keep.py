@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from metarun.config.composition import reopen
+from metarun.config.earlier import reopen
 from metarun.core.episode import Episode
 from metarun.errors import UserError
 from metarun.files import read_file, user_path

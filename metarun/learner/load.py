@@ -117,9 +117,9 @@ def _head(run_dir: Path, experiment: Experiment) -> int | None:
 def _tuned(run_dir: Path, algo: Algorithm, meta: Meta) -> Meta:
     """Choose the candidate that was tested, for methods that tune a setting when a run is tested."""
     candidates = algo.candidates(meta)
-    if len(candidates) == 1:
-        return meta
     path = run_dir / RESULT
+    if not algo.tunes() or (len(candidates) == 1 and not path.exists()):
+        return candidates[0]
     if not path.exists():
         raise UserError(
             f"run={run_dir}: has no {RESULT}, and its method tunes a step size when it is tested; resume it"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from metarun.core.batch_norm import Norm
 from metarun.core.intervals import Estimate
 from metarun.core.metric import Metric
+from metarun.results.json_values import number, text, whole
 
 NO_NORM = "none (no batch norm)"
 # in older files, the only description of a selection
@@ -48,10 +48,10 @@ class AfterSteps:
     def from_json(content: dict[str, Any], tasks: int) -> AfterSteps:
         """Convert the content of a file; ``tasks`` is the number of test tasks. Raises one of ``UNFIT``."""
         return AfterSteps(
-            steps=_whole(content["steps"]),
+            steps=whole(content["steps"]),
             estimate=_estimate(content, tasks),
-            loss=_number(content["loss"]),
-            beside={_text(name): _number(value) for name, value in content.get("beside", {}).items()},
+            loss=number(content["loss"]),
+            beside={text(name): number(value) for name, value in content.get("beside", {}).items()},
         )
 
 
@@ -77,7 +77,7 @@ class Score:
     @staticmethod
     def from_json(content: dict[str, Any]) -> Score:
         """Convert the content of a file. Raises one of ``UNFIT``."""
-        norm, tasks = content["norm"], _whole(content["tasks"])
+        norm, tasks = content["norm"], whole(content["tasks"])
         return Score(
             norm=None if norm == NO_NORM else Norm[norm],
             estimate=_estimate(content, tasks),
@@ -134,9 +134,9 @@ class Selected:
                 raise ValueError(sentence)
             rule, of = told[1], int(told[2])
         return Selected(
-            rule=_text(rule),
-            step=_whole(content["step"]),
-            of=_whole(of),
+            rule=text(rule),
+            step=whole(content["step"]),
+            of=whole(of),
             validation=None if validation is None else _estimate(validation, None),
         )
 
@@ -159,7 +159,7 @@ class OfRecipe:
     def from_json(content: dict[str, Any]) -> OfRecipe:
         """Convert the content of a file. Raises one of ``UNFIT``."""
         return OfRecipe(
-            name=_text(content["name"]), budget=_number(content["budget"]), changed=[*content.get("changed", [])]
+            name=text(content["name"]), budget=number(content["budget"]), changed=[*content.get("changed", [])]
         )
 
 
@@ -247,30 +247,30 @@ class Result:
         protocol, recipe, rate = content["protocol"], content.get("recipe"), content["tasks_per_s"]
         selected = Selected.from_json(content["selected"], protocol.get("selection", ""))
         for key in ("task", "split"):
-            _text(protocol[key])
+            text(protocol[key])
         for key in ("train_steps", "test_steps"):
-            _whole(protocol[key])
+            whole(protocol[key])
         return Result(
-            names={group: _text(name) for group, name in content["names"].items()},
+            names={group: text(name) for group, name in content["names"].items()},
             recipe=OfRecipe.from_json(recipe) if recipe else None,
-            seed=_whole(content["seed"]),
+            seed=whole(content["seed"]),
             metric=Metric.of(content["metric"], content.get("metric_facts")),
             protocol=protocol,
             scores=[Score.from_json(score) for score in content["scores"]],
             selected=selected,
             # older files lack it: with validation the training was complete, without it the last parameters were tested
-            trained=_whole(content.get("trained", selected.of if selected.validation else selected.step)),
-            config_hash=_text(content["config_hash"]),
+            trained=whole(content.get("trained", selected.of if selected.validation else selected.step)),
+            config_hash=text(content["config_hash"]),
             config=dict(content["config"].items()),
             code={key: content["code"][key] for key in ("version", "commit")},
             libraries=dict(content["libraries"].items()),
-            device=_text(content["device"]),
-            ranks=_whole(content["ranks"]),
-            train_seconds=_number(content["train_seconds"]),
-            test_seconds=_number(content["test_seconds"]),
-            tasks_per_s=None if rate is None else _number(rate),
+            device=text(content["device"]),
+            ranks=whole(content["ranks"]),
+            train_seconds=number(content["train_seconds"]),
+            test_seconds=number(content["test_seconds"]),
+            tasks_per_s=None if rate is None else number(rate),
             yardsticks={
-                _text(name): _estimate(of, _whole(of["tasks"])) for name, of in content.get("yardsticks", {}).items()
+                text(name): _estimate(of, whole(of["tasks"])) for name, of in content.get("yardsticks", {}).items()
             },
             stopped_early=content.get("stopped_early", False) is True,
         )
@@ -281,22 +281,5 @@ UNFIT = (ValueError, KeyError, TypeError, AttributeError, OverflowError, Recursi
 
 
 def _estimate(content: dict[str, Any], tasks: int | None) -> Estimate:
-    mean, ci95 = _number(content["mean"]), _number(content["ci95"])
-    return Estimate(mean, ci95, tasks, _whole(content.get("diverged", 0)))  # older files count none
-
-
-def _number(value: Any) -> float:
-    """Convert a number of JSON, where null stands for one that is not finite."""
-    return math.nan if value is None else value + 0.0
-
-
-def _whole(value: Any) -> int:
-    if type(value) is not int:
-        raise TypeError(value)
-    return value
-
-
-def _text(value: Any) -> str:
-    if type(value) is not str:
-        raise TypeError(value)
-    return value
+    mean, ci95 = number(content["mean"]), number(content["ci95"])
+    return Estimate(mean, ci95, tasks, whole(content.get("diverged", 0)))  # older files count none

@@ -104,6 +104,9 @@ def test_a_column_that_is_not_there_is_answered_with_those_that_are(tmp_path: Pa
         columns.require("task", "Machin")
     with pytest.raises(UserError, match="it has machine, speed"):
         columns.require("task", "x")
+    many = Columns(tmp_path / "t.csv", {f"c{i}": ["1"] for i in range(200)})
+    with pytest.raises(UserError, match=r"it has c0, .*, c19 and 180 more$"):
+        many.require("task", "x")
 
 
 def test_arrays_are_columns_too(tmp_path: Path) -> None:
