@@ -18,7 +18,7 @@ from metarun.core.meta import Meta
 from metarun.core.objective import Supervised, supervised
 from metarun.core.tree import Params
 from metarun.engine.over_tasks import OverTasks, concatenate
-from metarun.errors import NotFinite, UserError, require_count
+from metarun.errors import NotFinite, UserError, require, require_count
 from metarun.files import user_path
 from metarun.learner.adapted import Adapted
 from metarun.learner.frozen import fill, freeze
@@ -84,6 +84,7 @@ class Learner:
                 f"x: has shape {tuple(inputs.shape)}; a support set is [B, ...], a batch of tasks [T, B, ...]"
             )
         steps = self.setup.experiment.algo.eval_inner_steps if steps is None else steps
+        require(isinstance(steps, int), "steps", steps, "a whole number")
         require_count("steps", steps, 0, MOST_INNER_STEPS)
         Norm.support.members(self.setup.mixing)  # refuses a network that cannot use the support set's statistics
         problem, task, classes = self._tasks(inputs, y, batched)

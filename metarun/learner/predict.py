@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,11 +72,11 @@ def predicted(adapted: Adapted, pictures: list[Picture], norm: Norm) -> Predicti
     """
     classes = [str(name) for name in adapted.classes or ()]
     kept = [picture for picture in pictures if picture.pixels is not None]
-    if norm is Norm.transductive and adapted.setup.mixing is not Mixing.none and len(kept) < 2 * len(classes):
-        allowed = (
-            f"support or support_plus_one for {len(kept)} pictures; fewer than {2 * len(classes)} have no statistics"
-        )
-        raise ConfigError("eval.norm", norm.name, allowed)
+    if norm is Norm.transductive and adapted.setup.mixing is not Mixing.none:
+        if len(kept) < 2 * len(classes):
+            few = f"for {len(kept)} pictures; fewer than {2 * len(classes)} have no statistics"
+            raise ConfigError("eval.norm", norm.name, f"support or support_plus_one {few}")
+        warnings.warn("eval.norm=transductive: each prediction depends on the other pictures", stacklevel=2)
     chances = np.zeros((0, len(classes)), np.float32)
     if kept:
         chances = adapted.predict_proba(np.stack([p.pixels for p in kept if p.pixels is not None]), norm)

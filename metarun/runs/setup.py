@@ -142,6 +142,8 @@ def build(
     of, problem = experiment.dataset, setup.problem
     if problem.metric != of.metric or (of.labelled and not isinstance(problem, Supervised)):
         raise TypeError(f"{type(of).__name__}: metric and labelled must be those of its problem (datasets/base.py)")
+    if isinstance(problem, Supervised) and problem.fixed_labels != of.fixed_labels:
+        raise TypeError(f"{type(of).__name__}: fixed_labels must be that of its problem (datasets/base.py)")
     return setup
 
 

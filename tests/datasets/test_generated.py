@@ -41,3 +41,19 @@ def test_outputs_and_problem_are_the_data_sets_own(name: str) -> None:
     made = generated.sample(Split.train, 0, range(2), x.way, 1, 2)
     for a, b in zip(real, made, strict=True):
         assert a.shape == b.shape and a.dtype == b.dtype
+
+
+@pytest.mark.parametrize(
+    ("words", "fixed"),
+    [
+        ("dataset=mnist dataset.split=digits", False),
+        ("dataset=mnist dataset.split=images way=10", True),
+        ("dataset=image_folder dataset.split=shares", False),
+        ("dataset=image_folder dataset.split=images_in_folders", True),
+    ],
+)
+def test_labels_are_as_fixed_as_the_data_sets_own(words: str, fixed: bool) -> None:
+    """Without the data; ``setup.build`` compares it with the problem that they make."""
+    x = config.compose(words.split())[0]
+    problem = supervised(Generated(x.dataset, CPU).problem(lambda params, x: x, x.way), "")
+    assert problem.fixed_labels == x.dataset.fixed_labels == fixed
