@@ -115,8 +115,8 @@ def test_a_server_that_never_answers_costs_one_warning(metarun: Command, tmp_pat
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}/clientlib/"
         done = metarun(
-            "train", "dataset=gaussians", "steps=2", "eval.every=0", "eval.tasks=4", "device.compile=false", "run_dir=run",
-            "tracker=comet", "tracker.comet.online=true", "tracker.comet.patience=1",
+            "train", "dataset=gaussians", "steps=2", "eval.every=0", "eval.tasks=4", "device.compile=false",
+            "run_dir=run", "tracker=comet", "tracker.comet.online=true", "tracker.comet.patience=1",
             env={"COMET_URL_OVERRIDE": address}, timeout=170,
         )  # fmt: skip
     assert done.returncode == 0 and (tmp_path / "run/report.md").exists(), done.stderr
