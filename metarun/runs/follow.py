@@ -25,7 +25,6 @@ from metarun.runs.tracked import Memory, digest
 from metarun.trackers.base import Line, Session, Tracked, Tracker
 
 POLL = 1.0  # seconds between two looks at the file
-PATHS = ("dataset.path",)  # settings that say where a person keeps files; they are not sent
 
 
 class Follower(threading.Thread):
@@ -87,7 +86,7 @@ class Follower(threading.Thread):
             return
         known, record = self._known, self._record
         assert record is not None, "a run folder has a record"
-        settings = {key: value for key, value in record.identity().items() if key not in PATHS}
+        settings = {key: value for key, value in record.identity().items() if not _is_place(key, value)}
         run = Tracked(
             folder=self.run_dir,
             id=known.id,
@@ -164,6 +163,12 @@ class Follower(threading.Thread):
         data = read_file(self.run_dir / name)
         now = digest(data) if data is not None else ""
         return "" if now == self._known.files.get(name) else now
+
+
+def _is_place(key: str, value: object) -> bool:
+    """Whether a setting says where a person keeps files. Such settings are not sent."""
+    as_a_path = isinstance(value, str) and ("/" in value or "\\" in value)
+    return key == "dataset.path" or (as_a_path and key != "recipe.name")
 
 
 def _line(line: journal.Line) -> Line:

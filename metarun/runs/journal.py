@@ -136,7 +136,9 @@ class Tail:
         self._at, self._file = 0, 0  # the byte behind the last line that was read, and the file that it is of
 
     def read(self, most: int = 2**18) -> list[Line]:
-        """Return the next whole lines, of about ``most`` bytes at once; an empty list where there are none yet.
+        """Return the next whole lines, of at most ``most`` bytes; an empty list where there are none yet.
+
+        What is not metarun's is left out.
 
         Raises:
             OSError: the file cannot be read.
@@ -150,9 +152,15 @@ class Tail:
             if now.st_ino != self._file or now.st_size < self._at:  # a run that resumes writes the file anew
                 self._at, self._file = 0, now.st_ino
             file.seek(self._at)
-            whole, end, _ = file.read(most).rpartition(b"\n")
-        self._at += len(whole + end)
-        return [line for text in whole.split(b"\n") if (line := _parsed(text)) is not None]
+            lines: list[Line] = []
+            while not lines:
+                whole, end, _ = file.read(most).rpartition(b"\n")
+                if not end:
+                    break
+                self._at += len(whole + end)
+                file.seek(self._at)
+                lines = [line for text in whole.split(b"\n") if (line := _parsed(text)) is not None]
+        return lines
 
 
 def _first_loose(lines: list[Line]) -> Line | None:

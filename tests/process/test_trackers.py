@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shlex
 import shutil
@@ -17,12 +18,14 @@ from tests.support import lab_tracker
 from tests.support.commands import Command
 from tests.support.lab_tracker import read
 from tests.support.runs import outcome
+from tests.support.trackers import curves, events
 
 pytestmark = pytest.mark.full
 
 SMALL = ["dataset=gaussians", "device.compile=false", "device.threads=1", "meta_batch=2", "algo.inner_steps=1"]
 SMALL += ["algo.eval_inner_steps=1", "eval.val_tasks=2", "eval.tasks=4"]
 LONG = [*SMALL, "steps=60", "eval.every=20", "log_every=1", "checkpoint_every=25"]
+OTHERS = {"tensorboard": "tensorboard", "comet": "comet_ml"}  # those of CI, where they are installed
 LAB = """\
 # @package tracker.lab
 defaults:
@@ -59,7 +62,8 @@ def curve(file: Path) -> list[list]:
 def test_killed_and_resumed_it_is_the_same_curve(
     metarun: Command, tmp_path: Path, mine: list[str], at_end: str
 ) -> None:
-    words = [*LONG, *mine, f"tracker.lab.at_end={at_end}"]
+    others = [name for name, module in OTHERS.items() if importlib.util.find_spec(module)]
+    words = [*LONG, *mine[:2], f"tracker=[{','.join(['lab', *others])}]", f"tracker.lab.at_end={at_end}"]
     assert metarun("train", *words, "run_dir=whole", "tracker.lab.file=whole.jsonl").returncode == 0
     started = [sys.executable, "-m", "metarun", "train", *words, "run_dir=killed", "tracker.lab.file=killed.jsonl"]
     run = subprocess.Popen(started, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -76,7 +80,14 @@ def test_killed_and_resumed_it_is_the_same_curve(
     whole, killed = curve(tmp_path / "whole.jsonl"), curve(tmp_path / "killed.jsonl")
     assert len(whole) == 63 and killed == whole
     assert len({of["open"]["id"] for of in read(tmp_path / "killed.jsonl") if "open" in of}) == 1
-    assert [len([of for of in read(tmp_path / "killed.jsonl") if "summary" in of])] == [1]
+    assert len([of for of in read(tmp_path / "killed.jsonl") if "summary" in of]) == 1
+    losses = [(step, values["train/loss"]) for split, step, values in whole if split == "train"]
+    if "tensorboard" in others:
+        shown = [(of.step, of.value) for of in events(tmp_path / "killed").Scalars("train/loss")]
+        assert shown == [(step, pytest.approx(value)) for step, value in losses]
+    if "comet" in others:
+        files = sorted((tmp_path / "killed/comet").glob("*.zip"))
+        assert len(files) == 1 and curves(files)["train/loss"] == losses
 
 
 def test_one_that_hangs_does_not_keep_the_process(metarun: Command, tmp_path: Path, mine: list[str]) -> None:

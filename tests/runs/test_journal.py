@@ -232,3 +232,33 @@ def test_listeners_hear_every_line_after_it_is_written(tmp_path: Path) -> None:
     log.write(2, "val", {"accuracy": 0.5})
     log.close()
     assert heard == [2, 2]
+
+
+def test_a_tail_gives_each_whole_line_once(tmp_path: Path) -> None:
+    tail = journal.Tail(tmp_path)
+    assert tail.read() == []
+    metrics = Journal(tmp_path, 0)
+    for step in (1, 2):
+        metrics.write(step, "train", {"loss": 1.0})
+    assert [line["step"] for line in tail.read()] == [1, 2] and tail.read() == []
+    with open(tmp_path / journal.NAME, "ab") as file:
+        file.write(b"what is this\n" * 3 + b'{"step": 3, "split": "tr')
+    assert tail.read(most=16) == []
+    with open(tmp_path / journal.NAME, "ab") as file:
+        file.write(b'ain", "seconds": 1.0}\n')
+    assert [line["step"] for line in tail.read()] == [3]
+    metrics.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*metrics.jsonl")
+def test_a_tail_begins_again_in_a_new_file(tmp_path: Path) -> None:
+    metrics = Journal(tmp_path, 0)
+    metrics.write(1, "train", {"loss": 1.0})
+    metrics.close()
+    tail = journal.Tail(tmp_path)
+    assert [line["step"] for line in tail.read()] == [1]
+    again = Journal(tmp_path, 0)
+    again.write(1, "train", {"loss": 1.0})
+    again.write(2, "train", {"loss": 1.0})
+    again.close()
+    assert [line["step"] for line in tail.read()] == [1, 2]

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import zipfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from metarun.errors import UserError
 from metarun.runs.follow import followed
 from metarun.runs.record import Record
 from metarun.trackers.base import Tracker
+from tests.support.commands import Command
 from tests.support.runs import finish, write
+from tests.support.trackers import curves, messages
 from tests.trackers.conftest import words_of_this_machine
 
 pytest.importorskip("comet_ml", reason="comet_ml is not installed: pip install 'metarun[comet]'")
@@ -24,21 +26,6 @@ pytest.importorskip("comet_ml", reason="comet_ml is not installed: pip install '
 @pytest.fixture
 def comet() -> dict[str, Any]:
     return config.compose(["tracker=comet"])[0].tracker
-
-
-def messages(file: Path) -> Iterator[dict[str, Any]]:
-    with zipfile.ZipFile(file) as archive:
-        for line in archive.read("messages.json").decode().splitlines():
-            yield json.loads(line)["payload"]
-
-
-def curves(files: list[Path]) -> dict[str, list[tuple[int, float]]]:
-    found: dict[str, list[tuple[int, float]]] = {}
-    for payload in (payload for file in files for payload in messages(file)):
-        if "metric" in payload:
-            of = payload["metric"]
-            found.setdefault(of["metricName"], []).append((of["step"], of["metricValue"]))
-    return found
 
 
 def test_values_are_read_back(run_dir: Path, record: Record, comet: dict[str, Tracker]) -> None:
@@ -120,3 +107,18 @@ def test_online_without_a_key_is_refused_before_work(comet: dict[str, Any], monk
     monkeypatch.delenv("COMET_API_KEY")
     with pytest.raises(UserError, match=r"tracker\.comet\.online=true: needs a key, in COMET_API_KEY"):
         tracker.check("comet")
+
+
+@pytest.mark.full
+def test_a_server_that_never_answers_costs_one_warning(metarun: Command, tmp_path: Path) -> None:
+    """And it does not keep the process: Comet's own threads wait for minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/clientlib/"
+        done = metarun(
+            "train", "dataset=gaussians", "steps=2", "eval.every=0", "eval.tasks=4", "device.compile=false",
+            "run_dir=run", "tracker=comet", "tracker.comet.online=true", "tracker.comet.patience=1",
+            env={"COMET_URL_OVERRIDE": address}, timeout=170,
+        )  # fmt: skip
+    assert done.returncode == 0 and (tmp_path / "run/report.md").exists(), done.stderr
+    (said,) = [line for line in done.stderr.splitlines() if "comet" in line.lower()]
+    assert said.startswith("metarun: warning: tracker=comet: does not answer within 1 seconds")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -10,6 +9,7 @@ from metarun.runs.follow import followed
 from metarun.runs.record import Record
 from metarun.trackers.base import Tracker
 from tests.support.runs import finish, write
+from tests.support.trackers import events
 
 pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install 'metarun[tensorboard]'")
 
@@ -17,13 +17,6 @@ pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip ins
 @pytest.fixture
 def tensorboard() -> dict[str, Tracker]:
     return config.compose(["tracker=tensorboard"])[0].tracker
-
-
-def events(run_dir: Path) -> Any:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    found = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
-    return found.Reload()
 
 
 def curve(run_dir: Path, name: str) -> list[tuple[int, float]]:
