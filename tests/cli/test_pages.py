@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from metarun import config
 from metarun.cli import main as cli
-from metarun.results import page
+from metarun.core.metric import ACCURACY, SQUARED_ERROR
+from metarun.results import index, page, tables
 from metarun.runs.record import Record
+from tests.results.test_index import run_folder
+from tests.results.test_web_page import COMMAND, evil, panels
 from tests.support.browser import CHROMIUM, Browser, browser
 from tests.support.html import Parsed
+from tests.support.results import RETURN, result
 
 SMALL = ["steps=2", "log_every=1", "eval.every=1", "eval.tasks=6", "eval.val_tasks=4", "meta_batch=2",
          "device.compile=false", "device.threads=1"]  # fmt: skip
@@ -100,10 +104,10 @@ def chromium() -> Path:
     return Path(CHROMIUM)
 
 
-@pytest.fixture(scope="module")
-def outputs(chromium: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def outputs(chromium: Path, tmp_path: Path) -> Path:
     """Runs of each kind, an evaluation, a sweep, and the page of all of them."""
-    out = tmp_path_factory.mktemp("outputs")
+    out = tmp_path / "outputs"
     for name, words in KINDS.items():
         assert cli.main(["train", *words, *SMALL, f"run_dir={out / name}"]) == 0
     assert cli.main(["eval", f"run={out / 'classes'}", "eval.norm=all"]) == 0
@@ -139,10 +143,23 @@ def test_pages_in_a_browser(outputs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-def test_the_table_of_runs_sorts_and_filters(outputs: Path) -> None:
+def test_the_table_of_runs_sorts_and_filters(chromium: Path, tmp_path: Path) -> None:
+    kinds = [
+        ("glyphs", "maml", ACCURACY, 0.91),
+        ("glyphs", "fomaml", ACCURACY, 0.1005),
+        ("navigation", "maml", RETURN, -7.0),
+        ("sinusoid", "reptile", SQUARED_ERROR, 10.5),
+        ("sinusoid", "maml", SQUARED_ERROR, 9.25),
+    ]
+    found = []
+    for i, (dataset, algo, metric, mean) in enumerate(kinds):
+        of = replace(result(metric=metric, mean=mean, memory=i), names={"algo": algo, "dataset": dataset})
+        found.append(run_folder(tmp_path / str(i), of))
+    text = index.text(tables.rows(found), tmp_path, "runs", tables.by_steps(found))
+    (tmp_path / index.NAME).write_text(text)
     seen = "[...document.querySelectorAll('tbody tr')].filter((row) => row.checkVisibility())"
     with browser() as page:
-        open_quietly(page, outputs / "index.html", 1280)
+        open_quietly(page, tmp_path / index.NAME, 1280)
 
         def column(title: str) -> list[str]:
             at = page.value(
@@ -154,14 +171,13 @@ def test_the_table_of_runs_sorts_and_filters(outputs: Path) -> None:
             button = f"[...document.querySelectorAll('thead button')].find((of) => of.textContent === '{title}')"
             page.value(f"{button}.click()")
 
-        result = "result ± interval over tasks"
-        before = column(result)
-        press(result)
-        numbers = [float(text.split()[0]) for text in column(result)]
+        before = column(tables.RESULT)
+        press(tables.RESULT)
+        numbers = [float(text.split()[0]) for text in column(tables.RESULT)]
         assert numbers == sorted(float(text.split()[0]) for text in before) and numbers[0] < 0, "the return is negative"
         assert page.value("document.querySelector('[aria-sort]').getAttribute('aria-sort')") == "ascending"
-        press(result)
-        assert [float(text.split()[0]) for text in column(result)] == numbers[::-1]
+        press(tables.RESULT)
+        assert [float(text.split()[0]) for text in column(tables.RESULT)] == numbers[::-1]
         assert page.value("document.querySelector('[aria-sort]').getAttribute('aria-sort')") == "descending"
         press("dataset")
         assert column("dataset") == sorted(column("dataset"))
@@ -182,25 +198,23 @@ def test_the_table_of_runs_sorts_and_filters(outputs: Path) -> None:
 
 
 @pytest.mark.full
-def test_a_press_copies_the_command(outputs: Path) -> None:
-    with browser() as page:
-        open_quietly(page, outputs / "classes/report.html", 390)
+def test_a_press_copies_the_command(chromium: Path, tmp_path: Path) -> None:
+    page.write(tmp_path, result(), COMMAND, {})
+    with browser() as shown:
+        open_quietly(shown, tmp_path / page.WEB, 390)
         button = "document.querySelector('.copy')"
-        assert page.value(f"{button}.checkVisibility()") and page.value(f"{button}.textContent") == "Copy command"
-        page.call("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
-        page.call("Page.bringToFront")
-        page.value(f"{button}.click()")
-        page.value("new Promise((done) => setTimeout(done, 300))")
-        assert page.value(f"{button}.textContent") == "Copied"
-        typed = json.loads((outputs / "classes/config.json").read_text())["command"]
-        assert page.value("navigator.clipboard.readText()") == shlex.join(["metarun", *typed])
-        assert page.complaints == []
+        assert shown.value(f"{button}.checkVisibility()") and shown.value(f"{button}.textContent") == "Copy command"
+        shown.call("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+        shown.call("Page.bringToFront")
+        shown.value(f"{button}.click()")
+        shown.value("new Promise((done) => setTimeout(done, 300))")
+        assert shown.value(f"{button}.textContent") == "Copied"
+        assert shown.value("navigator.clipboard.readText()") == shlex.join(["metarun", *COMMAND])
+        assert shown.complaints == []
 
 
 @pytest.mark.full
 def test_what_hides_in_a_name_does_not_run(chromium: Path, tmp_path: Path) -> None:
-    from tests.results.test_web_page import COMMAND, RETURN, evil, panels
-
     page.write(tmp_path, evil(), COMMAND, panels(evil(), RETURN))
     with browser() as shown:
         open_quietly(shown, tmp_path / page.WEB, 390)
