@@ -86,7 +86,8 @@ def plain_descent(
     start = {name: p for name, p in meta.items() if not name.startswith("inner.")}
     if isinstance(algorithm, MAML) and algorithm.head is not Head.learned:
         assert isinstance(problem, Supervised)
-        start |= task_head(algorithm.head, problem, start, task)
+        made = task_head(algorithm.head, problem, start, task)
+        start = {name: p.clone() for name, p in start.items()} | made  # an inner gradient takes the head for given
     frozen = algorithm.frozen if isinstance(algorithm, MAML) else []
     kept = [pattern[1:] for pattern in frozen if pattern.startswith("!")]
     still = [n for n in start if any(fnmatchcase(n, f) for f in frozen) and not any(fnmatchcase(n, f) for f in kept)]

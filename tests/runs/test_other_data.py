@@ -42,6 +42,7 @@ def test_classes_of_two_data_sets_are_compared_by_name() -> None:
     refuse_seen(omniglot, facts([], ["0", "1"]), "image_folder", {}, "run=a")
 
 
+@pytest.mark.filterwarnings("always:dataset=image_folder")
 def test_glyphs_and_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.chdir(tmp_path)
     own_images(tmp_path / "mine")
@@ -54,6 +55,7 @@ def test_glyphs_and_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         return line
 
     assert cli.main(["eval", "run=a", *OWN, "dataset.size=28"]) == 0
+    assert "dark and light are the other way round than in training" in capsys.readouterr().err
     (file,) = (tmp_path / "a/eval").glob("*/result.json")
     result = read_result(file)
     assert file.parent.name.startswith("image_folder_") and result.names["dataset"] == "image_folder"
