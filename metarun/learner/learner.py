@@ -135,7 +135,7 @@ class Learner:
             way, classes = x.way, None
             of = targets(y, lead, setup.tasks.outputs(way))
             inputs, of = (inputs, of) if batched else (inputs[None], of[None])
-        keys = rng.fold(rng.root(0, device), torch.arange(len(inputs), device=device))
+        keys = rng.root(0, device).expand(len(inputs))  # one for all: a task is the same alone and in a batch
         inputs, of = inputs.to(device), of.to(device)
         task = Episode(inputs, of, inputs[:, :0], of[:, :0], keys)
         problem = setup.tasks.problem(functional(setup.module), way)

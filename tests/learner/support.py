@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from metarun import config
@@ -36,7 +35,7 @@ def drawn(setup: Setup, count: int = 2, way: int | None = None) -> Episode:
     """Tasks of the run's evaluation, with the keys that a learner draws mini-batches from."""
     x = setup.experiment
     tasks = setup.tasks.sample(Split.test, 0, range(count), way or x.way, x.eval.shot, x.eval.query)
-    return tasks._replace(key=rng.fold(rng.root(0), torch.arange(count)))
+    return tasks._replace(key=rng.root(0).expand(count))
 
 
 def evaluated(setup: Setup, learner: Learner, tasks: Episode, norm: Norm = Norm.support) -> Tensor:
