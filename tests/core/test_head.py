@@ -25,7 +25,7 @@ def test_the_head_of_any_way(way: int) -> None:
     zeros = Head.zero.of(problem, params, x, y)
     assert zeros[WEIGHT].shape == (way, 6) and zeros[BIAS].shape == (way,) and not any(p.any() for p in zeros.values())
     made = {**params, **Head.prototypes.of(problem, params, x, y)}
-    features = module.body
+    features = module.get_submodule("body")
     centres = torch.stack([features(x[y == n]).mean(0) for n in range(way)])
     distances = torch.cdist(features(query), centres).square()
     logits = problem.forward(made, query)

@@ -83,7 +83,8 @@ def test_patience_needs_validation(here: Path, capsys: pytest.CaptureFixture[str
     with pytest.raises(ConfigError, match=r"eval\.patience=0: must be >= 1"):
         config.compose(["eval.patience=0"])
     own_images(here / "mine")
-    words = [*QUICK, "dataset=image_folder", "dataset.path=mine", "dataset.shares=[0.6,0.0,0.4]", "eval.patience=2"]
+    words = [*QUICK, "dataset=image_folder", "dataset.path=mine", "data_root=.", "eval.patience=2"]
+    words += ["dataset.shares=[0.6,0.0,0.4]"]
     assert cli.main(["train", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "eval.patience=2: must be null: there are no validation tasks" in line and not (here / "outputs").exists()
