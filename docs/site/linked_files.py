@@ -58,7 +58,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         uri = there.removeprefix(f"{docs}/") if there.startswith(f"{docs}/") else _uri(there)
         if files.get_file_from_path(uri) is None:
             return text  # a folder, or a file that is only in the repository
-        return f"{mark}[{text}]({posixpath.relpath(uri, posixpath.dirname(page.file.src_uri))}{'#' * bool(anchor)}{anchor})"
+        to = posixpath.relpath(uri, posixpath.dirname(page.file.src_uri))
+        return f"{mark}[{text}]({to}{'#' * bool(anchor)}{anchor})"
 
     return LINK.sub(moved, markdown)
 

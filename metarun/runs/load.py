@@ -56,12 +56,12 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
         name += f"_{x.eval_way}way" if x.eval_way != x.way else ""
         out = ranks.on_first(lambda: fresh(run_dir / "eval" / name))
         meta = tree.combine(lambda p: p.to(setup.device), content["meta"])
-        trained, stopped_early = ranks.on_first(lambda: _trained_for(run_dir, setup, content))
+        done, stopped_early = ranks.on_first(lambda: _trained_for(run_dir, setup, content))
         if "value" in content:
-            tested = Tested.selected(meta, content, trained, stopped_early)
+            tested = Tested.selected(meta, content, done, stopped_early)
         else:
             step = content["step"]
-            tested = Tested(tuned(setup, meta), step, "last step", None, step, stopped_early and step == trained)
+            tested = Tested(tuned(setup, meta), step, "last step", None, step, stopped_early and step == done)
         found = meta_test.test(setup, record, tested, run_dir, out)
         ranks.on_first(lambda: meta_test.illustrate(setup, found, tested.meta, run_dir, out, record.command))
         meta_test.require_figures(found)

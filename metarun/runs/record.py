@@ -58,7 +58,7 @@ class Record:
     values: dict[str, Any]
     changed: list[str] = field(default_factory=list)
     data: Facts | None = None
-    command: list[str] = field(default_factory=list)
+    command: list[str] = field(default_factory=list, compare=False)
     start: Start | None = None
     extended: dict[str, list[str]] = field(default_factory=dict)
     trained_on: Trained | None = None

@@ -124,13 +124,13 @@ def test_every_algorithm_runs_on_images_on_regression_and_on_points(algo: str, d
 
 def parsed(words: list[str]) -> tuple[Experiment, Record]:
     """As ``config.compose``, where Hydra is open."""
-    return composition.parse(*composition._split(composition.compose_words(words)))
+    return composition.parse(*composition.split(composition.compose_words(words)))
 
 
 @pytest.mark.full
 def test_every_file_states_every_value() -> None:
     """A key that YAML leaves out has no default to hide behind; composing would fail, so it is enough to compose."""
-    with composition._opened():  # once for all: compose opens Hydra anew and checks each word
+    with composition.composing():  # once for all: compose opens Hydra anew and checks each word
         for group, option in OPTIONS:
             text = (config.conf_dir() / group / f"{option}.yaml").read_text()
             assert text.startswith("# "), f"{group}/{option}.yaml says nothing about itself"
@@ -144,7 +144,7 @@ def test_every_part_has_an_option_of_its_name() -> None:
 
 def test_parts_state_no_defaults_and_take_no_unknown_key() -> None:
     parts = [(group, *named) for group in registry.PARTS for named in registry.part_classes(group).items()]
-    with composition._opened():
+    with composition.composing():
         for group, name, part in parts:
             live = getattr(parsed([f"{group}={name}"])[0], group)
             assert type(live) is part and not hasattr(live, "__dict__"), f"{name}: slots=True is missing"
@@ -187,7 +187,7 @@ def test_a_part_that_is_not_installed_is_named(group: str) -> None:
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("dataset", config.choices("dataset"))
 def test_every_method_goes_with_every_data_set(dataset: str) -> None:
-    with composition._opened():
+    with composition.composing():
         for algo in config.choices("algo"):
             _, record = parsed([f"algo={algo}", f"dataset={dataset}"])
             assert (record.names["algo"], record.names["dataset"]) == (algo, dataset)

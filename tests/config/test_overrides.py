@@ -98,7 +98,7 @@ def test_an_interval_needs_a_sweeper_that_searches() -> None:
 
 
 def test_a_search_is_tried_at_its_ends() -> None:
-    with composition._opened():
+    with composition.composing():
         jobs = samples(read(["seed=7", "algo.inner_lr=interval(0.1,1)", "algo=maml,fomaml", "shot=int(interval(1,5))"]))
     first = ["seed=7", "algo.inner_lr=0.1", "algo=maml", "shot=1"]
     assert jobs[0] == first and len(jobs) == 4
@@ -108,7 +108,7 @@ def test_a_search_is_tried_at_its_ends() -> None:
 
 
 def test_a_search_needs_a_figure_to_go_by() -> None:
-    with composition._opened():
+    with composition.composing():
         composition._suits_a_search(["dataset=sinusoid"])
         with pytest.raises(UserError, match=r"eval\.every=0: must be > 0"):
             composition._suits_a_search(["dataset=sinusoid", "eval.every=0"])
@@ -192,7 +192,7 @@ def test_what_only_training_reads_changes_no_test(name: str) -> None:
 
 # settings whose change does not show with every method, network and number of steps
 SHOW_SELDOM = {
-    *("rates", "eps", "learned_rates", "carry_moments", "slots", "frozen"),
+    *("head", "rates", "eps", "learned_rates", "carry_moments", "slots", "frozen"),
     *("inner_lr", "inner_loss", "inner_batch", "eval_inner_batch", "eval_later_lr"),
 }
 

@@ -70,7 +70,7 @@ def case(network: nn.Module) -> tuple[nn.Module, dict[str, Tensor], Tensor, Tens
 
 
 @pytest.mark.parametrize("make", [Shared, series, lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))])
-def test_it_gives_the_outputs_of_support_statistics_one_by_one(make) -> None:  # type: ignore[no-untyped-def]
+def test_it_gives_the_outputs_of_support_statistics_one_by_one(make) -> None:
     network, values, support, queries = case(make())
     before = {name: value.clone() for name, value in held(network).items()}
     frozen = freeze(network, values, support)

@@ -62,7 +62,7 @@ def photos(tmp_path: Path) -> Path:
 def test_a_folder_adapts_and_pictures_are_predicted_and_tested(learner: Learner, photos: Path) -> None:
     adapted = learner.adapt(photos / "known")
     assert adapted.classes == ["ant", "bee"] and len(adapted.digests) == 4
-    found = pictures.find([str(photos / "new")], adapted.classes)
+    found = pictures.find([str(photos / "new")], [*map(str, adapted.classes or ())])
     read = pictures.read(found, learner.setup.experiment.dataset, set(adapted.digests))
     predicted = predict.predicted(adapted, read, Norm.support)
     assert len(predicted.pictures) == 19 and [p.path.name for p in predicted.unreadable] == ["broken.jpg"]
@@ -92,7 +92,7 @@ def test_a_folder_adapts_and_pictures_are_predicted_and_tested(learner: Learner,
 
 def test_few_pictures_have_no_statistics_of_their_own(learner: Learner, photos: Path) -> None:
     adapted = learner.adapt(photos / "known")
-    found = pictures.find([str(photos / "new/ant/0.png")], adapted.classes)
+    found = pictures.find([str(photos / "new/ant/0.png")], [*map(str, adapted.classes or ())])
     read = pictures.read(found, learner.setup.experiment.dataset, ())
     with pytest.raises(UserError, match=r"eval\.norm=transductive: must be support or support_plus_one for 1 pictures"):
         predict.predicted(adapted, read, Norm.transductive)
@@ -126,7 +126,7 @@ def test_pictures_are_found_where_they_lie(photos: Path) -> None:
         (lambda p: own_images(p / "known", {"cat": 1}), "has 3 classes (ant, bee, cat): must be 2"),
     ],
 )
-def test_a_support_folder_that_cannot_be_is_one_line(learner: Learner, photos: Path, make, said: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_support_folder_that_cannot_be_is_one_line(learner: Learner, photos: Path, make, said: str) -> None:
     make(photos)
     with pytest.raises(UserError) as error:
         learner.adapt(photos / "known")
