@@ -77,6 +77,10 @@ class OwnRows(Dataset):
         return self.predict is Predict.classes
 
     @property
+    def fixed_labels(self) -> bool:
+        return self.task is not None or not self.has_way
+
+    @property
     def metric(self) -> Metric:
         if self.predict is Predict.classes:
             return ACCURACY

@@ -209,7 +209,7 @@ class Result:
     tasks_per_s: float | None
     yardsticks: dict[str, Estimate] = field(default_factory=dict)
     stopped_early: bool = False
-    folder: Path | None = field(default=None, compare=False)
+    folder: Path | None = field(default=None, compare=False, repr=False)
 
     @property
     def unfinished(self) -> bool:

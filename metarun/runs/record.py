@@ -153,6 +153,8 @@ class Record:
     def _is_sound(self) -> bool:
         """Whether the types are right; JSON does not check them."""
         texts = (self.names, self.kinds)
+        if not all(isinstance(part, dict) for part in (*texts, self.values)) or not isinstance(self.changed, list):
+            return False
         if not isinstance(self.extended, dict) or not all(steps.isdecimal() for steps in self.extended):
             return False
         texts_of = [text for why in self.extended.values() for text in (why if isinstance(why, list) else [None])]

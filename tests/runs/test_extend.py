@@ -149,6 +149,7 @@ def test_a_process_that_ends_while_it_keeps_the_shorter_run(
     assert state("a") == state("once")
 
 
+@pytest.mark.filterwarnings("default:.*damaged checkpoint")
 def test_a_damaged_last_checkpoint_goes_on_from_the_one_before(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train("run_dir=a", "steps=8", *CONSTANT)
     train("run_dir=once", "steps=12", *CONSTANT)
