@@ -32,8 +32,7 @@ metarun: one bench for gradient-based meta-learning
                      metarun adapt run=outputs/RUN support=photos/known out=MODEL
   metarun predict  classify pictures with it
                      metarun predict model=MODEL images=photos/new
-  metarun report   one table (Markdown, CSV and a page to look at) of any number of runs
-                     metarun report outputs/
+  metarun report   one table (Markdown, CSV and a page to look at) of the runs in a folder, as in metarun report outputs/
   metarun track    send runs, or the rest of them, to Comet, TensorBoard, W&B or MLflow
                      metarun track outputs/RUN tracker=comet
   metarun check    are the meta-gradients right on this machine? A table, in minutes
@@ -44,9 +43,8 @@ metarun: one bench for gradient-based meta-learning
                      metarun reproduce sinusoid
 
 metarun COMMAND --help says more. --debug (or HYDRA_FULL_ERROR=1) shows the traceback of an error.
-Exit status: 0 done, 1 a file that cannot be written, a picture that cannot be read, a wrong meta-gradient or a rank
-that is gone, 2 input that cannot be used or does not fit into memory, 3 numbers no longer finite, 130/143 stopped by
-a signal.
+Exit status: 0 done, 1 a file that cannot be written or read, a wrong meta-gradient or a rank that is gone, 2 input that
+cannot be used or does not fit into memory, 3 numbers no longer finite, 130/143 stopped by a signal.
 """
 COMMANDS = ("train", "eval", "adapt", "predict", "report", "track", "check", "bench", "reproduce")  # a file each
 ON_RANKS = ("train", "eval")  # commands that torchrun may start
