@@ -32,7 +32,7 @@ metarun: one bench for gradient-based meta-learning
                      metarun adapt run=outputs/RUN support=photos/known out=MODEL
   metarun predict  classify pictures with it
                      metarun predict model=MODEL images=photos/new
-  metarun report   one table (Markdown, CSV and a page to look at) of the runs in a folder, as in metarun report outputs/
+  metarun report   one table (Markdown, CSV and a page to look at) of all runs in a folder: metarun report outputs/
   metarun track    send runs, or the rest of them, to Comet, TensorBoard, W&B or MLflow
                      metarun track outputs/RUN tracker=comet
   metarun check    are the meta-gradients right on this machine? A table, in minutes
