@@ -72,5 +72,5 @@ def _figures(report: Report, out: Path, drawn: dict[str, list[str]]) -> list[str
             image = web.picture(read_file(out / name) or b"", caption)
             of_what = curves if name in CURVES else tasks
             of_what.append(f'<figure class="wide">{web.scrolling(image, caption)}{said}</figure>')
-    parts = ["<h2>Curves</h2>", '<div class="curves">', *curves, "</div>"] if curves else []
+    parts = ["<h2>Curves</h2>", '<div class="figures">', *curves, "</div>"] if curves else []
     return [*parts, *(["<h2>Test tasks</h2>", *tasks] if tasks else [])]

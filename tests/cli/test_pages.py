@@ -135,6 +135,8 @@ def test_pages_in_a_browser(outputs: Path, tmp_path: Path) -> None:
         for file in [*pages, outputs / "index.html"]:
             for width in (1280, 390):
                 open_quietly(page, file, width)
+                plots = "[...document.querySelectorAll('.panel .plot')]"
+                assert page.value(f"{plots}.every((plot) => plot.clientWidth > 200)"), f"{file}: too small to read"
             assert page.value("[...document.images].every((image) => image.naturalWidth > 0)")
             wide = "[...document.querySelectorAll('.scroll')].filter((box) => box.scrollWidth > box.clientWidth)"
             assert page.value(f"{wide}.every((box) => box.tabIndex === 0)"), "what scrolls scrolls by keyboard"
