@@ -69,12 +69,11 @@ def adapt(given: argparse.Namespace, words: list[str]) -> Adapted:
     from metarun.config.overrides import as_typed
     from metarun.files import user_path
     from metarun.learner.inputs import class_folder
-    from metarun.learner.load import PLAIN, learner
+    from metarun.learner.load import learner, uncompiled
 
     support = user_path(given.support)
     class_folder(support)
-    plain = [] if any(word.startswith("device.compile=") for word in words) else [PLAIN]
-    loaded = learner(user_path(given.run), given.checkpoint, as_typed([*words, *plain]))
+    loaded = learner(user_path(given.run), given.checkpoint, as_typed(uncompiled(words)))
     if not loaded.setup.experiment.dataset.has_pictures():
         name = loaded.record.names["dataset"]
         raise UserError(f"run={given.run}: dataset={name} has no pictures; metarun.load in Python takes its examples")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from metarun.cli.adapt import adapt, require_file
 from metarun.cli.parser import Parser
 from metarun.engine.ranks import Ranks
-from metarun.errors import UserError, did_you_mean, one_line, require
+from metarun.errors import UserError, one_line, require
 
 if TYPE_CHECKING:
     from metarun.core.batch_norm import Norm
@@ -89,10 +89,7 @@ def _norm(words: list[str]) -> Norm:
     """The statistics that batch norm uses: the support set's unless ``eval.norm`` says otherwise."""
     from metarun.core.batch_norm import Norm
 
-    name = words[-1].removeprefix(NORM) if words else Norm.support.name
-    known = [norm.name for norm in Norm if norm is not Norm.all]
-    require(name in known, "eval.norm", name, f"one of {', '.join(known)}{did_you_mean(name, known)}")
-    return Norm[name]
+    return Norm.one(words[-1].removeprefix(NORM), "eval.norm") if words else Norm.support
 
 
 def _adapted(given: argparse.Namespace, words: list[str]) -> Adapted:
@@ -104,10 +101,9 @@ def _adapted(given: argparse.Namespace, words: list[str]) -> Adapted:
             raise UserError(f"{word}: a model is adapted already; predict takes eval.norm and device with it")
     from metarun.files import user_path
     from metarun.learner.keep import reopened
-    from metarun.learner.load import PLAIN
+    from metarun.learner.load import uncompiled
 
-    plain = [] if any(word.startswith("device.compile=") for word in words) else [PLAIN]
-    adapted = reopened(user_path(given.model), [*words, *plain])
+    adapted = reopened(user_path(given.model), uncompiled(words))
     if not adapted.setup.experiment.dataset.has_pictures():
         raise UserError(f"model={given.model}: takes no pictures; metarun.load_adapted in Python takes its examples")
     return adapted

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from metarun.core.ops import norm_relu_pool
 from metarun.core.stateless import stateless
 from metarun.core.tree import Params
-from metarun.errors import ConfigError
+from metarun.errors import ConfigError, did_you_mean
 
 Forward = Callable[[Params, Tensor], Tensor]
 
@@ -41,6 +41,22 @@ class Norm(enum.Enum):
     support = "support"
     support_plus_one = "support_plus_one"
     all = "all"
+
+    @staticmethod
+    def one(name: str, key: str) -> Norm:
+        """Return the norm of a name, which is not ``all``.
+
+        Args:
+            name: the name.
+            key: the setting, for the message.
+
+        Raises:
+            ConfigError: there is no such norm.
+        """
+        known = [norm.name for norm in Norm if norm is not Norm.all]
+        if name not in known:
+            raise ConfigError(key, name, f"one of {', '.join(known)}{did_you_mean(name, known)}")
+        return Norm[name]
 
     def members(self, mixing: Mixing) -> list[Norm]:
         """List the norms to evaluate for a network.

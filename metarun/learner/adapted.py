@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from metarun.core.batch_norm import Norm, predict
 from metarun.core.episode import Episode
-from metarun.errors import ConfigError, NotFinite, UserError, did_you_mean
+from metarun.errors import NotFinite, UserError
 from metarun.files import user_path, write_atomic
 from metarun.learner.frozen import held
 from metarun.learner.inputs import Inputs, Label, examples
@@ -84,11 +84,8 @@ class Adapted:
         return outputs if self.batched else outputs[0]
 
     def _norm(self, norm: str | Norm) -> Norm:
-        known = [n.name for n in Norm if n is not Norm.all]
-        name = norm.name if isinstance(norm, Norm) else norm
-        if name not in known:
-            raise ConfigError("norm", name, f"one of {', '.join(known)}{did_you_mean(str(name), known)}")
-        return Norm[name].members(self.setup.mixing)[0] if name != "support" else Norm.support
+        how = Norm.one(norm.name if isinstance(norm, Norm) else str(norm), "norm")
+        return how if how is Norm.support else how.members(self.setup.mixing)[0]
 
     def _of_task(self, t: int, x: Tensor, norm: Norm) -> Tensor:
         with torch.no_grad():

@@ -13,7 +13,7 @@ from metarun.errors import UserError
 from metarun.files import read_file, user_path
 from metarun.learner.adapted import KIND, Adapted
 from metarun.learner.frozen import held, restore
-from metarun.learner.load import PLAIN, require_labelled, without_data
+from metarun.learner.load import require_labelled, uncompiled, without_data
 from metarun.runs import checkpoint
 from metarun.runs.record import Record
 
@@ -28,7 +28,7 @@ def load_adapted(path: str | Path, *, device: str = "auto") -> Adapted:
     Raises:
         UserError: it is no such file, or it is damaged.
     """
-    return reopened(user_path(path), [f"device={device}", PLAIN])
+    return reopened(user_path(path), uncompiled([f"device={device}"]))
 
 
 def reopened(path: Path, overrides: list[str]) -> Adapted:

@@ -148,7 +148,7 @@ class Learner:
         if self.way is not None and way != self.way:
             raise UserError(
                 f"support: has {way} classes ({named}): must be {self.way}, the way that this run's head has; a run "
-                "of algo=protonet or pretrain takes any number"
+                "whose method makes a head for each task (algo=protonet, protomaml, pretrain) takes any number"
             )
         if way < 2:
             raise UserError(f"support: has {way} class ({named}): must be at least 2")

@@ -28,8 +28,6 @@ from metarun.runs.load import trained
 from metarun.runs.record import Record
 from metarun.runs.setup import Setup, assemble
 
-PLAIN = "device.compile=false"  # no compiler is needed to use a run
-
 
 class Shapes(Generated):
     """Noise with the shapes of a run's data, in place of them.
@@ -62,7 +60,13 @@ def load(run: str | Path, *, checkpoint: str | None = None, device: str = "auto"
     Raises:
         UserError: it is no run folder, has no checkpoint, or was trained on tasks without labelled examples.
     """
-    return learner(user_path(run), checkpoint, [f"device={device}", PLAIN])
+    return learner(user_path(run), checkpoint, uncompiled([f"device={device}"]))
+
+
+def uncompiled(words: list[str]) -> list[str]:
+    """Return overrides with ``device.compile=false``, unless they state it: no compiler is needed to use a run."""
+    stated = any(word.startswith("device.compile=") for word in words)
+    return words if stated else [*words, "device.compile=false"]
 
 
 def learner(run_dir: Path, which: str | None, overrides: list[str]) -> Learner:

@@ -73,4 +73,4 @@ def _figures(report: Report, out: Path, drawn: dict[str, list[str]]) -> list[str
             of_what = curves if name in CURVES else tasks
             of_what.append(f'<figure class="wide">{web.scrolling(image, caption)}{said}</figure>')
     parts = ["<h2>Curves</h2>", '<div class="figures">', *curves, "</div>"] if curves else []
-    return [*parts, *(["<h2>Test tasks</h2>", *tasks] if tasks else [])]
+    return [*parts, *(["<h2>Tasks</h2>", *tasks] if tasks else [])]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from metarun.datasets.base import Split
+from metarun.engine.meta_batch import TRIALS
 from metarun.errors import UserError, require
 from metarun.files import user_path, write_atomic
 from metarun.results import page
@@ -69,7 +70,7 @@ def keep_shorter(run_dir: Path, record: Record) -> None:
                 (half / name).parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(half / name, path.read_bytes())
         half.rename(copy)
-    for path in (run_dir / RESULT, run_dir / page.NAME, *run_dir.glob("*.png")):
+    for path in (run_dir / RESULT, run_dir / page.NAME, run_dir / page.WEB, *run_dir.glob("*.png")):
         path.unlink(missing_ok=True)
     shutil.rmtree(run_dir / "eval", ignore_errors=True)
     record.write(run_dir)
@@ -101,7 +102,7 @@ def _efforts(setup: Setup, steps: int, validates: bool) -> list[int]:
     x = setup.experiment
     calls = [steps]
     if x.algo.outer_optimizer.asks:
-        calls += [steps * times for times in (3, x.algo.trust_region.cg_steps, x.algo.promp.steps - 1)]
+        calls += [steps * times for times in (TRIALS, x.algo.trust_region.cg_steps, x.algo.promp.steps - 1)]
     if validates:
         score = validator(setup, times=steps // x.eval.every)
         calls += [score.whole.calls, score.rest.calls]

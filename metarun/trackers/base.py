@@ -131,6 +131,38 @@ class Tracker(ABC):
         """
 
 
+@dataclass(kw_only=True, slots=True)
+class Service(Tracker):
+    """Base class of trackers that send to a service with a person's key, or write a file for it when the run ends.
+
+    Attributes:
+        online: whether to send while the run goes on.
+        checkpoints: whether to send the selected and the last checkpoint too.
+    """
+
+    online: bool
+    checkpoints: bool
+
+    key: ClassVar[str] = ""  # where its key comes from, in words
+
+    @property
+    def live(self) -> bool:
+        return self.online
+
+    @property
+    def takes_checkpoints(self) -> bool:
+        return self.checkpoints
+
+    def check(self, name: str) -> None:
+        Tracker.check(self, name)
+        if self.online and not self.has_key():
+            raise UserError(f"tracker.{name}.online=true: needs a key, in {self.key}")
+
+    @abstractmethod
+    def has_key(self) -> bool:
+        """Whether there is a key; neither the person nor the service is asked."""
+
+
 @contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
     """Set variables of the environment within the context, for a library that reads no other settings."""

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from metarun.errors import UserError
-from metarun.trackers.base import Line, Sent, Session, Tracked, Tracker, environment
+from metarun.trackers.base import Line, Sent, Service, Session, Tracked, environment
 
 FOLDER, UNFINISHED = "comet", ".unfinished"  # in the run folder
 # before the import: no hooks in torch, no text, and no reports of errors to others (which half of its starts make)
@@ -29,38 +28,24 @@ OFF = (  # what Comet would send of the person: code, git, packages, command lin
 
 
 @dataclass(kw_only=True, slots=True)
-class Comet(Tracker):
+class Comet(Service):
     """Comet's service, on its site or one's own.
 
     Attributes:
         project: the project's name there.
         workspace: the workspace; None: the account's own.
-        online: whether to send while the run goes on, with the key that the environment or ``comet login`` has.
-        checkpoints: whether to send the selected and the last checkpoint too.
     """
 
     project: str
     workspace: str | None
-    online: bool
-    checkpoints: bool
 
     needs: ClassVar[tuple[str, ...]] = ("comet_ml",)
     install: ClassVar[str] = "pip install 'metarun[comet]'"
+    key: ClassVar[str] = "COMET_API_KEY or by comet login"
 
-    @property
-    def live(self) -> bool:
-        return self.online
-
-    @property
-    def takes_checkpoints(self) -> bool:
-        return self.checkpoints
-
-    def check(self, name: str) -> None:
-        Tracker.check(self, name)
-        if self.online:
-            config = _comet().config
-            if not config.get_api_key(None, config.get_config()):
-                raise UserError(f"tracker.{name}.online=true: needs a key, in COMET_API_KEY or by comet login")
+    def has_key(self) -> bool:
+        config = _comet().config
+        return bool(config.get_api_key(None, config.get_config()))
 
     def open(self, run: Tracked, sent: Sent) -> tuple[Session, Sent]:
         comet_ml = _comet()

@@ -10,44 +10,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from metarun.errors import UserError
-from metarun.trackers.base import Line, Sent, Session, Tracked, Tracker
+from metarun.trackers.base import Line, Sent, Service, Session, Tracked
 
 
 @dataclass(kw_only=True, slots=True)
-class WandB(Tracker):
+class WandB(Service):
     """W&B's service, on its site or one's own.
 
     Attributes:
         project: the project's name there.
         entity: the account or team; None: the account's own.
-        online: whether to send while the run goes on, with the key that the environment or ``wandb login`` has.
-        checkpoints: whether to send the selected and the last checkpoint too.
     """
 
     project: str
     entity: str | None
-    online: bool
-    checkpoints: bool
 
     needs: ClassVar[tuple[str, ...]] = ("wandb",)
     install: ClassVar[str] = "pip install 'metarun[wandb]'"
+    key: ClassVar[str] = "WANDB_API_KEY or by wandb login"
 
-    @property
-    def live(self) -> bool:
-        return self.online
+    def has_key(self) -> bool:
+        import wandb
 
-    @property
-    def takes_checkpoints(self) -> bool:
-        return self.checkpoints
-
-    def check(self, name: str) -> None:
-        Tracker.check(self, name)
-        if self.online:
-            import wandb
-
-            if not wandb.login(prompt=False, verify=False):  # asks neither the person nor the service
-                raise UserError(f"tracker.{name}.online=true: needs a key, in WANDB_API_KEY or by wandb login")
+        return bool(wandb.login(prompt=False, verify=False))
 
     def open(self, run: Tracked, sent: Sent) -> tuple[Session, Sent]:
         import wandb

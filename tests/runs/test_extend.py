@@ -142,6 +142,7 @@ def test_a_process_that_ends_while_it_keeps_the_shorter_run(
         assert cli.main(words) == 130
     found = [path for path in (here / "a/result.json", here / "a/4_steps/result.json") if path.exists()]
     assert found and all(path.read_bytes() == kept for path in found)
+    assert where != "write" or not list((here / "a").glob("report.*")), "pages of the shorter run are in its own folder"
     assert cli.main(words) == 0
     assert (here / "a/4_steps/result.json").read_bytes() == kept
     assert not [name for name in os.listdir(here / "a") if name.endswith(".tmp")]
