@@ -172,7 +172,7 @@ def test_a_method_is_one_python_file_and_one_yaml(tmp_path: Path) -> None:
         shutil.copytree(ROOT / part, tmp_path / part)
     (tmp_path / "metarun/algorithms/still.py").write_text(MINE)
     text = (tmp_path / "conf/algo/maml.yaml").read_text().replace("schema/algo/maml", "schema/algo/still")
-    of_maml = ("hypergrad", "segment", "frozen", "inner_batch", "eval_later_lr")
+    of_maml = ("hypergrad", "segment", "frozen", "inner_batch", "eval_later_lr", "head")
     lines = [line for line in text.splitlines() if not line.startswith(of_maml)]
     (tmp_path / "conf/algo/still.yaml").write_text("\n".join([*lines, "decay: 0.5"]))
     words = ["algo=still", "steps=2", "meta_batch=2", "eval.tasks=4", "eval.val_tasks=2", "run_dir=run"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 
 def events(run_dir: Path) -> Any:
@@ -15,6 +18,12 @@ def events(run_dir: Path) -> Any:
 
     found = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
     return found.Reload()
+
+
+# not importorskip: an import of Comet outside of the tracker may report errors to others, for as long as tests run
+needs_comet = pytest.mark.skipif(
+    importlib.util.find_spec("comet_ml") is None, reason="comet_ml is not installed: pip install 'metarun[comet]'"
+)
 
 
 def messages(file: Path) -> Iterator[dict[str, Any]]:

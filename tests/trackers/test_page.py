@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from metarun.cli import main as cli
+from tests.support.trackers import needs_comet
 
 pytestmark = pytest.mark.full
 
@@ -25,9 +26,9 @@ def blocks(language: str, after: str) -> list[str]:
     return [text for written_in, text in found if written_in == language]
 
 
+@needs_comet
 def test_the_walk_through_of_omniglot_in_comet(capsys: pytest.CaptureFixture[str]) -> None:
     """On generated glyphs where there is no Omniglot."""
-    pytest.importorskip("comet_ml", reason="comet_ml is not installed: pip install 'metarun[comet]'")
     words = blocks("", "An experiment")[0].split()[1:]
     assert {"dataset=omniglot", "tracker=comet", "run_dir=outputs/omniglot"} < set(words)
     if not (Path(os.environ.get("METARUN_DATA", "nowhere")) / "omniglot.npz").exists():
