@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from metarun.runs.experiment import Experiment
 
 ACTIONS = ("list", "get", "check", "show")
-KEYS = ("data_root", "way", "shot", "query", "seed")  # keys that are no keys of the data set
+KEYS = ("data_root", "way", "shot", "query", "seed", "eval.seed")  # keys that are no keys of the data set
 
 
 def parser(add: Callable[..., Parser]) -> None:
@@ -34,7 +36,7 @@ def parser(add: Callable[..., Parser]) -> None:
         "  metarun data show omniglot dataset.split=lake way=20 out=omniglot_lake",
     )
     command.setting("out", "DIR", "with show: the folder to write to (outputs/data/NAME)")
-    command.setting("classes", "N", "with show: classes of each split on the page", default="20")
+    command.setting("classes", "N", "with show: classes of each split on the page", default="12")
 
 
 def run(given: argparse.Namespace, ranks: Ranks) -> int:
@@ -42,7 +44,7 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
     action, *rest = given.words or [""]
     if action not in ACTIONS:
         raise UserError(f"data {action}: must be one of {', '.join(ACTIONS)}{did_you_mean(action, ACTIONS)}")
-    if action != "show" and (given.out is not None or given.classes != "20"):
+    if action != "show" and (given.out is not None or given.classes != "12"):
         raise UserError(f"data {action}: takes neither out nor classes; data show does")
     named = [word for word in rest if "=" not in word]
     words = [word for word in rest if "=" in word]
@@ -71,8 +73,6 @@ def _kinds() -> dict[str, Kind]:
 
 
 def _list(named: list[str], words: list[str]) -> int:
-    import shutil
-
     from metarun.datasets import presence
     from metarun.files import default_data_root, user_path
 
@@ -98,8 +98,9 @@ def _check(name: str, experiment: Experiment, given: argparse.Namespace) -> int:
     print(one_line(found.summary))
     for line in found.problems:
         print(f"  {one_line(line)}")
+    width = shutil.get_terminal_size().columns
     for line in found.counts:
-        print(one_line(line))
+        print("\n".join(textwrap.wrap(one_line(line), width, subsequent_indent="  ", break_on_hyphens=False)))
     return 1 if found.problems else 0
 
 

@@ -105,6 +105,10 @@ class ImageFolder(Dataset):
     def picture(self, path: Path) -> np.ndarray:
         return pixels(path, self.size, self.grey, self.white)
 
+    def present(self, data_root: Path) -> Path | None:
+        root = data_root / user_path(self.path)
+        return root if root.exists() else None
+
     def problems(self, data_root: Path) -> Iterator[str]:
         root = data_root / user_path(self.path)
         classes = find(root, self.layers, self.split.in_parts)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from metarun.datasets.about import About
 from metarun.datasets.acting import ActingDataset
 from metarun.datasets.base import Dataset
-from metarun.errors import UserError, first_line
+from metarun.errors import UserError
 
 LEAST = 78  # columns of the table, where a terminal has fewer
 NAME, NUMBERS = 18, (7, 8, 8, 4)  # columns of a name; and of classes, images, size, here
@@ -127,6 +127,6 @@ def get(name: str, kind: Kind, dataset: Dataset, data_root: Path) -> str:
     except UserError:
         raise
     except Exception as error:  # a download may fail in any way
-        said = f"not downloaded ({first_line(error)})"
+        said = f"not downloaded ({' '.join(str(error).split()) or type(error).__name__})"
         raise UserError(f"dataset={name}: {said}. By hand: {about.by_hand_in(data_root)}") from error
     return f"{name}: downloaded to {dataset.present(data_root) or data_root}"

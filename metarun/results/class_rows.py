@@ -19,7 +19,7 @@ class Part(NamedTuple):
     """Some classes of one split.
 
     Attributes:
-        title: which, in words.
+        title: which, in words, after the split's name and a colon; empty: it is said elsewhere.
         classes: class name -> its first examples, [B, ...].
     """
 
@@ -78,8 +78,8 @@ def series(parts: list[Part]) -> Figure:
         channels = x.detach().cpu().float().reshape(len(x), -1, x.shape[-1])[:, : len(COLOURS)]
         for colour, lines in zip(COLOURS, channels.unbind(1), strict=False):
             axes.plot(lines.T.numpy(), color=colour, lw=0.8, alpha=0.6)
-        split = part.title.partition(":")[0]
-        axes.set_title(f"{printable(name)} ({split})", fontsize=8, parse_math=False)
+        split = f" ({part.title.partition(':')[0]})" if part.title else ""
+        axes.set_title(printable(name) + split, fontsize=8, parse_math=False)
         axes.tick_params(labelsize=6)
     return figure
 

@@ -10,6 +10,7 @@ import torch
 from metarun.core.episode import TaskFigure
 from metarun.datasets.base import Split, Tasks
 from metarun.datasets.sampler import ClassPool
+from metarun.errors import UserError
 from metarun.files import write_atomic, write_text
 from metarun.results import class_rows, data_page, task_figures
 from metarun.results.axes import png
@@ -50,18 +51,16 @@ def write(name: str, experiment: Experiment, out: Path, classes: int) -> list[Pa
         if overview is not None:
             files[CLASSES] = png(overview)
         for part, split in ((_part(tasks, split, classes), split) for split in splits):
-            figure = class_rows.drawn(kind, [part], ink)
+            figure = class_rows.drawn(kind, [part._replace(title="")], ink)
             if figure is not None:
                 pictures.append(Pictured(f"Classes of {split.name}", part.title, png(figure)))
-    for split in splits:
-        tasks.check(split, experiment.way, experiment.shot, experiment.query)
-    of_tasks = _tasks(tasks, splits, experiment)
+    of_tasks, without = _tasks(tasks, splits, experiment)
     if of_tasks:
         files[task_figures.NAMES[tasks.figure]] = of_tasks[-1].png
     out.mkdir(parents=True, exist_ok=True)
     for file, content in files.items():
         write_atomic(out / file, content)
-    sheet = _sheet(name, experiment, tasks, [*of_tasks, *pictures])
+    sheet = _sheet(name, experiment, tasks, [*of_tasks, *pictures], without)
     write_text(out / data_page.NAME, data_page.text(sheet))
     return [*(out / file for file in files), out / data_page.NAME]
 
@@ -82,32 +81,46 @@ def _part(tasks: ClassPool, split: Split, most: int) -> Part:
     return Part(title, found)
 
 
-def _tasks(tasks: Tasks, splits: list[Split], x: Experiment) -> list[Pictured]:
-    """Draw tasks of each split, or, where they are no pictures, those that a run draws at its end."""
-    kind = x.dataset.kind(x.way, x.shot)
-    if tasks.figure is TaskFigure.none:
-        return []
-    if tasks.figure is not TaskFigure.images:
-        made = setup.build(x)
+def _tasks(tasks: Tasks, splits: list[Split], x: Experiment) -> tuple[list[Pictured], dict[str, str]]:
+    """Draw tasks of each split, or, where they are no pictures, those that a run draws at its end.
+
+    Returns:
+        The pictures; and of which tasks there are none, with the reason.
+    """
+    kind, pictured, without = x.dataset.kind(x.way, x.shot), list[Pictured](), dict[str, str]()
+    few = [f"{most} of {of} {part}" for of, most, part in ((x.shot, 2, "support"), (x.query, 5, "query")) if of > most]
+    shown = f"; {' and '.join(few)} images of each class are drawn" if few else ""
+    for split in splits if tasks.figure is TaskFigure.images else ():
+        try:
+            tasks.check(split, x.way, x.shot, x.query)
+        except UserError as error:
+            without[f"tasks of {split.name}"] = f"none: {error}"
+            continue
+        seed = x.seed if split is Split.train else x.eval.seed  # the tasks that a run has
+        episodes: Any = tasks.sample(split, seed, range(TASKS), x.way, x.shot, x.query)
+        names = tasks.drawn(split, seed, range(TASKS), x.way)
+        drawn = png(task_figures.images(episodes, None, x.dataset.ink, names, most=x.way))
+        said = f"the first {TASKS} tasks of {split.name} (seed {seed}), {kind}{shown}"
+        pictured.append(Pictured(f"Tasks of {split.name}", said, drawn))
+    if tasks.figure not in (TaskFigure.images, TaskFigure.none):
+        try:
+            made = setup.build(x)
+        except UserError as error:
+            return [], {"tasks": f"none: {error}"}
         figure = tasks_drawn(made, made.first_meta())
-        said = f"{TASKS} test tasks, {kind}, with a network that is not meta-trained, before and after it adapts"
-        return [] if figure is None else [Pictured("Tasks", said, png(figure))]
-    pictured = []
-    for split in splits:
-        episodes: Any = tasks.sample(split, x.seed, range(TASKS), x.way, x.shot, x.query)
-        names = tasks.drawn(split, x.seed, range(TASKS), x.way)
-        figure = task_figures.images(episodes, None, x.dataset.ink, names, most=x.way)
-        shown = f"at most 2 of {x.shot} support and 5 of {x.query} query images of each class"
-        said = f"{TASKS} tasks of {split.name}, {kind}; {shown}"
-        pictured.append(Pictured(f"Tasks of {split.name}", said, png(figure)))
-    return pictured
+        kind = x.dataset.kind(x.eval_way, x.eval.shot)
+        said = (
+            f"the first {TASKS} test tasks, {kind}, with a network that is not meta-trained, before and after it adapts"
+        )
+        pictured += [] if figure is None else [Pictured("Tasks", said, png(figure))]
+    return pictured, without
 
 
-def _sheet(name: str, x: Experiment, tasks: Tasks, pictures: list[Pictured]) -> Sheet:
+def _sheet(name: str, x: Experiment, tasks: Tasks, pictures: list[Pictured], without: dict[str, str]) -> Sheet:
     about, place = x.dataset.about, x.dataset.present(x.data_folder)
     facts = {"published": about.citation, "licence": about.licence} if about else {}
     facts |= {"read from": str(place)} if place else {}
-    facts |= {"an example": " x ".join(map(str, tasks.input_shape)), **tasks.stamp}
+    facts |= {"an example": " x ".join(map(str, tasks.input_shape)), **tasks.stamp, **without}
     sizes = {split: of for split in Split if (of := tasks.sizes(split))}
     noun = getattr(tasks, "noun", "rows")
     splits = [
