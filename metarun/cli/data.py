@@ -54,12 +54,15 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
     if action == "list":
         return _list(named, words)
     from metarun import config
+    from metarun.config import names
 
     choices = config.choices("dataset")
     if len(named) != 1 or named[0] not in choices:
         said = ", ".join(choices) + (did_you_mean(named[0], choices) if len(named) == 1 else "")
         raise UserError(f"data {action} {' '.join(named)}: needs the name of a data set: {said}".replace("  ", " "))
-    experiment, _ = config.compose([f"dataset={named[0]}", "device=cpu", "device.compile=false", *words])
+    settings = [f"dataset={named[0]}", "device=cpu", "device.compile=false", *words]
+    names.check(settings)
+    experiment, _ = config.compose(settings)
     return {"get": _get, "check": _check, "show": _show}[action](named[0], experiment, given)
 
 

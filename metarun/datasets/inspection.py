@@ -138,5 +138,5 @@ def _counts(tasks: Any, split: Split) -> Iterator[str]:
         yield f"{told}{most:,} {noun} in each"
         return
     yield f"{told}{least:,} to {most:,} {noun} a {one}"
-    named = [f"{name} {sizes[name]:,}" for name in sorted(sizes, key=lambda name: (sizes[name], name))]
+    named = [f"{name}: {sizes[name]:,}" for name in sorted(sizes, key=lambda name: (sizes[name], name))]
     yield f"  {', '.join(named if len(named) <= NAMED else [*named[:5], '...', *named[-5:]])}"

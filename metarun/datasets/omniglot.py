@@ -205,8 +205,8 @@ def _from_npz(data_root: Path) -> np.ndarray:
     path = data_root / "omniglot.npz"
     if not path.exists():
         raise FileNotFoundError("not there")
-    with np.load(path) as file:
-        ink = file["ink"]
+    with open(path, "rb") as file, np.load(file) as stored:
+        ink = stored["ink"]
     if ink.shape != (CHARACTERS, DRAWINGS, SIDE, SIDE):
         raise ValueError(f"array 'ink' has shape {ink.shape}")
     return np.where(ink, 0, 255).astype(np.uint8)
