@@ -13,8 +13,8 @@ from metarun.datasets.acting import ActingDataset
 from metarun.datasets.base import Dataset
 from metarun.errors import UserError
 
-LEAST = 78  # columns of the table, where a terminal has fewer
-NAME, NUMBERS = 18, (7, 8, 8, 4)  # columns of a name; and of classes, images, size, here
+LEAST, MOST = 78, 100  # columns of the table
+NAME, NUMBERS = 17, (7, 7, 7, 4)  # columns of a name; and of classes, images, size, here
 
 
 class Kind(NamedTuple):
@@ -59,38 +59,46 @@ def table(kinds: Mapping[str, Kind], data_root: Path, width: int) -> str:
         data_root: folder where data sets are looked for.
         width: columns of the terminal.
     """
-    lines = [*textwrap.wrap(f"data_root is {data_root}", max(width, LEAST), break_on_hyphens=False)]
+    width = min(max(width, LEAST), MOST)
+    lines = [*textwrap.wrap(f"data_root is {data_root}", width, break_on_hyphens=False)]
     for title, needs in NEEDS.items():
         lines += ["", f"{title}{needs}"]
         if title == "published":
-            lines[-1] = _row(title, "", ("classes", "images", "size", "here"), max(width, LEAST))
+            lines[-1] = _row(title, "", ("classes", "images", "size", "here"), width)
         for name, kind in kinds.items():
             if kind.title == title:
-                lines += _lines(name, kind, data_root, max(width, LEAST))
+                lines += _lines(name, kind, data_root, width)
     return "\n".join(lines)
 
 
 def _lines(name: str, kind: Kind, data_root: Path, width: int) -> Iterator[str]:
     about, indent = kind.made.about, " " * (NAME + 2)
     if about is None:
-        first = f"{name:<{NAME}}  "
-        yield from textwrap.wrap(kind.words, width, initial_indent=first, subsequent_indent=indent)
+        first, words = f"{name:<{NAME}}  ", kind.words
+        words = words if words[:2].isupper() else words[:1].lower() + words[1:]
+        yield from textwrap.wrap(words, width, initial_indent=first, subsequent_indent=indent)
         return
     place = about.present(data_root)
     count = ["-" if number is None else f"{number:,}" for number in (about.classes, about.images)]
-    yield _row(name, about.title, (*count, _size(about, place), "yes" if place else "no"), width)
+    numbers = (*count, _size(about, place), "yes" if place else "no")
+    title, *rest = textwrap.wrap(about.title, _room(width))
+    yield _row(name, title, numbers, width)
     if place is not None:
         where = f"in {place.relative_to(data_root)}"
     else:
         where = f"metarun data get {name}" if about.downloads else f"by hand: metarun data get {name} says how"
-    told = f"{about.splits}; licence: {about.licence}; {where}"
+    told = "; ".join([*([" ".join(rest)] if rest else []), about.splits, f"licence: {about.licence}", where])
     yield from textwrap.wrap(told, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _row(name: str, words: str, numbers: tuple[str, ...], width: int) -> str:
     cells = "  ".join(f"{text:>{room}}" for text, room in zip(numbers, NUMBERS, strict=True))
-    room = width - NAME - len(cells) - 4
-    return f"{name:<{NAME}}  {textwrap.shorten(words, room, placeholder='…'):<{room}}  {cells}"
+    return f"{name:<{NAME}}  {words:<{_room(width)}}  {cells}"
+
+
+def _room(width: int) -> int:
+    """Columns for words between a name and the numbers."""
+    return width - NAME - sum(NUMBERS) - 2 * (len(NUMBERS) + 1)
 
 
 def _size(about: About, place: Path | None) -> str:
