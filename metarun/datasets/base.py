@@ -20,6 +20,7 @@ from metarun.core.episode import TaskFigure, View
 from metarun.core.metric import ACCURACY, Metric
 from metarun.core.problem import Problem
 from metarun.core.tree import Params
+from metarun.datasets.about import About
 from metarun.errors import UserError
 from metarun.files import cache_dir, user_path
 
@@ -149,11 +150,13 @@ class Dataset(abc.ABC):
         binary: whether way is 2 and the network has one logit.
         labelled: whether tasks are examples with class labels, or with one number to predict, of a shape that the
             settings state. Benchmarks put noise in the place of such tasks (generated.py) and use others as they are.
+        about: what is known of a published data set, which has files; None: it is generated, or a user's own.
         preset: values of other keys that suit this data set; conf/algo reads them by ``${preset:KEY,ELSE}``.
     """
 
     binary: ClassVar[bool] = False
     labelled: ClassVar[bool] = True
+    about: ClassVar[About | None] = None
     preset: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -208,6 +211,21 @@ class Dataset(abc.ABC):
         """Return the same for the name of a folder: ``5w1s``."""
         return f"{way}w{shot}s" if self.has_way else f"{shot}s"
 
+    def present(self, data_root: Path) -> Path | None:
+        """Return where the data are, without reading them; None: they are not here, or are made as they are used."""
+        return None if self.about is None else self.about.present(data_root)
+
+    def download(self, data_root: Path) -> None:
+        """Download the data to ``data_root``, by torchvision, which verifies them.
+
+        Raises:
+            UserError: they cannot be downloaded; the message says what to fetch and where to put it.
+            Exception: a download may fail in any way.
+        """
+        module = type(self).__module__.rpartition(".")[2]
+        said = self.about.by_hand_in(data_root) if self.about else "there is nothing to download"
+        raise UserError(f"dataset={module}: {said}")
+
     @abc.abstractmethod
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         """Find or make the data.
@@ -249,7 +267,7 @@ def first_that_works(
         sources: name -> function that reads the data from ``data_root``, or downloads them to it first.
         data_root: argument of the sources.
         cache: prepared cache, which does not exist; for the message.
-        by_hand: what a user can do, for the message.
+        by_hand: what a user can do, a full sentence for the message.
 
     Raises:
         UserError: all sources fail; the message lists them.
@@ -261,7 +279,7 @@ def first_that_works(
         except Exception as error:  # a source may fail in any way; the next one may work
             tried.append(" ".join(f"{name}: {error or type(error).__name__}".split()))
     raise UserError(
-        f"dataset={dataset}: no source works. Tried: {'; '.join(tried)}. By hand: {by_hand}. "
+        f"dataset={dataset}: no source works. Tried: {'; '.join(tried)}. By hand: {by_hand} "
         "dataset=glyphs needs nothing."
     )
 

@@ -7,12 +7,14 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 from PIL import Image
 
 from metarun.compat.torchvision import impatient, nothing_left, torchvision
+from metarun.datasets.about import About, File
 from metarun.datasets.base import Dataset, Split, Tasks, first_that_works
 from metarun.datasets.imagefile import read, shown, square_of
 from metarun.datasets.sampler import ClassPool, Rotations
@@ -21,6 +23,25 @@ from metarun.files import cache_dir, cached_arrays
 from metarun.progress import progress_bar
 
 CHARACTERS, DRAWINGS, SIDE = 1623, 20, 105
+
+ABOUT = About(
+    title="handwritten characters",
+    citation="Lake, Salakhutdinov and Tenenbaum 2015, Human-level concept learning",
+    classes=CHARACTERS,
+    images=CHARACTERS * DRAWINGS,
+    splits="1100/100/423 characters and others",
+    licence="MIT",
+    size=None,
+    files=(  # MD5 sums as in torchvision
+        File(name="omniglot-py/images_background.zip", md5="68d2efa1b9178cc56df9314c21c6e718"),
+        File(name="omniglot-py/images_evaluation.zip", md5="6b91aef0f799c5bb55b94e3f2daec811"),
+    ),
+    by_hand="Put images_background.zip and images_evaluation.zip of github.com/brendenlake/omniglot (folder python), "
+    "unpacked, into {data_root}/omniglot-py, or set data_root to a folder that has omniglot-py or omniglot.npz (bool "
+    f"array 'ink' [{CHARACTERS}, {DRAWINGS}, {SIDE}, {SIDE}]).",
+    downloads=True,
+    places=("omniglot.npz", "omniglot-py"),
+)
 
 
 class NamedSplit(enum.Enum):
@@ -78,6 +99,7 @@ class Omniglot(Dataset):
         rotations: quarter turns as augmentation.
     """
 
+    about: ClassVar[About | None] = ABOUT
     split: NamedSplit
     size: int
     resize: Resize
@@ -101,6 +123,9 @@ class Omniglot(Dataset):
             page = page.point(lambda grey: 255 * (grey >= 128), "1")  # as the files of this data set
         drawn = np.asarray(self.resize.apply(page, self.size).convert("L"))[None]
         return 255 - drawn if self.invert else drawn
+
+    def download(self, data_root: Path) -> None:
+        download(data_root)
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         images = prepared(data_root, self.size, self.resize)
@@ -136,12 +161,9 @@ def prepared(data_root: Path, size: int, resize: Resize) -> np.ndarray:
             f"{data_root / 'omniglot-py'} (torchvision's folders)": _from_folders,
             "download by torchvision": _from_download,
         }
-        by_hand = (
-            "put images_background.zip and images_evaluation.zip of github.com/brendenlake/omniglot (folder python), "
-            f"unpacked, into {data_root / 'omniglot-py'}, or set data_root to a folder that has omniglot-py or "
-            f"omniglot.npz (bool array 'ink' [{CHARACTERS}, {DRAWINGS}, {SIDE}, {SIDE}])"
+        pages = first_that_works(
+            "omniglot", sources, data_root, cache_dir() / f"{name}.npz", ABOUT.by_hand_in(data_root)
         )
-        pages = first_that_works("omniglot", sources, data_root, cache_dir() / f"{name}.npz", by_hand)
         images = np.empty((CHARACTERS, DRAWINGS, size, size), np.uint8)
         for c in progress_bar(range(CHARACTERS), desc="preparing omniglot", unit="character", leave=True):
             for d in range(DRAWINGS):
@@ -180,10 +202,14 @@ def _from_folders(data_root: Path) -> np.ndarray:
     return pages
 
 
-def _from_download(data_root: Path) -> np.ndarray:
+def download(data_root: Path) -> None:
     """Download by torchvision, which verifies the MD5 sums of both archives."""
     with impatient(), nothing_left(data_root / "omniglot-py"):
         data_root.mkdir(parents=True, exist_ok=True)
         for background in (True, False):
             torchvision().datasets.Omniglot(str(data_root), background=background, download=True)
+
+
+def _from_download(data_root: Path) -> np.ndarray:
+    download(data_root)
     return _from_folders(data_root)
