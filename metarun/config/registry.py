@@ -22,6 +22,7 @@ BASES = {"dataset": "Dataset", "model": "Model", "algo": "Algorithm", "tracker":
 SHARED = (  # files that hold no part
     *("base", "sampler", "generated", "imagefile", "class_folders", "unpickle"),
     *("acting", "cheetah", "half_cheetah"),
+    *("about", "inspection", "presence"),
     *("own_rows", "row_groups", "scaling", "table_file", "task_pool"),
 )
 
