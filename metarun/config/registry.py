@@ -23,6 +23,7 @@ SHARED = (  # files that hold no part
     *("base", "sampler", "generated", "imagefile", "class_folders", "unpickle"),
     *("acting", "cheetah", "half_cheetah"),
     *("about", "inspection", "presence"),
+    *("listed", "split_file", "image_store", "cifar100"),
     *("own_rows", "row_groups", "scaling", "table_file", "task_pool"),
 )
 
