@@ -106,6 +106,20 @@ def shown(image: Image.Image, white: float | None = None, upright: bool = True) 
     return image.convert("RGB")
 
 
+def centre_square(image: Image.Image, size: int, white: float | None = None) -> Image.Image:
+    """Convert an image as a viewer shows it, cut it to its centre square and resize it.
+
+    Args:
+        image: any image that Pillow opens.
+        size: pixels a side.
+        white: see ``shown``.
+
+    Raises:
+        ValueError: see ``shown``.
+    """
+    return square_of(shown(image, white)).resize((size, size), Image.Resampling.LANCZOS)
+
+
 def _transparent(image: Image.Image) -> Any:
     """The transparent colour on the scale of Pillow's pixels; Pillow returns it on the scale of the file."""
     key = image.info.get("transparency")

@@ -7,7 +7,7 @@ import hashlib
 import json
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from metarun.datasets import picture_check
 from metarun.datasets.about import About, File
 from metarun.datasets.base import Dataset, Split, Tasks
 from metarun.datasets.imagefile import Filter, image_files, read, shown
@@ -79,6 +80,12 @@ class MiniImageNet(Dataset):
 
     def picture(self, path: Path) -> np.ndarray:
         return np.asarray(self.resize.apply(read(path, _in_colour), self.size)).transpose(2, 0, 1)
+
+    def problems(self, data_root: Path) -> Iterator[str]:
+        held = {split: files for split, files in find(data_root).files.items() if not isinstance(files, Path)}
+        classes = {f"{split.name}/{name}": paths for split, files in held.items() for name, paths in files.items()}
+        folders = {path.parent for paths in classes.values() for path in paths}
+        yield from picture_check.problems(classes, folders, data_root, self.picture, each=IMAGES)
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         source = find(data_root)

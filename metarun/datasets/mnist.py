@@ -41,6 +41,7 @@ ABOUT = About(
     by_hand="Put train-images-idx3-ubyte and the three other files, unpacked, into {data_root}/MNIST/raw, or set "
     "data_root.",
     downloads=True,
+    places=("MNIST/raw",),
 )
 
 
