@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import enum
 import hashlib
 import json
 import warnings
@@ -21,7 +20,7 @@ from PIL import Image
 from metarun.datasets import picture_check
 from metarun.datasets.about import About, File
 from metarun.datasets.base import Dataset, Split, Tasks
-from metarun.datasets.imagefile import image_files, read, shown
+from metarun.datasets.imagefile import Filter, image_files, read, shown
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.datasets.unpickle import images_by_class
 from metarun.errors import UserError, require_count
@@ -62,22 +61,6 @@ ABOUT = About(
 
 Files = dict[str, list[Path]]  # class name -> its images
 Arrays = dict[str, list[np.ndarray]]  # the same, uint8 [H, W, 3] each
-
-
-class Filter(enum.Enum):
-    """Filter that resizes an image to a square.
-
-    MAML's code uses lanczos. The code published with Reptile uses Pillow's default filter, which is bicubic from Pillow
-    7 on and was nearest before.
-    """
-
-    lanczos = "lanczos"
-    bicubic = "bicubic"
-    nearest = "nearest"
-
-    def apply(self, image: Image.Image, size: int) -> Image.Image:
-        """Resize an image to ``size`` pixels a side; one that already has the size is not changed."""
-        return image if image.size == (size, size) else image.resize((size, size), Image.Resampling[self.name.upper()])
 
 
 @dataclass(kw_only=True, slots=True)
