@@ -23,6 +23,10 @@ class ClassList(ListedImages):
 
     path: str
 
+    def present(self, data_root: Path) -> Path | None:
+        place = data_root / user_path(self.path)
+        return place if place.exists() else None
+
     def find(self, data_root: Path, listed: Listed) -> Source:
         place = data_root / user_path(self.path)
         if place.is_file():

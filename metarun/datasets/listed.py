@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import io
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from metarun.datasets import picture_check
 from metarun.datasets.base import Dataset, Split, Tasks
 from metarun.datasets.image_store import Facts, Stored, stored
 from metarun.datasets.imagefile import Filter, read, shown, square_of
@@ -35,6 +36,7 @@ class Source:
         counts: class name -> how many images it has.
         pictures: class name -> its images, in order; called only where the prepared images are not in the cache.
         listed: class names of each split, of a copy that is split already and calls its classes otherwise.
+        in_files: whether each image is a file of its own.
     """
 
     told: str
@@ -42,6 +44,7 @@ class Source:
     counts: dict[str, int]
     pictures: Callable[[str], Iterable[Picture]]
     listed: Listed | None = None
+    in_files: bool = False
 
 
 @dataclass(kw_only=True, slots=True)
@@ -91,6 +94,15 @@ class ListedImages(Dataset):
 
     def picture(self, path: Path) -> np.ndarray:
         return self.converted(read(path, shown))
+
+    def problems(self, data_root: Path) -> Iterator[str]:
+        source = self.find(data_root, listed_in(self.split, data_root)[0])
+        if source.in_files:
+            classes = {
+                name: [path for path in source.pictures(name) if isinstance(path, Path)] for name in source.counts
+            }
+            folders = {path.parent for paths in classes.values() for path in paths}
+            yield from picture_check.problems(classes, folders, data_root, lambda path: self.converted(opened(path)))
 
     def converted(self, image: Image.Image) -> np.ndarray:
         """Return the centre square of an image in the size and channels that are asked for, uint8 [C, size, size]."""

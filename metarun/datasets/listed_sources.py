@@ -39,7 +39,8 @@ def in_folders(roots: Iterable[Path], listed: Listed, key: str) -> Source | None
             raise UserError(f"{root}: has no folder {missing[0]}, as of {len(missing)} of the {len(names)} classes")
         files = {name: image_files(folders[0], SUFFIXES) for name, folders in found.items()}
         counts = {name: len(paths) for name, paths in files.items()}
-        return Source("class folders", f"{key}-{fingerprint(root, files)}", counts, files.__getitem__)
+        name = f"{key}-{fingerprint(root, files)}"
+        return Source("class folders", name, counts, files.__getitem__, in_files=True)
     return None
 
 

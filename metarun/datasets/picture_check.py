@@ -22,7 +22,7 @@ def problems(
     each: int | None = None,
     copies: bool = False,
 ) -> Iterator[str]:
-    """Yield what is wrong with picture files, one line each; paths are told from ``root`` on.
+    """Yield what is wrong with picture files, one line each; paths in ``root`` are told from there on.
 
     Args:
         classes: class -> its picture files.
@@ -33,21 +33,25 @@ def problems(
         each: how many files each class should have; None: any number but 0.
         copies: whether the same file in two places is a problem.
     """
+
+    def told(path: Path) -> str:
+        return str(path.relative_to(root) if path.is_relative_to(root) else path)
+
     files = [path for paths in classes.values() for path in paths]
     unreadable, seen, twice = list[str](), dict[bytes, Path](), list[str]()
     for path in progress_bar(files, desc="looking at pictures", unit="file", leave=True):
         try:
             look(path)
         except Unreadable as error:
-            unreadable.append(f"{path.relative_to(root)} ({error.reason})")
+            unreadable.append(f"{told(path)} ({error.reason})")
             continue
         if copies:
             first = seen.setdefault(hashlib.sha256(path.read_bytes()).digest(), path)
             if first != path:
-                twice.append(f"{path.relative_to(root)} is the same file as {first.relative_to(root)}")
+                twice.append(f"{told(path)} is the same file as {told(first)}")
     yield from limited("unreadable", unreadable)
     yield from limited("the same picture twice", twice)
-    yield from limited("extra", [str(path.relative_to(root)) for path in _extra(set(folders), set(files))])
+    yield from limited("extra", [told(path) for path in _extra(set(folders), set(files))])
     count = {name: len(list(paths)) for name, paths in classes.items()}
     yield from limited("no picture", [name for name, number in count.items() if not number])
     if each is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import URLError
@@ -81,7 +82,7 @@ def test_what_is_known_of_a_data_set_is_whole() -> None:
     for about in published.values():
         assert about.title and about.citation and about.splits and about.licence and about.by_hand.endswith(".")
         assert about.places or about.files
-        assert about.by_hand_in(Path("here")).count("here/"), "it says where to put the files"
+        assert "/its/folder" in about.by_hand_in(Path("/its/folder")), "it says where to put the files"
         assert all(file.md5 or file.sha256 or file.bytes for file in about.files)
 
 
@@ -182,6 +183,7 @@ def characters(monkeypatch: pytest.MonkeyPatch) -> Path:
     return root / "omniglot-py"
 
 
+@pytest.mark.full
 def test_omniglot_in_folders(characters: Path, capsys: Output) -> None:
     assert check(capsys, "omniglot", *SMALL)[::2] == (0, [])
     one, other = sorted(characters.glob("images_background/*/*/*.png"))[:2]
@@ -250,6 +252,19 @@ def test_every_bad_column_of_a_table_is_named(capsys: Output) -> None:
     status, summary, problems = check(capsys, *words)
     assert status == 1 and "2 problems" in summary
     assert "line 5, column speed" in problems[0] and "line 9, column load" in problems[1]
+
+
+def test_classes_by_a_list(tmp_path: Path, capsys: Output) -> None:
+    root = photos(tmp_path / "elsewhere")
+    names = [f"class{c}" for c in range(8)]
+    Path("data/mine.json").write_text(json.dumps({"train": names[:4], "val": names[4:6], "test": names[6:]}))
+    words = ["class_list", f"dataset.path={root}", "dataset.split=mine.json", "dataset.size=8", *SMALL]
+    assert check(capsys, *words)[::2] == (0, [])
+    (root / "class3/0.png").write_bytes(b"no picture")
+    (root / "class7/0.txt").write_bytes(b"mine")
+    status, summary, problems = check(capsys, *words)
+    assert status == 1 and summary.startswith(f"class_list in {root}: 2 problems")
+    assert problems[0].startswith(f"unreadable: {root}/class3/0.png (") and problems[1] == f"extra: {root}/class7/0.txt"
 
 
 def test_mini_imagenet_in_folders(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
