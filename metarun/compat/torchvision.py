@@ -39,7 +39,7 @@ def torchvision() -> ModuleType:
 
 
 @contextmanager
-def impatient(seconds: float = 30) -> Iterator[None]:
+def impatient(seconds: float = 10) -> Iterator[None]:
     """Raise an error within the context if a server does not answer for this time; downloads would wait forever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)

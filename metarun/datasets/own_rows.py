@@ -103,6 +103,10 @@ class OwnRows(Dataset):
             UserError: it is not what the settings say.
         """
 
+    def present(self, data_root: Path) -> Path | None:
+        path = data_root / user_path(self.path)
+        return path if path.exists() else None
+
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         return self.load_as_trained({}, data_root, device)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from metarun.datasets.row_groups import Rows
 from metarun.datasets.scaling import Normalise
 from metarun.datasets.table_file import Columns, Delimiter, read_table, twice
 from metarun.errors import UserError, require
+from metarun.files import user_path
 
 
 @dataclass(kw_only=True, slots=True)
@@ -50,16 +52,33 @@ class Table(OwnRows):
     def normalising(self) -> Normalise:
         return Normalise.each if self.normalise else Normalise.none
 
-    def read(self, path: Path) -> Rows:
-        table = read_table(path, self.delimiter)
+    def problems(self, data_root: Path) -> Iterator[str]:
+        table = read_table(data_root / user_path(self.path), self.delimiter)
+        numbers, names = self._inputs(table), [name for name in (self.task, self.split) if name]
+        (numbers if self.predict is Predict.numbers else names).extend(self.target)
+        for read, columns in ((table.numbers, numbers), (table.texts, names)):
+            for column in columns:
+                try:
+                    read(column)
+                except UserError as error:
+                    yield str(error)
+
+    def _inputs(self, table: Columns) -> list[str]:
+        """The columns that are the inputs, after a look at whether the table has all columns that are named."""
         others = {"target": self.target, "task": [self.task or ""], "split": [self.split or ""]}
         for key, names in {"features": self.features or [], **others}.items():
             for name in filter(None, names):
                 table.require(key, name)
         beside = {name for names in others.values() for name in names}
-        inputs = self.features or [name for name in table.cells if name not in beside]
+        inputs = [*(self.features or [])] or [name for name in table.cells if name not in beside]
         if not inputs:
-            raise UserError(f"dataset.path={path}: no column is left for dataset.features; it has {', '.join(beside)}")
+            said = f"no column is left for dataset.features; it has {', '.join(beside)}"
+            raise UserError(f"dataset.path={table.path}: {said}")
+        return inputs
+
+    def read(self, path: Path) -> Rows:
+        table = read_table(path, self.delimiter)
+        inputs = self._inputs(table)
         hint = "" if self.features else "; dataset.features=[...] names the columns to use"
         return Rows(
             x=np.stack([table.numbers(name, hint) for name in inputs], 1),

@@ -37,7 +37,15 @@ def test_what_needs_no_torch_imports_none(words: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    ["train algo=maml stpes=3", "train -m algo=maml,mamll", "bench stpes=3", "train foo", "train recipe=omniglot/maml"],
+    [
+        "train algo=maml stpes=3",
+        "train -m algo=maml,mamll",
+        "bench stpes=3",
+        "train foo",
+        "train recipe=omniglot/maml",
+        "data check omniglott",
+        "data show glyphs dataset.sise=3",
+    ],
 )
 def test_a_wrong_name_is_answered_without_torch(words: str, tmp_path: Path) -> None:
     status, found, err = loaded(words, ("torch", "matplotlib", "numpy"), tmp_path)
@@ -57,6 +65,7 @@ HELP = {  # command -> words that its --help must have
     "track": "usage: metarun track PATH tracker=NAME --config-dir outputs/RUN",
     "adapt": "usage: metarun adapt run=PATH support=DIR out=MODEL --checkpoint algo.eval_inner_steps device",
     "predict": "usage: metarun predict model=MODEL|run=PATH images=DIR|FILES --out CSV eval.norm truth _confusion.csv",
+    "data": "usage: metarun data list get NAME check show --out DIR --classes N dataset.* index.html data_root",
     "check": "usage: metarun check --algo NAME,NAME --device auto|cpu|cuda algo=NAME,NAME float64",
     "bench": "usage: metarun bench KEY=VALUE --compare reference --seconds S --json FILE json=FILE",
     "reproduce": "usage: metarun reproduce TABLE --seed --budget --out --list --report miniimagenet, seed=0,1",
