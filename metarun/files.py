@@ -1,4 +1,4 @@
-"""Atomic files (complete or absent), and the cache of prepared data."""
+"""Atomic files (complete or absent), the folder of data sets, and the cache of prepared data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import math
 import os
 import stat
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -110,15 +111,40 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metarun"
 
 
+def default_data_root() -> Path:
+    """Folder where data sets are looked for and downloaded to: ``$METARUN_DATA``, else ``data`` in the cache folder."""
+    return user_path(os.environ.get("METARUN_DATA") or cache_dir() / "data")
+
+
+_checking = ContextVar("checking", default=False)
+
+
+@contextlib.contextmanager
+def checking_sources() -> Iterator[None]:
+    """Read data from what is there, within the context: not from the cache, and without a download."""
+    before = _checking.set(True)
+    try:
+        yield
+    finally:
+        _checking.reset(before)
+
+
+def sources_are_checked() -> bool:
+    """Whether this is within ``checking_sources``."""
+    return _checking.get()
+
+
 def cached_arrays(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Load arrays from the cache, or make and store them if the file is missing or damaged.
 
-    Warns of a damaged file, and of a cache that cannot be written.
+    Warns of a damaged file, and of a cache that cannot be written. Within ``checking_sources`` they are only made.
 
     Args:
         name: the file is ``cache_dir()/name.npz``.
         make: makes the arrays, by name.
     """
+    if sources_are_checked():
+        return make()
     path = cache_dir() / f"{name}.npz"
     try:
         with open(path, "rb") as file, np.load(file) as stored:  # npz has a checksum of every array

@@ -9,8 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metarun.datasets.base import default_data_root
-from metarun.files import cache_dir, cached_arrays, user_path, write_atomic, write_json, write_text
+from metarun.files import (
+    cache_dir,
+    cached_arrays,
+    default_data_root,
+    user_path,
+    write_atomic,
+    write_json,
+    write_text,
+)
 
 
 def test_writes_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,8 +35,8 @@ metarun: one bench for gradient-based meta-learning
   metarun report   one table (Markdown, CSV and a page to look at) of all runs in a folder: metarun report outputs/
   metarun track    send runs, or the rest of them, to Comet, TensorBoard, W&B or MLflow
                      metarun track outputs/RUN tracker=comet
-  metarun check    are the meta-gradients right on this machine? A table, in minutes
-                     metarun check algo=maml,fomaml
+  metarun data     data sets: list, get, check them, and look at them (show): metarun data show omniglot
+  metarun check    are the meta-gradients right on this machine? A table, in minutes: metarun check algo=maml,fomaml
   metarun bench    tasks per second, memory and where the time goes, on generated data
                      metarun bench dataset=omniglot model=conv4_pool --compare reference
   metarun reproduce  published tables: run their recipes, and print ours beside theirs with a verdict for each
@@ -46,7 +46,18 @@ metarun COMMAND --help says more. --debug (or HYDRA_FULL_ERROR=1) shows the trac
 Exit status: 0 done, 1 a file that cannot be written or read, a wrong meta-gradient or a rank that is gone, 2 input that
 cannot be used or does not fit into memory, 3 numbers no longer finite, 130/143 stopped by a signal.
 """
-COMMANDS = ("train", "eval", "adapt", "predict", "report", "track", "check", "bench", "reproduce")  # a file each
+COMMANDS = (
+    "train",
+    "eval",
+    "adapt",
+    "predict",
+    "report",
+    "track",
+    "data",
+    "check",
+    "bench",
+    "reproduce",
+)  # a file each
 ON_RANKS = ("train", "eval")  # commands that torchrun may start
 
 

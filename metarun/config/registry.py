@@ -6,9 +6,11 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import metarun
 from metarun.errors import UserError, first_line
@@ -22,6 +24,8 @@ BASES = {"dataset": "Dataset", "model": "Model", "algo": "Algorithm", "tracker":
 SHARED = (  # files that hold no part
     *("base", "sampler", "generated", "imagefile", "class_folders", "unpickle"),
     *("acting", "cheetah", "half_cheetah"),
+    *("about", "inspection", "picture_check", "presence"),
+    *("listed", "split_file", "image_store", "cifar100"),
     *("own_rows", "row_groups", "scaling", "table_file", "task_pool"),
 )
 
@@ -36,6 +40,35 @@ def choices(group: str) -> list[str]:
     """List the options of a group, its YAML files; those of ``recipe`` are in one folder for each data set."""
     folder = conf_dir() / group
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+
+
+class Described(NamedTuple):
+    """What the YAML file of an option says.
+
+    Attributes:
+        module: the module of its class.
+        words: its first sentence, or what stands before a semicolon, without the full stop.
+    """
+
+    module: str
+    words: str
+
+
+def described(group: str) -> dict[str, Described]:
+    """Return what the YAML file of each option of a group of ``PARTS`` says, without reading it as YAML."""
+    texts = {name: (conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8") for name in choices(group)}
+
+    def module(name: str) -> str:
+        if found := re.search(rf"/schema/{group}/(\w+)@", texts[name]):
+            return found[1]
+        inherited = re.search(r"^  - (?!_self_)(\w+)$", texts[name], re.M)
+        return module(inherited[1]) if inherited else name
+
+    def words(text: str) -> str:
+        comments = re.findall(r"^# (?!@)(.*)$", text.partition("defaults:")[0], re.M)
+        return re.split(r"; |\.(?: |$)", " ".join(comments))[0]
+
+    return {name: Described(module(name), words(text)) for name, text in texts.items()}
 
 
 def tables() -> list[str]:

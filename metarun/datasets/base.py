@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import abc
 import enum
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -20,8 +19,9 @@ from metarun.core.episode import TaskFigure, View
 from metarun.core.metric import ACCURACY, Metric
 from metarun.core.problem import Problem
 from metarun.core.tree import Params
+from metarun.datasets.about import About
 from metarun.errors import UserError
-from metarun.files import cache_dir, user_path
+from metarun.files import sources_are_checked
 
 Found = TypeVar("Found")
 
@@ -71,6 +71,10 @@ class Tasks(abc.ABC):
 
     def class_names(self, split: Split) -> list[str] | None:
         """List the classes of a split, or what else is ``apart``, in order, without turned copies; None: nothing is."""
+        return None
+
+    def sizes(self, split: Split) -> dict[str, int] | None:
+        """Count the examples of each of ``class_names``; None: there are any number."""
         return None
 
     def drawn(self, split: Split, seed: int, indices: range, way: int) -> list[list[str]] | None:
@@ -149,11 +153,13 @@ class Dataset(abc.ABC):
         binary: whether way is 2 and the network has one logit.
         labelled: whether tasks are examples with class labels, or with one number to predict, of a shape that the
             settings state. Benchmarks put noise in the place of such tasks (generated.py) and use others as they are.
+        about: what is known of a published data set, which has files; None: it is generated, or a user's own.
         preset: values of other keys that suit this data set; conf/algo reads them by ``${preset:KEY,ELSE}``.
     """
 
     binary: ClassVar[bool] = False
     labelled: ClassVar[bool] = True
+    about: ClassVar[About | None] = None
     preset: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -208,6 +214,24 @@ class Dataset(abc.ABC):
         """Return the same for the name of a folder: ``5w1s``."""
         return f"{way}w{shot}s" if self.has_way else f"{shot}s"
 
+    def present(self, data_root: Path) -> Path | None:
+        """Return where the data are, without reading them; None: they are not here, or need no files."""
+        return None if self.about is None else self.about.present(data_root)
+
+    def download(self, data_root: Path) -> None:
+        """Download the data to ``data_root``, by torchvision, which verifies them; it may fail in any way.
+
+        Raises:
+            UserError: they cannot be downloaded; the message says what to fetch and where to put it.
+        """
+        module = type(self).__module__.rpartition(".")[2]
+        said = self.about.by_hand_in(data_root) if self.about else "there is nothing to download"
+        raise UserError(f"dataset={module}: {said}")
+
+    def problems(self, data_root: Path) -> Iterator[str]:
+        """Yield what is wrong with the files, where loading would not say it, or only the first of it."""
+        yield from ()
+
     @abc.abstractmethod
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         """Find or make the data.
@@ -234,11 +258,6 @@ class Dataset(abc.ABC):
         return self.load(data_root, device)
 
 
-def default_data_root() -> Path:
-    """Folder where data sets are looked for and downloaded to: ``$METARUN_DATA``, else ``data`` in the cache folder."""
-    return user_path(os.environ.get("METARUN_DATA") or cache_dir() / "data")
-
-
 def first_that_works(
     dataset: str, sources: Mapping[str, Callable[[Path], Found]], data_root: Path, cache: Path, by_hand: str
 ) -> Found:
@@ -246,22 +265,25 @@ def first_that_works(
 
     Args:
         dataset: name of the data set, for the message.
-        sources: name -> function that reads the data from ``data_root``, or downloads them to it first.
+        sources: name -> function that reads the data from ``data_root``; ``download ...`` downloads them there first.
         data_root: argument of the sources.
         cache: prepared cache, which does not exist; for the message.
-        by_hand: what a user can do, for the message.
+        by_hand: what a user can do, a full sentence for the message.
 
     Raises:
         UserError: all sources fail; the message lists them.
     """
-    tried = [f"prepared cache {cache}: not there"]
+    checking = sources_are_checked()
+    tried = [] if checking else [f"prepared cache {cache}: not there"]
     for name, source in sources.items():
+        if checking and name.startswith("download"):
+            continue
         try:
             return source(data_root)
         except Exception as error:  # a source may fail in any way; the next one may work
             tried.append(" ".join(f"{name}: {error or type(error).__name__}".split()))
     raise UserError(
-        f"dataset={dataset}: no source works. Tried: {'; '.join(tried)}. By hand: {by_hand}. "
+        f"dataset={dataset}: no source works. Tried: {'; '.join(tried)}. By hand: {by_hand} "
         "dataset=glyphs needs nothing."
     )
 

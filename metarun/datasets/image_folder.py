@@ -7,16 +7,17 @@ import hashlib
 import json
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
+from metarun.datasets import picture_check
 from metarun.datasets.base import Dataset, Split, Tasks, cut
 from metarun.datasets.class_folders import Classes, digest, find, fingerprint, parts
-from metarun.datasets.imagefile import Unreadable, read, shown, square_of
+from metarun.datasets.imagefile import Unreadable, centre_square, read
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import UserError, require, require_count
 from metarun.files import cached_arrays, user_path
@@ -103,6 +104,12 @@ class ImageFolder(Dataset):
 
     def picture(self, path: Path) -> np.ndarray:
         return pixels(path, self.size, self.grey, self.white)
+
+    def problems(self, data_root: Path) -> Iterator[str]:
+        root = data_root / user_path(self.path)
+        classes = find(root, self.layers, self.split.in_parts)
+        folders = [root / name for name in classes]
+        yield from picture_check.problems(classes, folders, root, self.picture, copies=True)
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         root = data_root / user_path(self.path)
@@ -280,17 +287,3 @@ def pixels(path: Path, size: int, grey: bool, white: float | None) -> np.ndarray
     """Read one image file, uint8 [3 or 1, size, size]; arguments as for ``prepared``."""
     square = np.asarray(read(path, lambda image: centre_square(image, size, white)).convert("L" if grey else "RGB"))
     return square[None] if grey else square.transpose(2, 0, 1)
-
-
-def centre_square(image: Image.Image, size: int, white: float | None = None) -> Image.Image:
-    """Convert an image as a viewer shows it, cut it to its centre square and resize it.
-
-    Args:
-        image: any image that Pillow opens.
-        size: pixels a side.
-        white: see ``imagefile.shown``.
-
-    Raises:
-        ValueError: see ``imagefile.shown``.
-    """
-    return square_of(shown(image, white)).resize((size, size), Image.Resampling.LANCZOS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,22 @@ from metarun.errors import UserError
 
 PHOTOMETRIC, BITS = 262, 258  # TIFF tags
 SCALED = ("PNG", "PPM", "JPEG2000")  # Pillow's 32-bit integers from these formats are 16-bit values; 65535 is white
+
+
+class Filter(enum.Enum):
+    """Filter that resizes an image to a square.
+
+    MAML's code uses lanczos. The code published with Reptile uses Pillow's default filter, which is bicubic from Pillow
+    7 on and was nearest before.
+    """
+
+    lanczos = "lanczos"
+    bicubic = "bicubic"
+    nearest = "nearest"
+
+    def apply(self, image: Image.Image, size: int) -> Image.Image:
+        """Resize an image to ``size`` pixels a side; one that already has the size is not changed."""
+        return image if image.size == (size, size) else image.resize((size, size), Image.Resampling[self.name.upper()])
 
 
 class Unreadable(UserError):
@@ -87,6 +104,20 @@ def shown(image: Image.Image, white: float | None = None, upright: bool = True) 
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def centre_square(image: Image.Image, size: int, white: float | None = None) -> Image.Image:
+    """Convert an image as a viewer shows it, cut it to its centre square and resize it.
+
+    Args:
+        image: any image that Pillow opens.
+        size: pixels a side.
+        white: see ``shown``.
+
+    Raises:
+        ValueError: see ``shown``.
+    """
+    return square_of(shown(image, white)).resize((size, size), Image.Resampling.LANCZOS)
 
 
 def _transparent(image: Image.Image) -> Any:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import csv
-import enum
 import hashlib
 import json
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from PIL import Image
 
+from metarun.datasets import picture_check
+from metarun.datasets.about import About, File
 from metarun.datasets.base import Dataset, Split, Tasks
-from metarun.datasets.imagefile import image_files, read, shown
+from metarun.datasets.imagefile import Filter, image_files, read, shown
 from metarun.datasets.sampler import ClassPool, Rotations
-from metarun.datasets.unpickle import arrays
+from metarun.datasets.unpickle import images_by_class
 from metarun.errors import UserError, require_count
 from metarun.files import cached_arrays
 from metarun.out_of_memory import require_room
@@ -40,30 +41,33 @@ PUBLISHED_MD5 = {
     "mini-imagenet-cache-test.pkl": "12158d649fd08945294de4ad38cda81d",
 }
 
+ABOUT = About(
+    title="photographs, ImageNet",
+    citation="Vinyals et al. 2016, Matching networks; split of Ravi and Larochelle 2017",
+    classes=100,
+    images=100 * IMAGES,
+    splits="64/16/20 classes",
+    licence="ImageNet's terms",
+    size=None,
+    files=tuple(File(name=f"{folder}/{name}", md5=md5) for folder in FOLDERS for name, md5 in PUBLISHED_MD5.items()),
+    by_hand="ImageNet's terms allow no download here: register at image-net.org, then put the files of its training "
+    "set that github.com/openai/supervised-reptile lists (metadata/miniimagenet) into "
+    "{data_root}/miniimagenet/train/n01532829 and so on; or, of a copy numbered as in the CSVs of "
+    "github.com/twitter-research/meta-learning-lstm (data/miniImagenet), the images into "
+    "{data_root}/miniimagenet/images and the CSVs beside that folder.",
+    downloads=False,
+    places=FOLDERS,
+)
+
 Files = dict[str, list[Path]]  # class name -> its images
 Arrays = dict[str, list[np.ndarray]]  # the same, uint8 [H, W, 3] each
-
-
-class Filter(enum.Enum):
-    """Filter that resizes an image to a square.
-
-    MAML's code uses lanczos. The code published with Reptile uses Pillow's default filter, which is bicubic from Pillow
-    7 on and was nearest before.
-    """
-
-    lanczos = "lanczos"
-    bicubic = "bicubic"
-    nearest = "nearest"
-
-    def apply(self, image: Image.Image, size: int) -> Image.Image:
-        """Resize an image to ``size`` pixels a side; one that already has the size is not changed."""
-        return image if image.size == (size, size) else image.resize((size, size), Image.Resampling[self.name.upper()])
 
 
 @dataclass(kw_only=True, slots=True)
 class MiniImageNet(Dataset):
     """Colour images of ``size`` pixels a side, made by the filter ``resize``."""
 
+    about: ClassVar[About | None] = ABOUT
     size: int
     resize: Filter
 
@@ -76,6 +80,12 @@ class MiniImageNet(Dataset):
 
     def picture(self, path: Path) -> np.ndarray:
         return np.asarray(self.resize.apply(read(path, _in_colour), self.size)).transpose(2, 0, 1)
+
+    def problems(self, data_root: Path) -> Iterator[str]:
+        held = {split: files for split, files in find(data_root).files.items() if not isinstance(files, Path)}
+        classes = {f"{split.name}/{name}": paths for split, files in held.items() for name, paths in files.items()}
+        folders = {path.parent for paths in classes.values() for path in paths}
+        yield from picture_check.problems(classes, folders, data_root, self.picture, each=IMAGES)
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         source = find(data_root)
@@ -135,11 +145,8 @@ def find(data_root: Path) -> Source:
         f"dataset=miniimagenet: found no copy in {data_root} (folders tried: {', '.join(FOLDERS)}). Looked there for "
         "images/*.jpg with train.csv, val.csv and test.csv; train/, val/ and test/ with a folder for each class; "
         "a folder for each class (n01532829, ...); mini-imagenet-cache-{train,val,test}.pkl; "
-        "miniImageNet_category_split_{train_phase_train,val,test}.pickle. ImageNet's terms allow no download here: "
-        "register at image-net.org, then put the files of its training set that github.com/openai/supervised-reptile "
-        f"lists (metadata/miniimagenet) into {data_root / FOLDERS[0]}/train/n01532829 and so on; or, of a copy "
-        "numbered as in the CSVs of github.com/twitter-research/meta-learning-lstm (data/miniImagenet), the images "
-        f"into {data_root / FOLDERS[0] / 'images'} and the CSVs beside that folder. dataset=glyphs needs nothing."
+        f"miniImageNet_category_split_{{train_phase_train,val,test}}.pickle. {ABOUT.by_hand_in(data_root)} "
+        "dataset=glyphs needs nothing."
     )
 
 
@@ -150,7 +157,7 @@ def prepared(source: Source, size: int, resize: Filter) -> dict[str, np.ndarray]
         images: uint8 [classes, images of a class, 3, size, size], train then val then test; counts: [3] classes of each
         split; stamp and names: JSON.
     """
-    classes = {split: _unpickled(held) if isinstance(held, Path) else held for split, held in source.files.items()}
+    classes = {split: images_by_class(held) if isinstance(held, Path) else held for split, held in source.files.items()}
     every = [named for split in Split for named in classes[split].items()]
     instances = _instances(every)
     require_room(len(every) * instances * 3 * size**2, torch.device("cpu"), f"dataset.size={size}: the images", "size")
@@ -273,19 +280,3 @@ def _one_for_each_split(folder: Path, pattern: str, train: str = "train") -> dic
     if missing and len(missing) < len(paths):
         raise UserError(f"{folder}: {' and '.join(missing)} missing beside the other splits'")
     return {} if missing else paths
-
-
-def _unpickled(path: Path) -> Arrays:
-    """``image_data`` uint8 [n, H, W, 3] with ``class_dict`` (name -> indices), or ``data`` with ``labels`` [n]."""
-    try:
-        content = arrays(path)
-        if "class_dict" in content:
-            images, members = content["image_data"], sorted(content["class_dict"].items())
-        else:
-            images, labels = content["data"], np.asarray(content["labels"])
-            members = [(f"{path.stem} {label}", np.flatnonzero(labels == label)) for label in np.unique(labels)]
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-            raise ValueError(f"images are {images.dtype} {images.shape}")
-        return {name: [images[i] for i in indices] for name, indices in members}
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise UserError(f"{path}: unreadable ({type(error).__name__}: {error})") from error

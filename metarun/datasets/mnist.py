@@ -5,12 +5,14 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 from PIL import Image
 
 from metarun.compat.torchvision import impatient, nothing_left, torchvision
+from metarun.datasets.about import About, File
 from metarun.datasets.base import Dataset, Split, Tasks, first_that_works
 from metarun.datasets.imagefile import read, shown, square_of
 from metarun.datasets.sampler import ClassPool, Rotations
@@ -19,6 +21,28 @@ from metarun.files import cache_dir, cached_arrays
 
 TRAINING, TEST, SIDE = 60_000, 10_000, 28  # images of the two files, pixels a side
 HELD_OUT = 5_000  # last images of the training file, for validation
+
+ABOUT = About(
+    title="handwritten digits",
+    citation="LeCun, Bottou, Bengio and Haffner 1998, Gradient-based learning applied to document recognition",
+    classes=10,
+    images=TRAINING + TEST,
+    splits="5/0/5 digits, or images of all ten",
+    licence="none stated",
+    size=54_950_048,
+    files=(
+        File(
+            name="MNIST/raw/train-images-idx3-ubyte", md5="6bbc9ace898e44ae57da46a324031adb", bytes=16 + 784 * TRAINING
+        ),
+        File(name="MNIST/raw/train-labels-idx1-ubyte", md5="a25bea736e30d166cdddb491f175f624", bytes=8 + TRAINING),
+        File(name="MNIST/raw/t10k-images-idx3-ubyte", md5="2646ac647ad5339dbf082846283269ea", bytes=16 + 784 * TEST),
+        File(name="MNIST/raw/t10k-labels-idx1-ubyte", md5="27ae3e4e09519cfbb04c329615203637", bytes=8 + TEST),
+    ),
+    by_hand="Put train-images-idx3-ubyte and the three other files, unpacked, into {data_root}/MNIST/raw, or set "
+    "data_root.",
+    downloads=True,
+    places=("MNIST/raw",),
+)
 
 
 class NamedSplit(enum.Enum):
@@ -40,6 +64,7 @@ class NamedSplit(enum.Enum):
 class MNIST(Dataset):
     """Grey images of ``size`` pixels a side, in the splits that ``split`` names."""
 
+    about: ClassVar[About | None] = ABOUT
     split: NamedSplit
     size: int
 
@@ -62,6 +87,9 @@ class MNIST(Dataset):
         """Read an image file of light strokes on black, as MNIST's images are."""
         square = square_of(read(path, shown).convert("L"))
         return _resized(np.asarray(square), self.size)[None]
+
+    def download(self, data_root: Path) -> None:
+        _from_download(data_root)
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         images, digits = prepared(data_root, self.size)
@@ -105,8 +133,9 @@ def prepared(data_root: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
     def make() -> dict[str, np.ndarray]:
         raw = data_root / "MNIST" / "raw"
         sources = {f"{raw} (torchvision's files)": _from_files, "download by torchvision": _from_download}
-        by_hand = f"put train-images-idx3-ubyte and the three other files, unpacked, into {raw}, or set data_root"
-        images, digits = first_that_works("mnist", sources, data_root, cache_dir() / f"{name}.npz", by_hand)
+        images, digits = first_that_works(
+            "mnist", sources, data_root, cache_dir() / f"{name}.npz", ABOUT.by_hand_in(data_root)
+        )
         if size != SIDE:
             images = np.stack([_resized(image, size) for image in images])
         return {"images": images, "digits": digits}

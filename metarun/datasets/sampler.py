@@ -131,6 +131,10 @@ class ClassPool(Tasks):
     def class_names(self, split: Split) -> list[str] | None:
         return None if self.fixed_labels else self.pools[split].names
 
+    def sizes(self, split: Split) -> dict[str, int]:
+        pool = self.pools[split]
+        return dict(zip(pool.names, pool.counts.tolist(), strict=True))
+
     def drawn(self, split: Split, seed: int, indices: range, way: int) -> list[list[str]]:
         classes, turn = self._classes(split, task_keys(seed, split, indices, self.device), way)
         names, turned = self.pools[split].names, self.rotations.multiplies(split)

@@ -109,6 +109,11 @@ class TaskPool(Tasks):
     def class_names(self, split: Split) -> list[str]:
         return self.held[split].names
 
+    def sizes(self, split: Split) -> dict[str, int]:
+        held = self.held[split]
+        of_tasks = held.counts.view(-1, self.groups).sum(1).tolist()
+        return dict(zip(held.names, of_tasks, strict=True))
+
     def drawn(self, split: Split, seed: int, indices: range, way: int) -> list[list[str]]:
         if not self.predicts_numbers:
             return [self.names] * len(indices)

@@ -63,11 +63,16 @@ class Scale(enum.Enum):
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, atomically."""
+    write_atomic(path, png(figure))
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as the content of a PNG file."""
     image = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # matplotlib's, of letters that its font lacks
         figure.savefig(image, dpi=110, bbox_inches="tight", format="png")
-    write_atomic(path, image.getvalue())
+    return image.getvalue()
 
 
 def label(metric: Metric) -> str:

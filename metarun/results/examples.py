@@ -16,20 +16,36 @@ def mosaic(images: Tensor, ink: bool) -> Figure:
         images: [B, C, H, W] of one or three channels.
         ink: whether a channel is the amount of ink, drawn dark on white; otherwise it is light, as in a photograph.
     """
-    x = images[: COLUMNS * ROWS].detach().cpu().float()
+    x = images[: COLUMNS * ROWS]
+    columns = min(COLUMNS, len(x))
+    rows = -(-len(x) // columns)
+    height, width = x.shape[-2:]
+    figure = Figure(figsize=(0.6 * columns, 0.6 * columns * rows * height / (columns * width)))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(tiled([x[row : row + columns] for row in range(0, len(x), columns)], ink), cmap="gray", vmin=0, vmax=1)
+    axes.axis("off")
+    return figure
+
+
+def tiled(rows: list[Tensor], ink: bool) -> Tensor:
+    """Put images side by side, one row below another, with a thin line around each.
+
+    Args:
+        rows: images of each row, [B, C, H, W] of one or three channels; rows may differ in B.
+        ink: as for ``mosaic``.
+
+    Returns:
+        Values 0..1 to be shown, [height, width] or [height, width, 3]; white where a row has no more images.
+    """
+    x = torch.cat(rows).detach().cpu().float()
     low, high = float(x.min()), float(x.max())
     low, high = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
     x = (x - low) / ((high - low) or 1)
-    x = 1 - x if ink else x
-    columns = min(COLUMNS, len(x))
-    rows = -(-len(x) // columns)
-    tiles = torch.ones(rows * columns, *x.shape[1:])
-    tiles[: len(x)] = x
-    tiles = torch.nn.functional.pad(tiles, (1, 1, 1, 1), value=0.7)
-    channels, height, width = tiles.shape[1:]
-    whole = tiles.view(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)
-    figure = Figure(figsize=(0.6 * columns, 0.6 * columns * rows * height / (columns * width)))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.imshow(whole.reshape(rows * height, columns * width, channels).squeeze(-1), cmap="gray", vmin=0, vmax=1)
-    axes.axis("off")
-    return figure
+    x = torch.nn.functional.pad(1 - x if ink else x, (1, 1, 1, 1), value=0.7)
+    columns = max(map(len, rows))
+    tiles = torch.ones(len(rows), columns, *x.shape[1:])
+    for row, some in zip(tiles, x.split([len(of) for of in rows]), strict=True):
+        row[: len(some)] = some
+    channels, height, width = x.shape[1:]
+    whole = tiles.permute(0, 3, 1, 4, 2)  # [rows, H, columns, W, C]
+    return whole.reshape(len(rows) * height, columns * width, channels).squeeze(-1)

@@ -54,22 +54,25 @@ def predicted(outputs: Tensor) -> Tensor:
     return torch.where(outputs.isfinite().all(-1), label, -1)
 
 
-def images(episodes: Episode, outputs: Tensor, ink: bool = False, names: Names | None = None) -> Figure:
-    """Draw test tasks side by side: each row is a class, support images first, then queries framed green or red.
+def images(
+    episodes: Episode, outputs: Tensor | None, ink: bool = False, names: Names | None = None, most: int = 5
+) -> Figure:
+    """Draw tasks side by side: each row is a class, support images first, then queries framed green or red.
 
     A red frame is labelled with the predicted class.
 
     Args:
         episodes: T tasks.
-        outputs: [T, S+1, N*Q, outputs] of the network, for the query sets.
+        outputs: [T, S+1, N*Q, outputs] of the network, for the query sets; None: there is none, and frames are grey.
         ink: whether a channel is the amount of ink, drawn dark on white; otherwise it is light, as in a photograph.
         names: names of the classes; None: they are numbered.
+        most: classes of a task that are drawn.
     """
-    labels = [int(label) for label in episodes.query_y.unique()][:5]
+    labels = [int(label) for label in episodes.query_y.unique()][:most]
     each = [int((y[0] == labels[0]).sum()) for y in (episodes.support_y, episodes.query_y)]
     shot, query = min(each[0], 2), min(each[1], 5)
     tasks, wide = len(episodes.key), shot + query + 1
-    guess = predicted(outputs[:, -1]).cpu()
+    guess = None if outputs is None else predicted(outputs[:, -1]).cpu()
     low, high = (float(f([x.min() for x in (episodes.support_x, episodes.query_x)])) for f in (min, max))
     low, high = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
     figure = Figure(figsize=(0.62 * tasks * wide, 0.66 * len(labels) + 0.5))
@@ -84,7 +87,11 @@ def images(episodes: Episode, outputs: Tensor, ink: bool = False, names: Names |
             for column, at in enumerate(support):
                 framed(grid[row, t * wide + column], episodes.support_x[t, at], low, high, ink, "0.7")
             for column, at in enumerate(queries, shot):
-                axes, right = grid[row, t * wide + column], int(guess[t, at]) == label
+                axes = grid[row, t * wide + column]
+                if guess is None:
+                    framed(axes, episodes.query_x[t, at], low, high, ink, "0.7")
+                    continue
+                right = int(guess[t, at]) == label
                 framed(axes, episodes.query_x[t, at], low, high, ink, GOOD if right else BAD, 2.5)
                 if not right:
                     wrong = "none" if guess[t, at] < 0 else str(int(guess[t, at]))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from metarun.algorithms.base import Algorithm
 from metarun.core.batch_norm import Norm
 from metarun.datasets.base import Dataset, Tasks
 from metarun.engine.device import Device
 from metarun.errors import require, require_count
+from metarun.files import default_data_root, user_path
 from metarun.models.base import Model
 from metarun.runs.recipe import Recipe
 from metarun.trackers.base import Tracker
@@ -153,6 +155,11 @@ class Experiment:
         known = self.run_dir is not None
         require(known or not self.extend, "extend", "true", "false without run_dir, which names the run to go on with")
         self.steps = self.algo.meta_iterations(self.steps)
+
+    @property
+    def data_folder(self) -> Path:
+        """Folder of the data, ``data_root`` or the default one."""
+        return user_path(self.data_root) if self.data_root else default_data_root()
 
     @property
     def eval_way(self) -> int:

@@ -229,13 +229,13 @@ def illustrate(setup: Setup, result: Result, meta: Meta, train_dir: Path, out: P
         lambda: [curves.step_sizes(learned)],
     )
     if setup.tasks.figure is not TaskFigure.none:
-        draw(task_figures.NAMES[setup.tasks.figure], lambda: _tasks_drawn(setup, meta))
+        draw(task_figures.NAMES[setup.tasks.figure], lambda: tasks_drawn(setup, meta))
     page.write(out, result, command, panels)
     print(summary(result))
     print(f"report: {out / page.NAME} and {page.WEB}")
 
 
-def _tasks_drawn(setup: Setup, meta: Meta) -> Figure | None:
+def tasks_drawn(setup: Setup, meta: Meta) -> Figure | None:
     """Draw the first three test tasks with their predictions, or with the episodes in them."""
     from metarun.results import task_figures
 

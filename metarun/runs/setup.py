@@ -15,7 +15,7 @@ from metarun.core.meta import OWN, Meta
 from metarun.core.objective import Supervised
 from metarun.core.problem import Problem
 from metarun.core.tree import Params
-from metarun.datasets.base import Split, Tasks, default_data_root
+from metarun.datasets.base import Split, Tasks
 from metarun.engine import meta_batch
 from metarun.engine.collect import collected
 from metarun.engine.meta_batch import Questions
@@ -23,7 +23,6 @@ from metarun.engine.meta_gradient import MetaGradient
 from metarun.engine.over_tasks import Engine
 from metarun.engine.ranks import ALONE, Ranks
 from metarun.errors import TooFewExamples, UserError, require
-from metarun.files import user_path
 from metarun.models.base import count_parameters, functional, initialise
 from metarun.out_of_memory import require_room
 from metarun.runs import held_out
@@ -149,8 +148,7 @@ def build(
 
 def load(experiment: Experiment, device: torch.device, learned: Mapping[str, Any] | None = None) -> Tasks:
     """Find or make the experiment's data; ``learned`` as for ``build``."""
-    root = user_path(experiment.data_root) if experiment.data_root else default_data_root()
-    data = experiment.dataset
+    data, root = experiment.dataset, experiment.data_folder
     return data.load_as_trained(learned, root, device) if learned else data.load(root, device)
 
 

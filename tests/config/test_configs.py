@@ -18,6 +18,7 @@ from metarun.runs.record import Record
 from metarun.runs.setup import build
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import train
+from tests.support import cifar100
 from tests.support import own_tables as tables
 from tests.support.commands import ON_IMAGES, same
 from tests.support.mini_imagenet import small_copy
@@ -46,7 +47,9 @@ def overrides(group: str, option: str) -> list[str]:
             "way=2",
         ],
         ("dataset", "image_folder"): ["model.filters=4", "way=2", "query=2", "dataset.shares=[0.4,0.3,0.3]"],
-        ("dataset", "miniimagenet"): ["model.filters=4", "way=2", "query=2"],
+        **{
+            ("dataset", name): ["model.filters=4", "way=2", "query=2"] for name in ("miniimagenet", "cifar_fs", "fc100")
+        },
         ("model", "conv4_mini"): ["model.filters=4", "dataset=miniimagenet", "way=2", "query=2"],
         ("model", "conv4_mini_reptile"): ["model.filters=4", "dataset=miniimagenet", "way=2", "query=2"],
         ("model", "conv4_pool"): ["model.filters=4"],
@@ -68,7 +71,7 @@ def narrow(experiment: Experiment) -> Experiment:
 @pytest.mark.filterwarnings("ignore:dataset=miniimagenet")
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_and_learns_for_two_steps(
-    group: str, option: str, tmp_path: Path, request: pytest.FixtureRequest
+    group: str, option: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = overrides(group, option)
     if (group, option) in (("dataset", "omniglot"), ("dataset", "mnist")):
@@ -77,6 +80,10 @@ def test_every_option_composes_and_learns_for_two_steps(
         pytest.importorskip("mujoco", reason="needs pip install 'metarun[mujoco]', which the dev extra contains")
     if option in ("miniimagenet", "conv4_mini", "conv4_mini_reptile"):
         small_copy(tmp_path / "data" / "miniimagenet", "folders by split")
+        words.append(f"data_root={tmp_path / 'data'}")
+    if option in ("cifar_fs", "fc100"):
+        cifar100.copy(tmp_path / "data", "npz", made_up := cifar100.pixels())
+        cifar100.in_place_of_the_real(monkeypatch, made_up)
         words.append(f"data_root={tmp_path / 'data'}")
     if option == "image_folder":
         own_images(tmp_path / "data" / "images")

@@ -17,7 +17,8 @@ from metarun.cli import main as cli
 from metarun.datasets import image_folder
 from metarun.datasets.base import Split
 from metarun.datasets.class_folders import find
-from metarun.datasets.image_folder import Division, ImageFolder, centre_square
+from metarun.datasets.image_folder import Division, ImageFolder
+from metarun.datasets.imagefile import centre_square
 from metarun.datasets.sampler import ClassPool
 from metarun.errors import ConfigError, UserError
 from metarun.files import write_json
