@@ -61,7 +61,7 @@ def put(out: Path, content: Result) -> Path:
 
 
 def test_tables_and_cells() -> None:
-    assert reproduce.tables() == ["cheetah", "miniimagenet", "navigation", "omniglot", "sinusoid"]
+    assert reproduce.tables() == ["cheetah", "cifar_fs", "fc100", "miniimagenet", "navigation", "omniglot", "sinusoid"]
     assert reproduce.cells("all") == config.choices("recipe")
     assert set(reproduce.cells("sinusoid")) < set(reproduce.cells("all")) and CELL in reproduce.cells("sinusoid")
     assert reproduce.cells(CELL) == [CELL]
@@ -216,9 +216,13 @@ def test_an_interrupted_reproduce_goes_on(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["omniglott"], "omniglott: no such table (did you mean omniglot?)"),
-        ([], "reproduce needs one table: cheetah, miniimagenet, navigation, omniglot, sinusoid, all, or a single cell"),
+        (
+            [],
+            "reproduce needs one table: cheetah, cifar_fs, fc100, miniimagenet, navigation, omniglot, sinusoid, all, "
+            "or a single cell",
+        ),
         (["sinusoid", "omniglot"], "reproduce needs one table"),
-        (["sinusoid", "algo.inner_lr=1"], "algo.inner_lr=1: reproduce takes seed, budget, out, device"),
+        (["sinusoid", "algo.inner_lr=1"], "algo.inner_lr=1: reproduce takes seed, budget, out, zoo, device"),
         (["sinusoid", "seeds=0"], "seeds=0: reproduce takes seed,"),
         (["sinusoid", "seed=a"], "seed=a: must be whole numbers"),
         (["sinusoid", "budget=2"], "budget=2: must be a number > 0 and <= 1"),
