@@ -25,7 +25,7 @@ SHARED = (  # files that hold no part
     *("base", "sampler", "generated", "imagefile", "class_folders", "unpickle"),
     *("acting", "cheetah", "half_cheetah"),
     *("about", "inspection", "picture_check", "presence"),
-    *("listed", "split_file", "image_store", "cifar100"),
+    *("listed", "listed_sources", "split_file", "image_store", "cifar100"),
     *("own_rows", "row_groups", "scaling", "table_file", "task_pool"),
 )
 

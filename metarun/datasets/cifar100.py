@@ -12,7 +12,6 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -63,8 +62,6 @@ def about_cifar100(citation: str, splits: str) -> About:
 @dataclass(kw_only=True, slots=True)
 class Cifar100(ListedImages):
     """CIFAR-100 in one of its few-shot splits."""
-
-    side: ClassVar[int | None] = SIDE
 
     def find(self, data_root: Path, listed: Listed) -> Source:
         every = functools.cache(lambda: images(data_root, self))

@@ -108,7 +108,7 @@ class ClassPool(Tasks):
             sizes = np.array([len(of_class[c]) for c in chosen], np.int64)
             rows = np.concatenate([np.empty(0, np.int64), *(of_class[c] for c in chosen)])
             self.pools[split] = Pool(
-                images=torch.from_numpy(images[rows]).to(device),
+                images=torch.from_numpy(_rows(images, rows)).to(device),
                 first=torch.from_numpy(np.cumsum(sizes) - sizes).to(device),
                 counts=torch.from_numpy(sizes).to(device),
                 most=max(sizes.tolist(), default=0),
@@ -216,6 +216,12 @@ class ClassPool(Tasks):
             query_y=label.repeat_interleave(query).expand(len(indices), -1),
             key=rng.fold(key, 3),
         )
+
+
+def _rows(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The rows, which are copied only if they are not consecutive: a set may be larger than the memory."""
+    consecutive = len(rows) > 0 and bool((np.diff(rows) == 1).all())
+    return images[rows[0] : rows[-1] + 1] if consecutive else images[rows]
 
 
 def figure_of(shape: tuple[int, ...]) -> TaskFigure:

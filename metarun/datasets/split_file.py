@@ -21,15 +21,18 @@ def published(name: str) -> Listed:
     Raises:
         ConfigError: there is no such file.
     """
-    path = resources.files("metarun.datasets").joinpath(f"splits/{name}{SUFFIX}")
-    if not path.is_file():
-        raise ConfigError("split", name, "one of this data set's own, or a path that ends with .json")
-    listed = json.loads(path.read_text())
+    folder = resources.files("metarun.datasets").joinpath("splits")
+    known = sorted(path.name.removesuffix(SUFFIX) for path in folder.iterdir() if not path.name.startswith("omniglot"))
+    if name not in known:
+        raise ConfigError(
+            "dataset.split", name, f"one of {', '.join(known)}, or the path of a file that ends with .json"
+        )
+    listed = json.loads(folder.joinpath(f"{name}{SUFFIX}").read_text())
     return {split: listed[split.name] for split in Split}
 
 
-def listed_in(split: str, data_root: Path) -> tuple[Listed, str]:
-    """Return the class names of each split, and the split in words, for the protocol.
+def listed_in(split: str, data_root: Path) -> tuple[Listed, bool]:
+    """Return the class names of each split, and whether the list is a user's own.
 
     Args:
         split: name of a published list, or path of a user's file, relative to ``data_root`` or absolute.
@@ -39,9 +42,13 @@ def listed_in(split: str, data_root: Path) -> tuple[Listed, str]:
         UserError: there is no such list, or it is not three lists of different names.
     """
     own = split.endswith(SUFFIX)
-    listed = _own(data_root / user_path(split)) if own else published(split)
+    return (_own(data_root / user_path(split)) if own else published(split)), own
+
+
+def in_words(split: str, listed: Listed) -> str:
+    """Describe a split for the protocol: ``cifar_fs 64/16/20``; a user's list is called ``own``."""
     counts = "/".join(str(len(listed[part])) for part in Split)
-    return listed, f"own {counts}, {Path(split).name}" if own else f"{split} {counts}"
+    return f"own {counts}, {Path(split).name}" if split.endswith(SUFFIX) else f"{split} {counts}"
 
 
 def _own(path: Path) -> Listed:

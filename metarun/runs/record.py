@@ -194,9 +194,8 @@ def trained_elsewhere(before: Record, trained: Dataset, asked: Dataset, name: st
     was, now = ((of.has_way, of.binary, of.labelled, of.metric) for of in (trained, asked))
     require(was == now, "dataset", name, f"a data set with tasks of the kind that {before.names['dataset']} has")
     here, there = list(asked.input_shape), list(trained.input_shape)
-    resized = getattr(asked, "size", None) is not None and here[-1] != there[-1]
-    hint = f"; try dataset.size={there[-1]}" if resized else ""
-    require(here == there, "dataset", name, f"a data set with inputs {there}, as in training; its own are {here}{hint}")
+    fits = f"a data set with inputs {there}, as in training; its own are {here}{_converted(asked, here, there)}"
+    require(here == there, "dataset", name, fits)
     if asked.ink != trained.ink:
         warnings.warn(f"dataset={name}: dark and light are the other way round than in training", stacklevel=2)
     return Trained(
@@ -206,6 +205,19 @@ def trained_elsewhere(before: Record, trained: Dataset, asked: Dataset, name: st
         data=before.data,
         selected=False,
     )
+
+
+def _converted(asked: Dataset, here: list[int], there: list[int]) -> str:
+    """Name the settings that would give images another size or other channels, where the data set has them."""
+    if len(here) != 3 or len(there) != 3 or there[1] != there[2]:
+        return ""
+    settings = {}
+    if here[1:] != there[1:]:
+        settings["size"] = f"dataset.size={there[2]}"
+    if here[0] != there[0] and there[0] in (1, 3):
+        settings["grey"] = f"dataset.grey={'true' if there[0] == 1 else 'false'}"
+    has = all(hasattr(asked, key) for key in settings) and (here[0] == there[0] or "grey" in settings)
+    return f"; try {' '.join(settings.values())}" if has and settings else ""
 
 
 def departures(identity: dict[str, Any], published: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -12,13 +12,15 @@ from omegaconf import OmegaConf
 from metarun import config
 from metarun.config import composition, registry
 from metarun.config.registry import GROUPS
+from metarun.datasets import emnist
+from metarun.datasets.base import Split
 from metarun.errors import UserError
 from metarun.runs.experiment import Experiment
 from metarun.runs.record import Record
 from metarun.runs.setup import build
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import train
-from tests.support import cifar100
+from tests.support import cifar100, listed_images
 from tests.support import own_tables as tables
 from tests.support.commands import ON_IMAGES, same
 from tests.support.mini_imagenet import small_copy
@@ -26,6 +28,8 @@ from tests.support.own_images import own_images
 from tests.support.own_tables import STATES
 
 ACTING = ["shot=2", "query=2", "dataset.horizon=5", "model.hidden=[8]", "eval.tasks=2"]
+LISTED = ("class_list", "cub", "tieredimagenet", "emnist")
+SMALL = ["model.filters=4", "way=2", "query=2", "algo.inner_steps=1", "algo.eval_inner_steps=1"]
 QUICK = ["steps=2", "meta_batch=2", "eval.every=2", "eval.val_tasks=2", "log_every=1"]
 OPTIONS = [(group, option) for group in GROUPS for option in config.choices(group)]
 
@@ -47,9 +51,9 @@ def overrides(group: str, option: str) -> list[str]:
             "way=2",
         ],
         ("dataset", "image_folder"): ["model.filters=4", "way=2", "query=2", "dataset.shares=[0.4,0.3,0.3]"],
-        **{
-            ("dataset", name): ["model.filters=4", "way=2", "query=2"] for name in ("miniimagenet", "cifar_fs", "fc100")
-        },
+        ("dataset", "miniimagenet"): ["model.filters=4", "way=2", "query=2"],
+        **{("dataset", name): SMALL for name in ("cifar_fs", "fc100")},
+        **{("dataset", name): [*SMALL, "dataset.size=16", "dataset.split=mine.json"] for name in LISTED},
         ("model", "conv4_mini"): ["model.filters=4", "dataset=miniimagenet", "way=2", "query=2"],
         ("model", "conv4_mini_reptile"): ["model.filters=4", "dataset=miniimagenet", "way=2", "query=2"],
         ("model", "conv4_pool"): ["model.filters=4"],
@@ -84,6 +88,15 @@ def test_every_option_composes_and_learns_for_two_steps(
     if option in ("cifar_fs", "fc100"):
         cifar100.copy(tmp_path / "data", "npz", made_up := cifar100.pixels())
         cifar100.in_place_of_the_real(monkeypatch, made_up)
+        words.append(f"data_root={tmp_path / 'data'}")
+    if option in LISTED:
+        listed = {Split.train: [*"ABC"], Split.val: [*"DE"], Split.test: [*"FG"]}  # names of classes of EMNIST too
+        places = {"class_list": "images", "cub": "CUB_200_2011/images", "tieredimagenet": "tieredimagenet"}
+        if option == "emnist":
+            monkeypatch.setattr(emnist, "IMAGES", len(listed_images.write_emnist(tmp_path / "data")[0]))
+        else:
+            listed_images.write_folders(tmp_path / "data" / places[option], listed)
+        listed_images.write_list(tmp_path / "data" / "mine.json", listed)
         words.append(f"data_root={tmp_path / 'data'}")
     if option == "image_folder":
         own_images(tmp_path / "data" / "images")

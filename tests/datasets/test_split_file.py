@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from metarun.datasets.base import Split
-from metarun.datasets.split_file import listed_in, published
+from metarun.datasets.split_file import in_words, listed_in, published
 from metarun.errors import UserError
 
 SIZES = {
@@ -57,8 +57,10 @@ def test_they_equal_the_lists_of_others(data_root: Path) -> None:
 def test_a_list_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"train": ["a", "b"], "val": [], "test": ["c"]}))
-    listed, told = listed_in("mine.json", tmp_path)
-    assert listed == {Split.train: ["a", "b"], Split.val: [], Split.test: ["c"]} and told == "own 2/0/1, mine.json"
+    listed, own = listed_in("mine.json", tmp_path)
+    assert listed == {Split.train: ["a", "b"], Split.val: [], Split.test: ["c"]} and own
+    assert in_words("lists/mine.json", listed) == "own 2/0/1, mine.json"
+    assert in_words("cub", published("cub")) == "cub 100/50/50"
     refused = {
         "": "is not JSON",
         "[]": "is not JSON with the lists",
@@ -75,5 +77,5 @@ def test_a_list_of_ones_own(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=r"other.json: is not there; it is JSON"):
         listed_in("other.json", tmp_path)
-    with pytest.raises(UserError, match="split=nothing: must be one of this data set's own, or a path"):
+    with pytest.raises(UserError, match=r"dataset.split=nothing: must be one of cifar_fs, .*, or the path of a file"):
         listed_in("nothing", tmp_path)

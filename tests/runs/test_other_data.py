@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 
 from metarun.cli import main as cli
-from metarun.errors import UserError
+from metarun.config import compose
+from metarun.datasets.base import Split
+from metarun.errors import ConfigError, UserError
 from metarun.results import tables
 from metarun.results.result_file import find
 from metarun.results.result_file import read as read_result
 from metarun.runs.held_out import Trained, compared, refuse_seen
+from metarun.runs.record import trained_elsewhere
+from tests.support.listed_images import write_folders, write_list
 from tests.support.own_images import own_images
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -66,6 +70,43 @@ def test_glyphs_and_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert "inputs [1, 28, 28], as in training; its own are [1, 16, 16]; try dataset.size=28" in refused(
         *OWN, "dataset.size=16"
     )
-    assert "its own are [3, 28, 28]" in refused(*OWN[:2], *OWN[3:], "dataset.size=28")
+    assert "its own are [3, 28, 28]; try dataset.grey=true" in refused(*OWN[:2], *OWN[3:], "dataset.size=28")
+    assert "its own are [3, 16, 16]; try dataset.size=28 dataset.grey=true" in refused(
+        *OWN[:2], *OWN[3:], "dataset.size=16"
+    )
     assert "tasks of the kind that glyphs has" in refused("dataset=sinusoid")
     assert "must be one of" in refused("dataset=sinusiod")
+
+
+def test_only_settings_that_there_are_and_that_suffice_are_named() -> None:
+    def said(trained: str, asked: str) -> str:
+        (was, record), (now, _) = (compose([f"dataset={name}"]) for name in (trained, asked))
+        with pytest.raises(ConfigError) as caught:
+            trained_elsewhere(record, was.dataset, now.dataset, asked)
+        return str(caught.value).partition("its own are ")[2]
+
+    assert said("cifar_fs", "cub") == "[3, 84, 84]; try dataset.size=32"
+    assert said("omniglot", "cifar_fs") == "[3, 32, 32]; try dataset.size=28 dataset.grey=true"
+    assert said("cifar_fs", "emnist") == "[1, 28, 28]; try dataset.size=32 dataset.grey=false"
+    assert said("cifar_fs", "omniglot") == "[1, 28, 28]", "there is no setting for three channels"
+    assert said("cifar_fs", "glyphs") == "[1, 28, 28]"
+
+
+@pytest.mark.filterwarnings("always:dataset=class_list")
+def test_colour_photographs_of_another_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    listed = {Split.train: [], Split.val: [], Split.test: ["ant", "bee", "cat"]}
+    write_folders(tmp_path / "mine", listed)
+    write_list(tmp_path / "mine.json", listed)
+    assert cli.main(["train", *TINY, "run_dir=a"]) == 0
+    other = ["dataset=class_list", "dataset.path=mine", "dataset.split=mine.json", "data_root=."]
+    capsys.readouterr()
+    assert cli.main(["eval", "run=a", *other]) == 2
+    assert "its own are [3, 84, 84]; try dataset.size=28 dataset.grey=true" in capsys.readouterr().err
+    assert cli.main(["eval", "run=a", *other, "dataset.size=28", "dataset.grey=true"]) == 0
+    assert "the other way round" in capsys.readouterr().err
+    (file,) = (tmp_path / "a/eval").glob("*/result.json")
+    assert read_result(file).protocol["resize"] == "centre square, lanczos 28x28, grey"
+    assert read_result(file).protocol["split"] == "own 0/0/3, mine.json"
