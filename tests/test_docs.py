@@ -52,6 +52,7 @@ def test_the_methods_tables_are_written_from_the_committed_results(table: Path) 
 
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md")]
+PAGES.append(ROOT / "zoo/README.md")
 
 
 def test_links_lead_somewhere() -> None:

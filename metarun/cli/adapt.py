@@ -19,14 +19,14 @@ def parser(add: Callable[..., Parser]) -> None:
     """Add the command to the parser, with ``add`` of its subparsers."""
     command = add(
         "adapt",
-        usage="metarun adapt run=PATH support=DIR out=MODEL [checkpoint=best|last] [KEY=VALUE ...]",
+        usage="metarun adapt run=PATH|zoo:NAME support=DIR out=MODEL [checkpoint=best|last] [KEY=VALUE ...]",
         description="Adapts a run to a support set of your own pictures, a folder for each class, and writes all that\n"
         "metarun predict needs to the file MODEL. The data that the run was trained on are not needed. Pictures are\n"
         "read as the run read its own. Keys: algo.eval_inner_steps, algo.inner_lr, device, and others of algo that\n"
         "a test reads.",
         epilog="  metarun adapt run=outputs/RUN support=photos/known out=fruit.model algo.eval_inner_steps=10",
     )
-    command.setting("run", "PATH", "the run's folder")
+    command.setting("run", "PATH|zoo:NAME", "the run's folder, or an entry of the zoo")
     command.setting("support", "DIR", "a folder with a folder of pictures for each class")
     command.setting("out", "MODEL", "the file to write")
     command.setting("checkpoint", "best|last", "which parameters to adapt (the run's own choice)")
@@ -70,10 +70,11 @@ def adapt(given: argparse.Namespace, words: list[str]) -> Adapted:
     from metarun.files import user_path
     from metarun.learner.inputs import class_folder
     from metarun.learner.load import learner, uncompiled
+    from metarun.runs import zoo
 
     support = user_path(given.support)
     class_folder(support)
-    loaded = learner(user_path(given.run), given.checkpoint, as_typed(uncompiled(words)))
+    loaded = learner(zoo.run_folder(given.run), given.checkpoint, as_typed(uncompiled(words)))
     if not loaded.setup.experiment.dataset.has_pictures():
         name = loaded.record.names["dataset"]
         raise UserError(f"run={given.run}: dataset={name} has no pictures; metarun.load in Python takes its examples")

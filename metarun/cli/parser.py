@@ -89,7 +89,7 @@ class Refused(argparse.Action):
         raise UserError(f"{self.option_strings[0]}: {self.instead}")
 
 
-def require_folder(out: Path) -> None:
-    """Raise ``UserError`` if ``out``, or a folder above it, is a file."""
+def require_folder(out: Path, name: str = "out") -> None:
+    """Raise ``UserError`` if the folder ``out``, which was given as ``name``, or a folder above it, is a file."""
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    require(there.is_dir(), "out", out, "a folder" if there == out else f"a folder, and {there} is a file")
+    require(there.is_dir(), name, out, "a folder" if there == out else f"a folder, and {there} is a file")

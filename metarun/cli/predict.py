@@ -39,7 +39,7 @@ def parser(add: Callable[..., Parser]) -> None:
         "  metarun predict model=fruit.model photos/*.jpg",
     )
     command.setting("model", "MODEL", "the file that metarun adapt wrote")
-    command.setting("run", "PATH", "a run's folder, instead of a model")
+    command.setting("run", "PATH|zoo:NAME", "a run's folder or an entry of the zoo, instead of a model")
     command.setting("support", "DIR", "with run: a folder with a folder of pictures for each class")
     command.setting("images", "DIR|FILES", "a folder, a file or a pattern; further files may follow as words")
     command.setting("out", "CSV", "the file to write", default="predictions.csv")

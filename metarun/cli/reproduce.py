@@ -15,7 +15,7 @@ def parser(add: Callable[..., Parser]) -> None:
     """Add the command to the parser, with ``add`` of its subparsers."""
     command = add(
         "reproduce",
-        usage="metarun reproduce TABLE [seed=0,1] [budget=1] [out=DIR] [--list] [--report] [KEY=VALUE ...]",
+        usage="metarun reproduce TABLE [seed=0,1] [budget=1] [out=DIR] [zoo=DIR] [--list] [--report] [KEY=VALUE ...]",
         description="Runs the recipes of conf/recipe that are not done yet, each in out/results/CELL_sSEED, resuming\n"
         "those that were interrupted, then writes RESULTS.md, .csv and .png to out: ours, the published number and a\n"
         "verdict. KEY=VALUE: device, data_root and Hydra's own, such as hydra/launcher; every other key belongs to\n"
@@ -25,6 +25,7 @@ def parser(add: Callable[..., Parser]) -> None:
     command.setting("seed", "0,1", "a run for each (0)", default="0")
     command.setting("budget", "SHARE", "share of the published training length; the result says so (1)", default="1")
     command.setting("out", "DIR", "where to work and write (outputs/reproduce)", default="outputs/reproduce")
+    command.setting("zoo", "DIR", "keep the meta-parameters of finished cells of the first seed in DIR, a zoo")
     command.add_argument(
         "--list",
         action="store_true",
@@ -49,7 +50,7 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
     for word in extra:
         if not word.startswith(("device=", "device.", "data_root=", "hydra")):
             raise UserError(
-                f"{word}: reproduce takes seed, budget, out, device, data_root, hydra/..., --list and --report; a "
+                f"{word}: reproduce takes seed, budget, out, zoo, device, data_root, hydra/..., --list and --report; a "
                 "recipe's own keys are fixed (metarun train recipe=CELL KEY=VALUE runs a changed one)"
             )
     try:
@@ -62,13 +63,15 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
         budget = 0.0  # refused in the next line
     require(0 < budget <= 1, "budget", given.budget, "a number > 0 and <= 1")
     from metarun.files import user_path
-    from metarun.reproduce import cells, table
+    from metarun.reproduce import cells, table, zoo
 
     if len(tables_named) > 1 or not (tables_named or given.report):
         raise UserError(f"reproduce needs one table: {', '.join(cells.tables())}, all, or a single cell")
     chosen = cells.cells(tables_named[0] if tables_named else "all")
     out = user_path(given.out)
     require_folder(out)
+    if given.zoo is not None:
+        require_folder(user_path(given.zoo), "zoo")
     if given.list:
         print(cells.listing(out, chosen, seeds, budget, extra))
         return 0
@@ -87,6 +90,9 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
             raise failure
     print(table.write(out, chosen))
     print(f"written: {out / table.NAME}.md, .csv and .png")
+    if given.zoo is not None:
+        kept = zoo.keep(out, chosen, seeds[0], user_path(given.zoo))
+        print(f"kept in {given.zoo}: {', '.join(kept) or 'nothing, since no cell of these is finished'}")
     if failure:
         raise failure
     return 0

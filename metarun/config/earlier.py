@@ -47,6 +47,9 @@ def opened(run_dir: Path, which: str | None, overrides: list[str]) -> tuple[Expe
     record = Record.read(run_dir)
     if record is None:
         raise UserError(f"run={run_dir}: is no run folder (no config.json)")
+    if which and checkpoint.tested_alone(run_dir) and record.values["eval"]["select"] != which:
+        own = record.values["eval"]["select"]
+        raise ConfigError("checkpoint", which, f"{own}, or left out: {run_dir} has the parameters alone that it tested")
     if which and checkpoint.selected(run_dir):  # else both are the last parameters, as the run has them
         record = record.tested_on(which)
     try:

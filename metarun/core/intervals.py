@@ -1,9 +1,9 @@
-"""Means over tasks with a confidence interval, and means over seeds with their spread."""
+"""Means over tasks with a confidence interval, and means over seeds with their spread and an interval of their own."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -100,3 +100,58 @@ def over_seeds(runs: list[Estimate]) -> tuple[Estimate, float]:
     spread = math.sqrt(sum((run.mean - mean) ** 2 for run in runs) / (n - 1)) if n > 1 else math.nan
     half = math.sqrt(sum(run.ci95**2 for run in runs) / n)
     return Estimate(mean, half, sum(run.tasks or 0 for run in runs), sum(run.diverged for run in runs)), spread
+
+
+def student(freedom: int) -> float:
+    """Compute the 97.5 % quantile of Student's t distribution: half of a 95 % interval, in standard errors.
+
+    Args:
+        freedom: degrees of freedom, at least 1.
+
+    Source: Abramowitz and Stegun 1964, "Handbook of mathematical functions", 26.7.3 and 26.7.4 (P(-t < T < t)).
+    """
+
+    def within(t: float) -> float:
+        angle, odd = math.atan(t / math.sqrt(freedom)), freedom % 2
+        term = total = math.cos(angle) if odd else 1.0
+        for k in range(2 + odd, freedom, 2):
+            term *= math.cos(angle) ** 2 * (k - 1) / k
+            total += term
+        total *= math.sin(angle)
+        return 2 / math.pi * (angle + (total if freedom > 1 else 0.0)) if odd else total
+
+    low, high = 0.0, 16.0  # t is 12.7 for one degree of freedom, and less for more
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if within(middle) < 0.95 else (low, middle)
+    return high
+
+
+FEWEST = 3  # seeds from which their spread is part of an interval: of two, t is 12.7 and says next to nothing
+
+
+def with_seeds(runs: list[Estimate]) -> tuple[Estimate, bool]:
+    """Combine the runs of several seeds into an estimate of what one more training would get on other tasks.
+
+    The mean over S seeds and T tasks varies for two reasons: other seeds, and other tasks. All runs are tested on the
+    same tasks (``eval.seed``), so that chance in their choice moves every run alike: more seeds do not lessen it, and
+    the spread between seeds does not show it. The interval therefore has two parts, half-widths of independent errors,
+    whose squares are added (as in MOVER, Zou and Donner 2008):
+
+    - seeds: Student's t over the runs' means, t(S - 1) s / sqrt(S), where s is their standard deviation;
+    - tasks: the interval of one run, not divided by sqrt(S): root mean square of the runs' half-widths.
+
+    What a task does to one run and not to the others is in both parts, so the interval is rather too wide than too
+    narrow. Of fewer than three runs, the interval is that over tasks.
+
+    Args:
+        runs: the estimate of each seed's run, all on the same tasks.
+
+    Returns:
+        (estimate, whether its interval includes the spread between seeds).
+    """
+    estimate, spread = over_seeds(runs)
+    if len(runs) < FEWEST:
+        return estimate, False
+    half = math.hypot(student(len(runs) - 1) * spread / math.sqrt(len(runs)), estimate.ci95)
+    return replace(estimate, ci95=half), True

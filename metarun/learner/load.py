@@ -18,10 +18,9 @@ from metarun.core.tree import Params
 from metarun.datasets.base import Dataset
 from metarun.datasets.generated import Generated
 from metarun.errors import UserError
-from metarun.files import user_path
 from metarun.learner.learner import Learner
 from metarun.results import result_file
-from metarun.runs import checkpoint
+from metarun.runs import checkpoint, zoo
 from metarun.runs.experiment import Experiment
 from metarun.runs.folder import RESULT
 from metarun.runs.load import trained
@@ -53,14 +52,14 @@ def load(run: str | Path, *, checkpoint: str | None = None, device: str = "auto"
     """Load a trained initialisation from a run folder. The data of its training need not exist any more.
 
     Args:
-        run: the run folder.
+        run: the run folder, or ``zoo:NAME`` for an entry of the zoo.
         checkpoint: "best" or "last"; None: the one that the run was tested on.
         device: "cpu", "cuda" or "auto", a GPU where there is one.
 
     Raises:
         UserError: it is no run folder, has no checkpoint, or was trained on tasks without labelled examples.
     """
-    return learner(user_path(run), checkpoint, uncompiled([f"device={device}"]))
+    return learner(zoo.run_folder(run), checkpoint, uncompiled([f"device={device}"]))
 
 
 def uncompiled(words: list[str]) -> list[str]:
@@ -110,7 +109,7 @@ def _head(run_dir: Path, experiment: Experiment) -> int | None:
     """The width of the last layer, where the number of training classes decided it."""
     if experiment.algo.view is not View.pooled or not experiment.dataset.has_way or experiment.dataset.binary:
         return None
-    for name in (checkpoint.LAST, checkpoint.BEST):
+    for name in (checkpoint.TESTED, checkpoint.LAST, checkpoint.BEST):
         try:
             return len(checkpoint.read(checkpoint.folder(run_dir) / name)["meta"]["head.weight"])
         except (checkpoint.Damaged, KeyError, TypeError):

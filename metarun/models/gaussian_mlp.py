@@ -42,7 +42,9 @@ class GaussianMLP(Model):
 
     def mean(self) -> MLP:
         """Return the settings of the network for the mean."""
-        return MLP(hidden=self.hidden, activation=self.activation, norm=False, init=self.init)
+        return MLP(
+            hidden=self.hidden, activation=self.activation, norm=False, norm_gamma=True, norm_eps=1e-5, init=self.init
+        )
 
     def check_problem(self, problem: Problem) -> None:
         if not isinstance(problem, Acting):

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from torch import nn
 
 from metarun.errors import require
@@ -33,23 +34,32 @@ class MLP(Model):
         hidden: width of each hidden layer.
         activation: activation after each hidden layer.
         norm: whether there is batch norm between each hidden layer and its activation.
+        norm_gamma: whether batch norm has a learned scale besides its shift.
+        norm_eps: added to the variance in batch norm.
         init: initialisation of all layers.
     """
 
     hidden: list[int]
     activation: Activation
     norm: bool
+    norm_gamma: bool
+    norm_eps: float
     init: Init
 
     def __post_init__(self) -> None:
         require(all(1 <= width <= 10**6 for width in self.hidden), "hidden", self.hidden, "widths 1..1000000")
+        require(self.norm_eps > 0, "norm_eps", self.norm_eps, "> 0")
 
     def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
         layers: list[nn.Module] = [nn.Flatten()]
         for before, width in pairwise([math.prod(input_shape), *self.hidden]):
             layers.append(nn.Linear(before, width))
             if self.norm:
-                layers.append(nn.BatchNorm1d(width, track_running_stats=False))
+                norm = nn.BatchNorm1d(width, eps=self.norm_eps, track_running_stats=False)
+                if not self.norm_gamma:  # a constant, not None, as in conv4.py
+                    del norm.weight
+                    norm.register_buffer("weight", torch.ones(width), persistent=False)
+                layers.append(norm)
             layers.append(self.activation.layer())
         head = nn.Linear(self.hidden[-1] if self.hidden else math.prod(input_shape), outputs)
         for layer in (*layers, head):

@@ -14,7 +14,7 @@ from metarun.config.registry import tables
 from metarun.errors import UserError, did_you_mean
 from metarun.files import cache_dir, write_json
 from metarun.progress import progress_bar
-from metarun.results.result import OfRecipe, Result
+from metarun.results.result import Result
 from metarun.results.result_file import read
 from metarun.runs import folder as run_folder
 from metarun.runs import journal
@@ -92,14 +92,18 @@ def results(out: Path, cell: str) -> list[Result]:
     Raises:
         UserError: a file was changed after metarun wrote it, or its settings are not those of the recipe.
     """
-    found = []
-    for file in finished(out, cell):
-        result = read(file)
-        if not result.recipe or result.recipe.name != cell:
-            raise UserError(f"{file}: is not a result of recipe {cell}")
-        _fits(file, result, result.recipe)
-        found.append(result)
-    return found
+    return [require_fit(file, cell) for file in finished(out, cell)]
+
+
+def require_fit(file: Path, cell: str) -> Result:
+    """Read a result of a cell. Raises ``UserError`` where it is damaged, or its settings are not the recipe's."""
+    result = read(file)
+    if not result.recipe or result.recipe.name != cell:
+        raise UserError(f"{file}: is not a result of recipe {cell}")
+    _, record = published(cell, result.recipe.budget, result.seed)
+    for key, (has, wanted) in departures(result.config, record.identity()).items():
+        raise UserError(f"{file}: does not fit its recipe: {key} is {has} there, {wanted} in {cell}")
+    return result
 
 
 def published(cell: str, budget: float = 1.0, seed: int = 0) -> tuple[Experiment, Record]:
@@ -108,12 +112,6 @@ def published(cell: str, budget: float = 1.0, seed: int = 0) -> tuple[Experiment
 
 
 _composed = functools.cache(config.recipe)
-
-
-def _fits(file: Path, result: Result, recipe: OfRecipe) -> None:
-    _, record = published(recipe.name, recipe.budget, result.seed)
-    for key, (has, wanted) in departures(result.config, record.identity()).items():
-        raise UserError(f"{file}: does not fit its recipe: {key} is {has} there, {wanted} in {recipe.name}")
 
 
 def state(out: Path, cell: str, seed: int, budget: float) -> str:

@@ -15,9 +15,10 @@ from metarun.results.task_figures import BAD, GOOD, INK, SOFT
 
 
 def reproduction(rows: list[Row]) -> Figure:
-    """Draw our results and the published ones; bars: our 95 % interval over tasks, and the published ±.
+    """Draw our results and the published ones; bars: our 95 % interval, and the published ±.
 
-    A hollow circle was trained for less than the published length.
+    Our interval is over tasks; where it is over seeds as well, the row names their number. A hollow circle was trained
+    for less than the published length.
     """
     panels: dict[Metric, list[Row]] = {}
     for row in sorted(rows, key=lambda row: row.metric.name):
@@ -42,8 +43,7 @@ def reproduction(rows: list[Row]) -> Figure:
             fill = "none" if row.budget < 1 else colour
             mean, half = factor * row.ours.mean, factor * row.ours.ci95
             axes.errorbar(mean, y + 0.15, xerr=half, fmt="o", ms=4, capsize=2, color=colour, mfc=fill)
-        names = [f"{row.cell.split('/')[1]}, {row.norm_in_words}, inner steps {row.steps}" for row in panel]
-        axes.set_yticks(range(len(panel)), names, fontsize=8)
+        axes.set_yticks(range(len(panel)), map(_name, panel), fontsize=8)
         axes.set_xlabel(label(metric))
         left, right = axes.get_xlim()
         low, high = (factor * bound for bound in metric.bounds)
@@ -55,3 +55,8 @@ def reproduction(rows: list[Row]) -> Figure:
         axes.set_ylim(len(panel) - 0.5, -0.5)
         axes.grid(axis="x", color="0.9")
     return figure
+
+
+def _name(row: Row) -> str:
+    seeds = "" if row.ci95_of in ("", "tasks") else f", {row.seeds} seeds"
+    return f"{row.cell}, {row.norm_in_words}, inner steps {row.steps}{seeds}"

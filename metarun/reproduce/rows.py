@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metarun.core.batch_norm import Norm
-from metarun.core.intervals import Estimate, over_seeds
+from metarun.core.intervals import Estimate, over_seeds, with_seeds
 from metarun.core.metric import Metric
 from metarun.reproduce.cells import published, results
 from metarun.reproduce.verdict import Verdict
@@ -33,7 +33,9 @@ class Row:
         budget: share of the published training length, 0..1.
         seeds: number of runs.
         metric: the metric.
-        ours: mean over seeds, the interval over tasks of one run, and the tasks of all runs.
+        ours: mean over seeds, its interval, and the tasks of all runs.
+        ci95_of: what our interval is over: ``tasks``, or ``seeds and tasks`` from three seeds on; empty without a run.
+        ci95_tasks: half-width of the 95 % interval over tasks of one run.
         sd_seeds: standard deviation of the runs' means between seeds.
         published: the published mean.
         published_ci: the published ±.
@@ -55,6 +57,8 @@ class Row:
     seeds: int
     metric: Metric
     ours: Estimate
+    ci95_of: str
+    ci95_tasks: float
     sd_seeds: float
     published: float
     published_ci: float
@@ -89,6 +93,8 @@ class Row:
             "metric": self.metric.name,
             "mean": self.ours.mean,
             "ci95": self.ours.ci95,
+            "ci95_of": self.ci95_of,
+            "ci95_tasks": self.ci95_tasks,
             "sd_seeds": self.sd_seeds,
             "diverged": self.ours.diverged,
             "published": self.published,
@@ -122,7 +128,8 @@ def _row(cell: str, x: Experiment, runs: list[Result], budget: float, reference:
     asked = reference.norm if reference else None
     scores = [next(score for score in run.scores if asked in (None, score.norm)) for run in runs]
     found = [next(row for row in score.by_steps if row.steps == steps) for score in scores]
-    ours, spread = over_seeds([row.estimate for row in found])
+    of_tasks, spread = over_seeds([row.estimate for row in found])
+    ours, of_seeds = with_seeds([row.estimate for row in found])
     metric = runs[0].metric if runs else x.dataset.metric
     if not runs:
         verdict = Verdict.not_run
@@ -142,6 +149,8 @@ def _row(cell: str, x: Experiment, runs: list[Result], budget: float, reference:
         seeds=len(runs),
         metric=metric,
         ours=ours,
+        ci95_of=("seeds and tasks" if of_seeds else "tasks") if runs else "",
+        ci95_tasks=of_tasks.ci95,
         sd_seeds=spread,
         published=reference.value if reference else math.nan,
         published_ci=(reference and reference.interval) or math.nan,

@@ -58,9 +58,16 @@ def _note(out: Path, cell: str) -> Path:
     return out / RESULTS / f"{cell}.md"
 
 
-TITLES = "cell | norm | steps | tasks | query | split | selection | budget | seeds | ours | published | difference"
+TITLES = "cell | norm | steps | tasks | query | split | selection | budget | seeds | ours | ± over | published"
 LEGEND = f"""\
-± of ours is the 95 % interval over test tasks, 1.96 s / sqrt(n), of one run. What the published ± means stands below.
+± of ours is a 95 % interval. "± over" says of what:
+
+- tasks: over test tasks, 1.96 s / sqrt(n), of one run; it says nothing of how training varies. Of one or two seeds;
+- seeds and tasks: also over seeds, from three on. sqrt(a^2 + b^2), where a is Student's t over the means of S seeds,
+  t(S - 1) sd / sqrt(S), and b the interval over tasks of one run, which is not divided by sqrt(S), since all seeds are
+  tested on the same tasks.
+
+What the published ± means stands below.
 Steps: inner steps at test. Query: query examples per class at test. Budget: share of the published training length.
 
 {RULES}"""
@@ -69,8 +76,8 @@ Steps: inner steps at test. Query: query examples per class at test. Budget: sha
 def markdown(table: list[Row]) -> str:
     """Format the rows as a Markdown table with rounded numbers and the rules of the verdicts."""
     beside = named_beside(row.beside for row in table)
-    titles = TITLES.replace(" ours ", f" {' | '.join(['ours', *beside])} ")
-    lines = [f"| {titles} | verdict |", "|---" * (titles.count("|") + 2) + "|"]
+    titles = TITLES.replace(" ± over ", f" {' | '.join(['± over', *beside])} ")
+    lines = [f"| {titles} | difference | verdict |", "|---" * (titles.count("|") + 3) + "|"]
     for row in table:
         published = "" if math.isnan(row.published) else _published(row)
         spread = "" if math.isnan(row.sd_seeds) else f" (sd {row.metric.amount(row.sd_seeds)})"
@@ -85,6 +92,7 @@ def markdown(table: list[Row]) -> str:
             "" if math.isnan(row.budget) else f"{row.budget:g}",
             f"{row.seeds}{spread}" if row.seeds else "",
             row.ours.text(row.metric) if row.seeds else "",
+            row.ci95_of,
             *(f"{row.beside[name]:.4g}" if name in row.beside else "" for name in beside),
             published,
             "" if math.isnan(row.difference) else row.metric.difference(row.difference),

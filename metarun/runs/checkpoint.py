@@ -23,6 +23,7 @@ from metarun.runs.owner import Owner
 
 FORMAT = 1
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+TESTED = "tested.pt"  # the meta-parameters that a run was tested on, in place of these files; for the zoo
 
 
 @dataclass
@@ -83,6 +84,11 @@ def folder(run_dir: Path) -> Path:
 def selected(run_dir: Path) -> bool:
     """Whether a run has parameters selected on validation, besides its last ones."""
     return (folder(run_dir) / BEST).exists()
+
+
+def tested_alone(run_dir: Path) -> bool:
+    """Whether of a run's parameters only those are there that it was tested on, as in the zoo."""
+    return (folder(run_dir) / TESTED).exists()
 
 
 def save(run_dir: Path, state: TrainState, training: dict[str, Any] | None = None) -> Path:
@@ -170,7 +176,7 @@ def read(path: Path, owner: Owner | None = None) -> dict[str, Any]:
     if not whole:
         raise Damaged(f"{path}: damaged checkpoint (its checksum does not fit)")
     if owner is not None:
-        owner.check(path, content, selected=path.name == BEST)
+        owner.check(path, content, resumes=path.name not in (BEST, TESTED))
     return content
 
 

@@ -12,7 +12,7 @@ from metarun.engine.ranks import ALONE, Ranks
 from metarun.errors import ConfigError, UserError
 from metarun.files import read_file
 from metarun.results.result_file import read as read_result
-from metarun.runs import checkpoint, held_out, meta_test
+from metarun.runs import checkpoint, held_out, meta_test, zoo
 from metarun.runs.experiment import Experiment, Select
 from metarun.runs.folder import RESULT, finished, fresh
 from metarun.runs.held_out import Trained
@@ -36,7 +36,7 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
         ranks: the processes of this test.
 
     Returns:
-        The new folder in ``run_dir/eval`` with the results.
+        The new folder with the results: in ``run_dir/eval``, or for an entry of the zoo in ``outputs/zoo``.
 
     Raises:
         UserError: there is no checkpoint, it does not fit, or a test class was used in training.
@@ -54,7 +54,7 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
         name = f"{x.eval.norm.name}_{x.eval.tasks}tasks_{x.algo.eval_inner_steps}steps"
         name = f"{record.names['dataset']}_{name}" if record.trained_on else name
         name += f"_{x.eval_way}way" if x.eval_way != x.way else ""
-        out = ranks.on_first(lambda: fresh(run_dir / "eval" / name))
+        out = ranks.on_first(lambda: fresh(zoo.evaluations(run_dir) / name))
         meta = tree.combine(lambda p: p.to(setup.device), content["meta"])
         done, stopped_early = ranks.on_first(lambda: _trained_for(run_dir, setup, content))
         if "value" in content:
@@ -84,7 +84,7 @@ def trained(run_dir: Path, which: Select, setup: Setup) -> dict[str, Any]:
     """
     before = Record.read(run_dir)
     owner = Owner.of(setup, before.training() if before else None)
-    names = [checkpoint.BEST, checkpoint.LAST] if which is Select.best else [checkpoint.LAST]
+    names = [checkpoint.TESTED, *([checkpoint.BEST] if which is Select.best else []), checkpoint.LAST]
     paths = [checkpoint.folder(run_dir) / name for name in names]
     path = next((path for path in paths if read_file(path) is not None), None)
     if path is None:

@@ -25,7 +25,7 @@ from metarun.errors import NotFinite, first_line
 from metarun.results import page, result_file
 from metarun.results.report import summary
 from metarun.results.result import OfRecipe, Result, Score, Selected, norm_in_words
-from metarun.runs import extend, held_out, journal
+from metarun.runs import checkpoint, extend, held_out, journal
 from metarun.runs.evaluate import Measured, evaluate, predictions, watched, yardsticks
 from metarun.runs.folder import RESULT
 from metarun.runs.record import Record
@@ -109,9 +109,14 @@ def _result(
     """Make the result of what was measured in ``seconds``, with its protocol."""
     x, trained = setup.experiment, tested.trained if tested.validation else tested.step
     last = "val" if tested.validation and trained == tested.step else "train"
-    lines = journal.read(train_dir, [(trained, last)])
-    training = [line["seconds"] for line in lines]
-    rates = [line["tasks_per_s"] for line in lines if line["split"] == "train" and line.get("tasks_per_s")]
+    if checkpoint.tested_alone(train_dir):  # without its journal, so its own result tells how long it took
+        known = result_file.read(train_dir / RESULT)
+        training_seconds, speed = known.train_seconds, known.tasks_per_s
+    else:
+        lines = journal.read(train_dir, [(trained, last)])
+        training_seconds = lines[-1]["seconds"] if lines else 0.0
+        rates = [line["tasks_per_s"] for line in lines if line["split"] == "train" and line.get("tasks_per_s")]
+        speed = sorted(rates)[len(rates) // 2] if rates else None
     selected = Selected(rule=tested.rule, step=tested.step, of=x.steps, validation=tested.validation)
     protocol = {**setup.protocol(), "selection": selected.text(trained, tested.stopped_early)}
     if record.extended:
@@ -151,9 +156,9 @@ def _result(
         if setup.device.type == "cuda"
         else f"cpu, {torch.get_num_threads()} threads",
         ranks=setup.ranks.world,
-        train_seconds=training[-1] if training else 0.0,
+        train_seconds=training_seconds,
         test_seconds=round(seconds, 3),
-        tasks_per_s=sorted(rates)[len(rates) // 2] if rates else None,
+        tasks_per_s=speed,
         stopped_early=tested.stopped_early,
     )
 

@@ -45,20 +45,20 @@ class Owner:
         outer.step(tree.zeros_like(meta), 0.0, Nothing())
         return Owner(training or {}, setup.experiment.steps, meta.flat(), outer.state_dict())
 
-    def check(self, path: Path, content: Any, selected: bool = False) -> None:
+    def check(self, path: Path, content: Any, resumes: bool = True) -> None:
         """Check that a checkpoint belongs to this training.
 
         Args:
             path: the checkpoint's file, for the message.
             content: its content.
-            selected: whether the file may be a ``best.pt``. That holds only the parameters selected on validation, and
-                training cannot resume from it.
+            resumes: whether training must be able to resume from it. A ``best.pt`` holds only the parameters selected
+                on validation, and a ``tested.pt`` these or the last ones.
 
         Raises:
             UserError: it does not belong; the message names the difference.
         """
         try:
-            problem = next(self._problems(content, selected), None)
+            problem = next(self._problems(content, resumes), None)
         except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
             problem = f"its content is not what metarun writes ({type(error).__name__})"
         if problem:
@@ -67,18 +67,19 @@ class Owner:
                 "model.* as they were trained"
             )
 
-    def _problems(self, content: Any, selected: bool) -> Iterator[str]:
-        kinds = ({"step", "meta", "optimizer", "selection"}, {"step", "meta", "value", "ci95"})  # last.pt, best.pt
+    def _problems(self, content: Any, resumes: bool) -> Iterator[str]:
+        alone = {"step", "meta"}
+        kinds = ({*alone, "optimizer", "selection"}, {*alone, "value", "ci95"}, alone)  # last.pt, best.pt, tested.pt
         newer = {"training", "diverged"}  # entries that older files lack
-        if not isinstance(content, dict) or set(content) - newer not in kinds[: 1 + selected]:
-            yield f"its entries are not those of {'a checkpoint' if selected else 'a checkpoint to resume from'}"
+        if not isinstance(content, dict) or set(content) - newer not in kinds[: 1 if resumes else None]:
+            yield f"its entries are not those of {'a checkpoint to resume from' if resumes else 'a checkpoint'}"
         yield from self._settings(content.get("training", {}))  # older files have none
         yield from self._parameters("meta-parameters", content["meta"])
         yield from _step(content["step"], self.steps)
         if "optimizer" in content:
             yield from self._moments(content["optimizer"], content["step"])
         chosen = content.get("selection", content)
-        if chosen is None:
+        if chosen is None or set(content) - newer == alone:
             return
         floats = all(type(chosen[n]) is float for n in ("value", "ci95"))
         if set(chosen) - newer != kinds[1] or not floats or type(chosen.get("diverged", 0)) is not int:

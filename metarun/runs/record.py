@@ -31,6 +31,7 @@ DESCENT = {"eval_later_lr": 1.0}
 UNROLLED = {**DESCENT, "head": "learned"}
 LATER: dict[tuple[str, str], dict[str, Any]] = {
     ("dataset", "image_folder"): {"split": "shares", "layers": 1, "min_images": 0, "white": None},
+    ("model", "mlp"): {"norm_gamma": True, "norm_eps": 1e-5},
     **{("algo", name): DESCENT for name in ("oracle", "pretrain", "random")},
     **{("algo", name): UNROLLED for name in ("maml", "mamlpp", "meta_sgd")},
 }

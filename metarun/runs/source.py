@@ -15,8 +15,8 @@ from torch import Tensor
 from metarun.compat.torchvision import torchvision
 from metarun.core.tree import Params
 from metarun.errors import ConfigError, UserError, first_line
-from metarun.files import read_file, user_path
-from metarun.runs import checkpoint
+from metarun.files import read_file
+from metarun.runs import checkpoint, zoo
 from metarun.runs.held_out import IMAGENET, Trained, first
 from metarun.runs.record import Record
 from metarun.runs.setup import Setup
@@ -46,13 +46,13 @@ def read(where: str) -> Source:
     """Read the parameters that ``init`` names. No code of a file is run, and nothing is downloaded.
 
     Args:
-        where: a run folder, whose tested parameters are taken (best or last); a checkpoint of a run; a file that
-            ``torch.save`` wrote of a ``state_dict``; a safetensors file; or ``torchvision``.
+        where: a run folder or ``zoo:NAME``, whose tested parameters are taken (best or last); a checkpoint of a run; a
+            file that ``torch.save`` wrote of a ``state_dict``; a safetensors file; or ``torchvision``.
 
     Raises:
         UserError: there is nothing, or it holds no parameters.
     """
-    path = _of_torchvision() if where == TORCHVISION else user_path(where)
+    path = _of_torchvision() if where == TORCHVISION else zoo.run_folder(where)
     if path.is_dir():
         return _of_run(path)
     data = read_file(path)
@@ -136,7 +136,9 @@ def _of_run(run_dir: Path) -> Source:
     record = Record.read(run_dir)
     if record is None:
         raise ConfigError("init", run_dir, f"{ALLOWED}; this folder has no config.json")
-    best = checkpoint.folder(run_dir) / checkpoint.BEST
+    tested, best = (checkpoint.folder(run_dir) / name for name in (checkpoint.TESTED, checkpoint.BEST))
+    if read_file(tested) is not None:
+        return _of_checkpoint(tested)
     if record.values["eval"]["select"] == "best" and read_file(best) is not None:
         return _of_checkpoint(best)
     last = checkpoint.folder(run_dir) / checkpoint.LAST
@@ -153,7 +155,7 @@ def _of_checkpoint(path: Path) -> Source:
         raise UserError(
             f"init: {error}; other parameters of a run can be named: init=RUN/checkpoints/last.pt"
         ) from None
-    selected = path.name == checkpoint.BEST
+    selected = "value" in content
     told = f"{'best on validation' if selected else 'last'}, meta-iteration {content['step']}"
     record = Record.read(path.parent.parent) if path.parent.name == checkpoint.folder(Path()).name else None
     if record is None:

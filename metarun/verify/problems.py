@@ -76,7 +76,9 @@ def cases(device: torch.device, tasks: int = 3, way: int = 3, shot: int = 2, que
         "norm_gamma": True,
     }
     networks = {
-        "mlp": MLP(hidden=[6, 5], activation=Activation.tanh, norm=False, init=Init.xavier),
+        "mlp": MLP(
+            hidden=[6, 5], activation=Activation.tanh, norm=False, norm_gamma=True, norm_eps=1e-5, init=Init.xavier
+        ),
         "conv4 strided": Conv4(**conv, **strided),
         "conv4 max-pool": Conv4(**conv, **pooled),
         "mann": MemoryAugmented(units=5, heads=2, width=3, init=Init.xavier),

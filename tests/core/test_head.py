@@ -15,7 +15,7 @@ from metarun.models.mlp import MLP, Activation, Init
 
 @pytest.mark.parametrize("way", [2, 7])
 def test_the_head_of_any_way(way: int) -> None:
-    model = MLP(hidden=[6], activation=Activation.tanh, norm=False, init=Init.xavier)
+    model = MLP(hidden=[6], activation=Activation.tanh, norm=False, norm_gamma=True, norm_eps=1e-5, init=Init.xavier)
     module = initialise(model, (3,), 5, seed=0).double()
     params = {name: p.detach() for name, p in module.named_parameters()}
     problem = classification(functional(module), way)

@@ -111,3 +111,16 @@ def test_mlp_takes_flat_and_shaped_inputs() -> None:
     assert isinstance(mlp, MLP) and not isinstance(option("conv4"), MLP) and isinstance(option("conv4_pool"), Conv4)
     assert sum(p.numel() for p in initialise(mlp, (1,), 1, 0).parameters()) == 80 + 1640 + 41
     assert initialise(dataclasses.replace(mlp, hidden=[]), (1, 2, 3), 4, 0)(torch.rand(2, 1, 2, 3)).shape == (2, 4)
+
+
+def test_the_papers_mlp_has_a_shift_alone_behind_each_hidden_layer() -> None:
+    network = initialise(option("mlp_maml"), (1, 28, 28), 5, 0)
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm1d)]
+    assert [(norm.num_features, norm.eps) for norm in norms] == [(256, 1e-3), (128, 1e-3), (64, 1e-3), (64, 1e-3)]
+    shifts = [name for name, p in network.named_parameters() if p.ndim == 1]
+    assert len(shifts) == 5 + 4, "a bias of each layer, a shift of each norm, and no scale"
+    x = torch.rand(7, 1, 28, 28, dtype=torch.float64)
+    first, norm = network.double().get_submodule("body.1"), norms[0]
+    h = first(x.flatten(1))
+    by_hand = (h - h.mean(0)) / (h.var(0, correction=0) + 1e-3).sqrt()
+    torch.testing.assert_close(norm(h), by_hand)

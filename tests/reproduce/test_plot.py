@@ -26,6 +26,8 @@ ROW = Row(
     seeds=1,
     metric=SQUARED_ERROR,
     ours=Estimate(1.0, 0.1, 600, 0),
+    ci95_of="tasks",
+    ci95_tasks=0.1,
     sd_seeds=math.nan,
     published=1.1,
     published_ci=0.2,
@@ -52,6 +54,12 @@ def test_a_verdict_has_its_colour(verdict: Verdict, colour: str) -> None:
     assert [line.get_color() for line in axes.lines if line.get_marker() == "o"] == [colour]
 
 
+def test_a_row_whose_interval_is_over_seeds_names_their_number() -> None:
+    (axes,) = reproduction([ROW, replace(ROW, seeds=2), replace(ROW, seeds=5, ci95_of="seeds and tasks")]).axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["sinusoid/x, none, inner steps 1"] * 2 + ["sinusoid/x, none, inner steps 1, 5 seeds"]
+
+
 def test_each_metric_has_a_panel_with_its_unit_and_ends() -> None:
     share = replace(ROW, metric=ACCURACY, ours=Estimate(0.99, 0.05, 600, 0), published=0.98, published_ci=0.04)
     points = replace(ROW, metric=RETURN, ours=Estimate(-40.0, 5.0, 600, 0), published=-900.0)
@@ -63,5 +71,5 @@ def test_each_metric_has_a_panel_with_its_unit_and_ends() -> None:
     assert shares.get_xlim()[1] == 100 and shares.get_xlim()[0] > 80
     assert errors.get_xlim()[1] == pytest.approx(110), "what diverged leaves the picture"
     assert returns.get_xlim()[0] < -900 and returns.get_xlim()[1] > -40
-    assert [label.get_text() for label in errors.get_yticklabels()] == ["x, none, inner steps 1"] * 2
+    assert [label.get_text() for label in errors.get_yticklabels()] == ["sinusoid/x, none, inner steps 1"] * 2
     assert np.isfinite([axes.get_xlim() for axes in (shares, errors, returns)]).all()

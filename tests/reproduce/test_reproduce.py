@@ -61,7 +61,7 @@ def put(out: Path, content: Result) -> Path:
 
 
 def test_tables_and_cells() -> None:
-    assert reproduce.tables() == ["cheetah", "miniimagenet", "navigation", "omniglot", "sinusoid"]
+    assert reproduce.tables() == ["cheetah", "cifar_fs", "fc100", "miniimagenet", "navigation", "omniglot", "sinusoid"]
     assert reproduce.cells("all") == config.choices("recipe")
     assert set(reproduce.cells("sinusoid")) < set(reproduce.cells("all")) and CELL in reproduce.cells("sinusoid")
     assert reproduce.cells(CELL) == [CELL]
@@ -120,6 +120,24 @@ def test_the_table_merges_seeds_and_takes_the_largest_budget(tmp_path: Path) -> 
     assert [row.steps for row in (one, five, ten)] == [1, 5, 10]
     assert [row.verdict.value for row in (one, five, ten)] == ["above", "reproduced", "reproduced"]
     assert five.difference == pytest.approx(0.0) and five.sd_seeds == pytest.approx(0.02 * 2**0.5)
+
+
+def test_from_three_seeds_on_a_verdict_knows_how_trainings_vary(tmp_path: Path) -> None:
+    """Seeds 0.33, 0.35 and 0.40 with 0.01 over tasks: t(2) sd / sqrt(3) = 0.0896, and 0.0901 with the tasks."""
+    put(tmp_path, result(seed=0, mean=0.33, ci95=0.01))
+    put(tmp_path, result(seed=1, mean=0.35, ci95=0.01))
+    _, two, _ = comparison.rows(tmp_path, CELL)
+    assert (two.ci95_of, two.ours.ci95, two.verdict) == ("tasks", pytest.approx(0.01), Verdict.above)
+    put(tmp_path, result(seed=2, mean=0.40, ci95=0.01))
+    _, three, _ = comparison.rows(tmp_path, CELL)
+    assert (three.ci95_of, three.ours.ci95) == ("seeds and tasks", pytest.approx(0.0901, abs=1e-4))
+    assert (three.ci95_tasks, three.verdict) == (pytest.approx(0.01), Verdict.reproduced), "0.36 and 0.38 +- 0.095"
+    put(tmp_path, result(seed=3, mean=9.0, ci95=0.01, budget=0.5))
+    assert comparison.rows(tmp_path, CELL)[1] == three, "a seed of another budget is another row's"
+    line = next(line for line in verdicts.markdown([three]).splitlines() if CELL in line)
+    assert "| 3 (sd 0.0361) | 0.3600 ± 0.0901 | seeds and tasks | 0.3800 |" in line
+    columns = next(csv.DictReader(verdicts.comma_separated([three]).splitlines()))
+    assert columns["ci95_of"] == "seeds and tasks" and float(columns["ci95_tasks"]) == pytest.approx(0.01)
 
 
 def test_the_norms_of_a_table_are_rows_of_their_own(tmp_path: Path) -> None:
@@ -198,9 +216,13 @@ def test_an_interrupted_reproduce_goes_on(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["omniglott"], "omniglott: no such table (did you mean omniglot?)"),
-        ([], "reproduce needs one table: cheetah, miniimagenet, navigation, omniglot, sinusoid, all, or a single cell"),
+        (
+            [],
+            "reproduce needs one table: cheetah, cifar_fs, fc100, miniimagenet, navigation, omniglot, sinusoid, all, "
+            "or a single cell",
+        ),
         (["sinusoid", "omniglot"], "reproduce needs one table"),
-        (["sinusoid", "algo.inner_lr=1"], "algo.inner_lr=1: reproduce takes seed, budget, out, device"),
+        (["sinusoid", "algo.inner_lr=1"], "algo.inner_lr=1: reproduce takes seed, budget, out, zoo, device"),
         (["sinusoid", "seeds=0"], "seeds=0: reproduce takes seed,"),
         (["sinusoid", "seed=a"], "seed=a: must be whole numbers"),
         (["sinusoid", "budget=2"], "budget=2: must be a number > 0 and <= 1"),

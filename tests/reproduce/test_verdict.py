@@ -67,8 +67,8 @@ def test_one_run_has_a_row_for_each_number_of_steps(tmp_path: Path, monkeypatch:
         (0, "reproduced"), (1, "below"), (2, "reproduced"), (3, "above"),
     ]  # fmt: skip
     line = table.markdown(found).splitlines()[2 + 1]
-    assert "| -20.00 ± 0.50 | 0.55 | -11.70 ± 2.20 | -8.30 | below |" in line
-    assert table.markdown(found).splitlines()[0].split(" | ")[9:11] == ["ours", "sigma"]
+    assert "| -20.00 ± 0.50 | tasks | 0.55 | -11.70 ± 2.20 | -8.30 | below |" in line
+    assert table.markdown(found).splitlines()[0].split(" | ")[9:12] == ["ours", "± over", "sigma"]
     assert "sigma" in table.comma_separated(found).splitlines()[0]
     with monkeypatch.context() as bare:
         bare.setattr(comparison, "results", lambda out, cell: [])
