@@ -15,8 +15,8 @@ Verdicts, the first that applies:
 - no number: the paper has no number for it, for example only a curve.
 - partial budget: the training was shorter than the published one, whatever its result.
 - reproduced: our 95 % interval and the published one overlap, and the half-width of ours (after ±) is at most a quarter
-  of the published value, because a wider interval proves nothing; or our mean is within the band that the recipe states
-  and justifies.
+  of the published value; or our mean is within the band that the recipe states and justifies.
+- undecided: the two intervals overlap, and ours is wider than that, so it proves nothing.
 - above, below: otherwise, better or worse than published (for an error, above means smaller). A result that is not
   finite, because tasks diverged, is below.
 """
@@ -29,6 +29,7 @@ class Verdict(enum.Enum):
     no_number = "no number"
     partial = "partial budget"
     reproduced = "reproduced"
+    undecided = "undecided"
     above = "above"
     below = "below"
 
@@ -50,5 +51,7 @@ class Verdict(enum.Enum):
         low, high = reference.band or (math.inf, -math.inf)
         if (overlap and telling) or low <= mean <= high:
             return Verdict.reproduced
+        if overlap:
+            return Verdict.undecided
         better = mean > reference.value if larger_is_better else mean < reference.value
         return Verdict.above if better else Verdict.below  # nan is not better
