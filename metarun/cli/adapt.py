@@ -13,6 +13,7 @@ from metarun.errors import UserError, require
 
 if TYPE_CHECKING:
     from metarun.learner.adapted import Adapted
+    from metarun.learner.learner import Learner
 
 
 def parser(add: Callable[..., Parser]) -> None:
@@ -63,22 +64,37 @@ def adapt(given: argparse.Namespace, words: list[str]) -> Adapted:
     Raises:
         UserError: a word is no setting that adapting reads, or run and support set do not fit together.
     """
+    from metarun.files import user_path
+    from metarun.learner.inputs import class_folder
+
+    support = user_path(given.support)
+    class_folder(support)
+    learner = loaded(given, words)
+    if not learner.setup.experiment.dataset.has_pictures():
+        name = learner.record.names["dataset"]
+        raise UserError(f"run={given.run}: dataset={name} has no pictures; metarun.load in Python takes its examples")
+    with learner.setup.experiment.device.applied():
+        return learner.adapt(support)
+
+
+def loaded(given: argparse.Namespace, words: list[str]) -> Learner:
+    """Load the run of a command line.
+
+    Args:
+        given: the settings run and checkpoint.
+        words: settings of the run to change.
+
+    Raises:
+        UserError: a word is no setting that adapting reads, or it is no run that can be loaded.
+    """
     for word in words:
         if not word.startswith(("algo.", "device=", "device.")):
             raise UserError(f"{word}: {given.command} does not read it; of the run's keys it takes algo.* and device")
     from metarun.config.overrides import as_typed
     from metarun.files import user_path
-    from metarun.learner.inputs import class_folder
     from metarun.learner.load import learner, uncompiled
 
-    support = user_path(given.support)
-    class_folder(support)
-    loaded = learner(user_path(given.run), given.checkpoint, as_typed(uncompiled(words)))
-    if not loaded.setup.experiment.dataset.has_pictures():
-        name = loaded.record.names["dataset"]
-        raise UserError(f"run={given.run}: dataset={name} has no pictures; metarun.load in Python takes its examples")
-    with loaded.setup.experiment.device.applied():
-        return loaded.adapt(support)
+    return learner(user_path(given.run), given.checkpoint, as_typed(uncompiled(words)))
 
 
 def require_file(out: Path, typed: str) -> None:

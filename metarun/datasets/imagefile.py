@@ -14,6 +14,8 @@ from metarun.errors import UserError
 PHOTOMETRIC, BITS = 262, 258  # TIFF tags
 SCALED = ("PNG", "PPM", "JPEG2000")  # Pillow's 32-bit integers from these formats are 16-bit values; 65535 is white
 
+AS_SHOWN = "upright by its EXIF data, transparent parts on white"  # what ``shown`` does, in words
+
 
 class Unreadable(UserError):
     """An image file cannot be read.

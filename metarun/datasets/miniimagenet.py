@@ -77,6 +77,12 @@ class MiniImageNet(Dataset):
     def picture(self, path: Path) -> np.ndarray:
         return np.asarray(self.resize.apply(read(path, _in_colour), self.size)).transpose(2, 0, 1)
 
+    @property
+    def reading(self) -> str:
+        return (
+            f"RGB, not rotated by EXIF data; the whole picture resized to {self.size}x{self.size} ({self.resize.name})"
+        )
+
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         source = find(data_root)
         name = f"miniimagenet-named-{self.size}-{self.resize.name}-{source.fingerprint()}"

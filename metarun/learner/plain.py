@@ -68,7 +68,7 @@ def plain(module: nn.Module) -> Plain:
 def build(source: str) -> nn.Module:
     """Run the source and make its network, with new parameters."""
     names: dict[str, type[nn.Module]] = {}
-    exec(compile(source, "network.py", "exec"), names)  # type: ignore[arg-type]
+    exec(compile(source, "network.py", "exec"), names)
     return names[CLASS]().eval()
 
 

@@ -1,4 +1,4 @@
-"""A user's rows in use: what a run learned of its own (``dataset=table``, ``arrays``), and a network that takes rows."""
+"""A user's rows in use (``dataset=table``, ``arrays``): what a run learned of its own, and a network for rows."""
 
 from __future__ import annotations
 
@@ -83,6 +83,11 @@ class OfRows(nn.Module):
         x: mean and deviation of the inputs; None: they are taken as they are.
         y: the same of the outputs.
     """
+
+    x_mean: Tensor
+    x_deviation: Tensor
+    y_mean: Tensor
+    y_deviation: Tensor
 
     def __init__(self, network: nn.Module, x: Scaling | None, y: Scaling | None):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Runs on a user's own rows in use: raw rows go in, numbers of the user's column come out, as in the run's evaluation."""
+"""Runs on a user's own rows in use: raw rows go in, numbers of their column come out, as in the run's evaluation."""
 
 from __future__ import annotations
 
