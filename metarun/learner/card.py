@@ -23,6 +23,7 @@ from metarun.results.grid import Grid
 from metarun.results.report import Report
 from metarun.results.result import Result
 from metarun.runs.folder import RESULT
+from metarun.runs.record import Record
 
 MOST = 40  # classes that the card lists
 
@@ -124,8 +125,9 @@ def text(facts: Facts, command: list[str], apart: float) -> str:
     made = f"{names['algo']} on {names['dataset']}, {names['model']}"
     if isinstance(of, Adapted):
         count = len(of.support.support_y[0])
-        title = f"{made}: adapted to {count} support examples"
-        about = f"A frozen network: the initialisation of a run, after {of.steps} inner steps on {count} examples."
+        classes = f" of {len(of.classes)} classes" if of.classes else ""
+        title = f"{made}: adapted to {count} support examples{classes}"
+        about = f"A frozen network: the initialisation of a run, after {of.steps} inner steps on these examples."
     else:
         title = f"{made}: initialisation"
         about = "The initialisation of a run: the network with the meta-parameters, before it is adapted to a task."
@@ -150,8 +152,10 @@ def text(facts: Facts, command: list[str], apart: float) -> str:
     lines += [f"Loaded again after writing, its outputs differ by at most {apart:.1g} of the largest.", ""]
     lines += _measured(of, result)
     lines += ["## Limits", "", *(f"- {limit}" for limit in _limits(of, result)), ""]
-    if command:
-        lines += ["## Command", "", "```", shlex.join(["metarun", *command]), "```", ""]
+    before = Record.read(Path(of.run))
+    commands = [shlex.join(["metarun", *words]) for words in (before.command if before else [], command) if words]
+    if commands:
+        lines += ["## Commands", "", "```", *commands, "```", ""]
     return "\n".join(lines)
 
 

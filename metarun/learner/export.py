@@ -110,7 +110,8 @@ def _compared(folder: Path, kind: Format, subject: Subject) -> float:
     try:
         network = reloaded(folder)["network"]
         for x in subject.batches():
-            own, other = subject.network(x).detach(), torch.as_tensor(network(kind.given(x)))
+            with torch.no_grad():
+                own, other = subject.network(x), torch.as_tensor(network(kind.given(x)))
             if own.shape != other.shape or own.dtype != other.dtype:
                 raise UserError(f"{tuple(other.shape)} {other.dtype}, not {tuple(own.shape)} {own.dtype}")
             differences.append(float((own - other).abs().max() / own.abs().max().clamp_min(1e-30)))

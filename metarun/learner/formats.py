@@ -157,10 +157,10 @@ class Format(enum.Enum):
                 ],
             ),
         }[self]
-        array = "array" if self is Format.onnx else "tensor"
+        array = "an array" if self is Format.onnx else "a tensor"
         return "\n".join(
             [
-                f'"""Needs {self.needs}: network(x) takes a {array} x [{shape}], {kind}. README.md says of what."""',
+                f'"""Needs {self.needs}: network(x) takes {array} x [{shape}], {kind}. README.md says of what."""',
                 "import json",
                 "from pathlib import Path",
                 "",
