@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def test_numbers_are_scaled_as_the_run_scaled_them(folder: Path, targets: str) -
     (folder / "sensors.csv").unlink()  # the data need not be there any more
     learner = metarun.load(folder / "run", device="cpu")
     both, one = learner.adapt(x, y), learner.adapt(x[1].tolist(), y[1])
-    close = {"rtol": 0, "atol": 1e-4 * float(of_y[1].max())}
+    close: dict[str, Any] = {"rtol": 0, "atol": 1e-4 * float(of_y[1].max())}
     np.testing.assert_allclose(both.predict(queries), want, **close)
     np.testing.assert_allclose(one.predict(queries[1]), want[1], **close)
     frozen = one.module()
