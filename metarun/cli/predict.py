@@ -77,6 +77,11 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
     pictures.find(places, (), own)  # before minutes of adapting
     adapted = _adapted(given, [word for word in words if not word.startswith(NORM)])
     dataset = adapted.setup.experiment.dataset
+    if not dataset.has_pictures():
+        instead = (
+            "rows=FILE has its examples" if adapted.learned else "metarun.load_adapted in Python takes its examples"
+        )
+        raise UserError(f"images: dataset={adapted.record.names['dataset']} has no pictures; {instead}")
     with adapted.setup.experiment.device.applied():
         found_files = pictures.find(places, [str(name) for name in adapted.classes or ()], own)
         read = pictures.read(found_files, dataset, set(adapted.digests))
@@ -101,6 +106,9 @@ def _rows(given: argparse.Namespace) -> int:
 
     out = user_path(given.out)
     require_file(out, given.out)
+    for key, read in {"rows": given.rows, "support": given.support}.items():
+        if read and out.exists() and user_path(read).exists() and out.samefile(user_path(read)):
+            raise UserError(f"out={given.out}: is the file of {key}=, and would be overwritten")
     norm = _norm([word for word in given.words if word.startswith(NORM)])
     adapted = _adapted(given, [word for word in given.words if not word.startswith(NORM)])
     rows = rows_file.read(adapted, user_path(given.rows), "rows")
@@ -129,15 +137,7 @@ def _adapted(given: argparse.Namespace, words: list[str]) -> Adapted:
     from metarun.learner.keep import reopened
     from metarun.learner.load import uncompiled
 
-    adapted = reopened(user_path(given.model), uncompiled(words))
-    if given.rows is not None:
-        return adapted
-    if not adapted.setup.experiment.dataset.has_pictures():
-        instead = (
-            "rows=FILE has its examples" if adapted.learned else "metarun.load_adapted in Python takes its examples"
-        )
-        raise UserError(f"model={given.model}: takes no pictures; {instead}")
-    return adapted
+    return reopened(user_path(given.model), uncompiled(words))
 
 
 def _beside(adapted: Adapted, found: Predictions, out: Path) -> list[Path]:

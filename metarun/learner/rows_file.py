@@ -127,20 +127,25 @@ def summary(adapted: Adapted, found: Predicted, norm: Norm) -> str:
     ]
     if known := int(found.of_support.sum()):
         lines.append(f"{known} of them in the support set: predicted, and not counted below")
-    tested = np.flatnonzero(~found.of_support)
-    if not len(found.rows.y) or not len(tested):
+    counts, truth = ~found.of_support, found.rows.y
+    if adapted.classes is not None and len(truth):
+        named = np.isin(truth, [str(name) for name in adapted.classes])
+        lines += [f"{int((~named).sum())} of them of other classes, and not counted below"] if not named.all() else []
+        counts &= named
+    tested = np.flatnonzero(counts)
+    if not len(truth) or not len(tested):
         return "\n".join(lines)
     over = f"over rows, for this support set: {len(tested)} rows"
     if adapted.classes is not None:
         classes = [str(name) for name in adapted.classes]
-        right = sum(classes[int(found.values[i].argmax())] == found.rows.y[i] for i in tested)
+        right = sum(classes[int(found.values[i].argmax())] == truth[i] for i in tested)
         low, high = wilson(right, len(tested))
         share = f"accuracy: {100 * right / len(tested):.2f} %, 95 % interval {100 * low:.2f} to {100 * high:.2f}"
         return "\n".join([*lines, f"{share} {over}, {right} of them right"])
-    truth, support = np.asarray(found.rows.y), _support_targets(adapted)
+    numbers, support = np.asarray(truth), _support_targets(adapted)
     for d, name in enumerate(_learned(adapted).targets):
-        low, middle, high = _root(found.values[tested, d] - truth[tested, d])
-        _, simple, _ = _root(support[:, d].mean() - truth[tested, d])
+        low, middle, high = _root(found.values[tested, d] - numbers[tested, d])
+        _, simple, _ = _root(support[:, d].mean() - numbers[tested, d])
         lines.append(
             f"{name}: root mean squared error {middle:.6g}, 95 % interval {low:.6g} to {high:.6g} {over}; "
             f"the mean of the support rows gets {simple:.6g}"

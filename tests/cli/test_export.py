@@ -129,6 +129,12 @@ def test_classes_of_a_table(here: Path, capsys: pytest.CaptureFixture[str]) -> N
     right = sum(line["label"] == line["truth"] for line in lines[2:])
     low, high = wilson(right, 10)
     assert f"accuracy: {10 * right:.2f} %, 95 % interval {100 * low:.2f} to {100 * high:.2f} over rows" in out
+    header, *rows = sensors()
+    mine = [row for row in rows if row[0] == "M08"][8:]
+    write(here / "odd.csv", [header, *([*row[:5], "off", row[6]] if i < 3 else row for i, row in enumerate(mine))])
+    assert ran("predict run=states support=five.csv rows=odd.csv out=odd_found.csv") == 0
+    out = capsys.readouterr().out
+    assert "3 of them of other classes, and not counted" in out and "this support set: 5 rows" in out
     assert all(line["label"] == ("run" if float(line["P(run)"]) > 0.5 else "idle") for line in lines)
 
 
@@ -151,6 +157,7 @@ WRONG = {  # command -> words of its one line
     "predict run=numbers support=five.csv images=known": "dataset=table has no pictures",
     "predict run=numbers support=five.csv rows=more.csv images=known": "images, rows: give one of them",
     "predict run=numbers support=five.csv rows=more.csv eval.norm=transductive": "must be support or",
+    "predict run=numbers support=five.csv rows=more.csv out=more.csv": "out=more.csv: is the file of rows=, and would",
     "predict run=photos support=known rows=more.csv": "rows=more.csv: dataset=image_folder has no tables",
 }
 
