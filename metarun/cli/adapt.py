@@ -51,11 +51,16 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
 
 def _told(adapted: Adapted) -> str:
     """What the network was adapted to, in a line."""
+    import torch
+
+    from metarun.learner.adapted import AT_ONCE
+
     x, y = adapted.support.support_x[0], adapted.support.support_y[0]
     what = "pictures" if adapted.learned is None else "rows"
     if adapted.classes is None:
         return f"{len(y)} {what}, {adapted.steps} inner steps"
-    classes, outputs = [str(name) for name in adapted.classes], adapted.networks[0](x)
+    outputs = torch.cat([adapted.networks[0](some) for some in x.split(AT_ONCE)])
+    classes = [str(name) for name in adapted.classes]
     chosen = outputs.argmax(-1) if outputs.shape[-1] > 1 else (outputs[:, 0] > 0).long()
     named = f"{', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
     known = f"of these {what} {int((chosen == y).sum())} are recognised"

@@ -20,7 +20,7 @@ def parser(add: Callable[..., Parser]) -> None:
     """Add the command to the parser, with ``add`` of its subparsers."""
     command = add(
         "export",
-        usage="metarun export run=PATH [support=DIR] out=DIR [format=FORMAT] [checkpoint=best|last] [KEY=VALUE ...]",
+        usage="metarun export run=PATH [support=DIR|FILE] out=DIR [format=FORMAT] [checkpoint=best|last] [KEY=...]",
         description="Writes a run's network into a new folder, for use without metarun: weights, load.py, which loads\n"
         "them in ten lines, config.json, classes.json, and README.md, a card with what was measured and how. With\n"
         "support the network is adapted to it and frozen, as metarun adapt does; without, it is the initialisation.\n"
@@ -31,7 +31,7 @@ def parser(add: Callable[..., Parser]) -> None:
         epilog="  metarun export run=outputs/RUN support=photos/known out=fruit format=onnx",
     )
     command.setting("run", "PATH", "the run's folder")
-    command.setting("support", "DIR", "the examples to adapt to, as for metarun adapt")
+    command.setting("support", "DIR|FILE", "the examples to adapt to, as for metarun adapt")
     command.setting("out", "DIR", "the folder to write, which must be new or empty")
     command.setting("format", "FORMAT", "state_dict, safetensors, torch_export or onnx", default="state_dict")
     command.setting("checkpoint", "best|last", "which parameters to take (the run's own choice)")

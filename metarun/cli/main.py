@@ -46,18 +46,8 @@ metarun COMMAND --help says more. --debug (or HYDRA_FULL_ERROR=1) shows the trac
 Exit status: 0 done, 1 a file that cannot be written or read, a wrong meta-gradient or a rank that is gone, 2 input that
 cannot be used or does not fit into memory, 3 numbers no longer finite, 130/143 stopped by a signal.
 """
-COMMANDS = (
-    "train",
-    "eval",
-    "adapt",
-    "predict",
-    "export",
-    "report",
-    "track",
-    "check",
-    "bench",
-    "reproduce",
-)  # a file each
+# a file each
+COMMANDS = ("train", "eval", "adapt", "predict", "export", "report", "track", "check", "bench", "reproduce")
 ON_RANKS = ("train", "eval")  # commands that torchrun may start
 
 

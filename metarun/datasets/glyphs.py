@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, features
 
 from metarun.datasets.base import Dataset, Split, Tasks, cut
-from metarun.datasets.imagefile import AS_SHOWN, read, shown, square_of
+from metarun.datasets.imagefile import AS_SHOWN, SQUARE, read, shown, square_of
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.files import cached_arrays
 
@@ -52,7 +52,7 @@ class Glyphs(Dataset):
 
     @property
     def reading(self) -> str:
-        return f"{AS_SHOWN}; grey; the square in its middle, resized to {SIDE}x{SIDE} (Lanczos); inverted: ink is 1"
+        return f"{AS_SHOWN}; grey; {SQUARE.format(SIDE)} (Lanczos); inverted: ink is 1"
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         drawn_by = metadata.version("matplotlib"), features.version("freetype2")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from metarun.datasets.base import Dataset, Split, Tasks, cut
 from metarun.datasets.class_folders import Classes, digest, find, fingerprint, parts
-from metarun.datasets.imagefile import AS_SHOWN, Unreadable, read, shown, square_of
+from metarun.datasets.imagefile import AS_SHOWN, SQUARE, Unreadable, read, shown, square_of
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import UserError, require, require_count
 from metarun.files import cached_arrays, user_path
@@ -106,9 +106,7 @@ class ImageFolder(Dataset):
 
     @property
     def reading(self) -> str:
-        deep = f", pixels deeper than 8 bits divided by {self.white:g}" if self.white else ""
-        kind = "grey" if self.grey else "RGB"
-        return f"{AS_SHOWN}{deep}; the square in its middle, resized to {self.size}x{self.size} (Lanczos); {kind}"
+        return f"{AS_SHOWN}; {SQUARE.format(self.size)} (Lanczos); {'grey' if self.grey else 'RGB'}"
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         root = data_root / user_path(self.path)

@@ -14,7 +14,11 @@ from metarun.errors import UserError
 PHOTOMETRIC, BITS = 262, 258  # TIFF tags
 SCALED = ("PNG", "PPM", "JPEG2000")  # Pillow's 32-bit integers from these formats are 16-bit values; 65535 is white
 
-AS_SHOWN = "upright by its EXIF data, transparent parts on white"  # what ``shown`` does, in words
+# what ``shown``, and ``square_of`` with a resizing, do, in words
+AS_SHOWN, SQUARE = (
+    "upright by its EXIF data, transparent parts on white",
+    "the square in its middle, resized to {0}x{0}",
+)
 
 
 class Unreadable(UserError):

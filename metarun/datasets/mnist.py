@@ -12,7 +12,7 @@ from PIL import Image
 
 from metarun.compat.torchvision import impatient, nothing_left, torchvision
 from metarun.datasets.base import Dataset, Split, Tasks, first_that_works
-from metarun.datasets.imagefile import AS_SHOWN, read, shown, square_of
+from metarun.datasets.imagefile import AS_SHOWN, SQUARE, read, shown, square_of
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import require_count
 from metarun.files import cache_dir, cached_arrays
@@ -65,9 +65,7 @@ class MNIST(Dataset):
 
     @property
     def reading(self) -> str:
-        return (
-            f"{AS_SHOWN}; grey; the square in its middle, resized to {self.size}x{self.size} (Lanczos); strokes are 1"
-        )
+        return f"{AS_SHOWN}; grey; {SQUARE.format(self.size)} (Lanczos); strokes are 1"
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         images, digits = prepared(data_root, self.size)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from metarun.compat.torchvision import impatient, nothing_left, torchvision
 from metarun.datasets.base import Dataset, Split, Tasks, first_that_works
-from metarun.datasets.imagefile import AS_SHOWN, read, shown, square_of
+from metarun.datasets.imagefile import AS_SHOWN, SQUARE, read, shown, square_of
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import require
 from metarun.files import cache_dir, cached_arrays
@@ -107,7 +107,7 @@ class Omniglot(Dataset):
         nearest = "black and white, cut at grey 128, and nearest neighbour"
         how = nearest if self.resize is Resize.nearest else "Lanczos"
         ink = "inverted: ink is 1" if self.invert else "ink is 0"
-        return f"{AS_SHOWN}; grey; the square in its middle, resized to {self.size}x{self.size} ({how}); {ink}"
+        return f"{AS_SHOWN}; grey; {SQUARE.format(self.size)} ({how}); {ink}"
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         images = prepared(data_root, self.size, self.resize)

@@ -34,7 +34,7 @@ class Plain:
     """A network in torch's own layers.
 
     Attributes:
-        source: Python source of a class ``Network``.
+        source: a Python file with the class ``Network``.
         weights: its ``state_dict``, with the names that they have in the network that it was made of.
     """
 

@@ -56,7 +56,7 @@ HELP = {  # command -> words that its --help must have
     "report": "usage: metarun report PATH --out DIR out=DIR table.md table.csv table.png index.html",
     "track": "usage: metarun track PATH tracker=NAME --config-dir outputs/RUN",
     "adapt": "usage: metarun adapt run=PATH support=DIR out=MODEL --checkpoint algo.eval_inner_steps device",
-    "export": "usage: metarun export run=PATH [support=DIR] out=DIR --format FORMAT load.py onnx algo.eval_inner_steps",
+    "export": "usage: metarun export run=PATH [support=DIR|FILE] out=DIR --format FORMAT load.py onnx device",
     "predict": "usage: metarun predict model=MODEL|run=PATH images=DIR|FILES --out CSV eval.norm truth _confusion.csv",
     "check": "usage: metarun check --algo NAME,NAME --device auto|cpu|cuda algo=NAME,NAME float64",
     "bench": "usage: metarun bench KEY=VALUE --compare reference --seconds S --json FILE json=FILE",
