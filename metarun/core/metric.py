@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+HUGE = 1e6  # from here on a value, such as the error where gradient descent runs away, is shown by its power of ten
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
@@ -54,7 +56,7 @@ class Metric:
 
     def number(self, value: float) -> str:
         """Format a value: ``98.70 %`` or ``0.3812``."""
-        return f"{self.scale * value:.{self.digits}f}{self.unit}"
+        return f"{self._shown(value)}{self.unit}"
 
     def amount(self, mean: float, half: float | None = None) -> str:
         """Format a mean and a half-width: ``98.70 ± 0.40 %`` or ``0.3812 ± 0.0300``; no ± if ``half`` is unknown."""
@@ -62,11 +64,17 @@ class Metric:
             return "not finite"
         if half is None or math.isnan(half):
             return self.number(mean)
-        return f"{self.scale * mean:.{self.digits}f} ± {self.number(half)}"
+        return f"{self._shown(mean)} ± {self.number(half)}"
 
     def difference(self, value: float) -> str:
         """Format the difference of two values: ``+0.40`` or ``-0.012``, at most three digits and no unit."""
-        return f"{self.scale * value:+.{min(self.digits, 3)}f}"
+        return self._shown(value, "+", min(self.digits, 3))
+
+    def _shown(self, value: float, sign: str = "", digits: int | None = None) -> str:
+        """Format a value of usual size with a fixed number of digits, a huge one by its power of ten."""
+        scaled = self.scale * value
+        form = f".{self.digits if digits is None else digits}f" if abs(scaled) < HUGE else ".3g"
+        return f"{scaled:{sign}{form}}"
 
     def facts(self) -> dict[str, Any]:
         """Return all fields except the name, for JSON, where an infinite bound becomes null."""

@@ -17,7 +17,8 @@ Verdicts, the first that applies:
 - reproduced: our 95 % interval and the published one overlap, and the half-width of ours (after ±) is at most a quarter
   of the published value, because a wider interval proves nothing; or our mean is within the band that the recipe states
   and justifies.
-- above, below: otherwise, better or worse than published (for an error, above means smaller).
+- above, below: otherwise, better or worse than published (for an error, above means smaller). A result that is not
+  finite, because tasks diverged, is below.
 """
 
 
@@ -49,4 +50,5 @@ class Verdict(enum.Enum):
         low, high = reference.band or (math.inf, -math.inf)
         if (overlap and telling) or low <= mean <= high:
             return Verdict.reproduced
-        return Verdict.above if (mean > reference.value) == larger_is_better else Verdict.below
+        better = mean > reference.value if larger_is_better else mean < reference.value
+        return Verdict.above if better else Verdict.below  # nan is not better

@@ -36,6 +36,7 @@ DECIBELS = Metric(
         (SQUARED_ERROR, 0.3812, 0.03, "0.3812 ± 0.0300"),
         (SQUARED_ERROR, 0.3812, None, "0.3812"),
         (SQUARED_ERROR, math.inf, 0.1, "not finite"),
+        (SQUARED_ERROR, 379966530858303296.0, 1.5e18, "3.8e+17 ± 1.5e+18"),
         (ACCURACY, math.nan, None, "not finite"),
         (DECIBELS, -3.14, 0.26, "-3.1 ± 0.3 dB"),
     ],

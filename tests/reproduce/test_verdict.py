@@ -40,6 +40,12 @@ def test_a_return_nearer_to_0_is_above(mean: float, half: float, verdict: Verdic
     assert Verdict.of(reference(1), mean, half, 1.0, larger_is_better=True) is verdict
 
 
+@pytest.mark.parametrize("mean", [float("nan"), float("inf")])
+def test_an_error_that_is_not_finite_is_below(mean: float) -> None:
+    """Tasks diverged, which is worse than any published error."""
+    assert Verdict.of(reference(1), mean, float("nan"), 1.0, larger_is_better=False) is Verdict.below
+
+
 def test_one_run_has_a_row_for_each_number_of_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x, _ = config.compose(["dataset=navigation", "algo=maml", "algo.outer_optimizer=adam"])
     x = replace(x, recipe=Recipe(name=CELL, reference=[reference(steps) for steps in PUBLISHED]))
