@@ -67,7 +67,8 @@ class Facts:
             inputs["what"] = "pictures, bytes / 255"
             inputs["reading"] = dataset.reading
         elif learned:
-            inputs["what"] = "rows as they are in the user's file; the network normalises them itself"
+            own = "; the network normalises them itself" if learned.x else ""
+            inputs["what"] = f"rows as they are in the user's file{own}"
             inputs["columns"] = learned.inputs or None
         else:
             inputs["what"] = f"examples as dataset={of.record.names['dataset']} makes them"
