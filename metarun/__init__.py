@@ -7,15 +7,17 @@ import typing
 
 if typing.TYPE_CHECKING:
     from metarun.config.composition import compose
+    from metarun.learner.export import export
     from metarun.learner.keep import load_adapted
     from metarun.learner.load import load
     from metarun.learner.train import train
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compose", "load", "load_adapted", "train"]
+__all__ = ["__version__", "compose", "export", "load", "load_adapted", "train"]
 
 OFFERED = {
     "compose": "metarun.config.composition",
+    "export": "metarun.learner.export",
     "load": "metarun.learner.load",
     "load_adapted": "metarun.learner.keep",
     "train": "metarun.learner.train",

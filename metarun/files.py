@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import shutil
 import stat
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -52,6 +53,39 @@ def write_atomic(path: Path, data: bytes, keep_old: Path | None = None) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def require_new_folder(folder: Path, key: str) -> None:
+    """Raise ``UserError`` if ``folder`` cannot be made: it holds something, or it or a folder above it is a file."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
+    if not there.is_dir():
+        raise UserError(f"{key}={folder}: must be a new folder{'' if there == folder else f', and {there} is a file'}")
+    if there == folder and any(folder.iterdir()):
+        raise UserError(f"{key}={folder}: is there already and not empty; choose a new folder")
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder that is complete or not there: yields one beside it to fill, which gets its name at the end.
+
+    Args:
+        folder: the folder; it may exist if it is empty.
+
+    Raises:
+        UserError: it cannot be made, or is not empty.
+    """
+    require_new_folder(folder, "out")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    filled = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    filled.mkdir()
+    try:
+        yield filled
+        if folder.exists():
+            folder.rmdir()  # empty, or this fails
+        os.rename(filled, folder)
+    except BaseException:
+        shutil.rmtree(filled, ignore_errors=True)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -86,6 +86,10 @@ class Algorithm(OuterSettings, abc.ABC):
         """Whether a task may have another number of classes than the head of the network, since it gets its own."""
         return False
 
+    def predicts_unadapted(self, problem: Problem) -> bool:
+        """Whether the network predicts with the meta-parameters alone; not where a task gives it its head or state."""
+        return not self.any_way(problem)
+
     def at(self, progress: float) -> Algorithm:
         """Return the method for this share (0..1) of meta-training, for methods that change during training.
 

@@ -79,6 +79,9 @@ class MANN(Algorithm):
     def check_problem(self, problem: Problem, params: Params) -> None:
         one_output_a_class(problem, "algo=mann")
 
+    def predicts_unadapted(self, problem: Problem) -> bool:
+        return False
+
     def inner(self, problem: Problem, task: Any, *, training: bool) -> Inner:
         way, x = one_output_a_class(problem, "algo=mann").way, task.support_x
         labels, shot = one_hot(task.support_y, way, x), len(x) // way

@@ -1,4 +1,4 @@
-"""``metarun adapt``: adapt a run to pictures of one's own, and keep the result in one file."""
+"""``metarun adapt``: adapt a run to pictures or rows of one's own, and keep the result in one file."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from metarun.errors import UserError, require
 
 if TYPE_CHECKING:
     from metarun.learner.adapted import Adapted
+    from metarun.learner.learner import Learner
 
 
 def parser(add: Callable[..., Parser]) -> None:
     """Add the command to the parser, with ``add`` of its subparsers."""
     command = add(
         "adapt",
-        usage="metarun adapt run=PATH|zoo:NAME support=DIR out=MODEL [checkpoint=best|last] [KEY=VALUE ...]",
+        usage="metarun adapt run=PATH|zoo:NAME support=DIR|FILE out=MODEL [checkpoint=best|last] [KEY=VALUE ...]",
         description="Adapts a run to a support set of your own pictures, a folder for each class, and writes all that\n"
         "metarun predict needs to the file MODEL. The data that the run was trained on are not needed. Pictures are\n"
-        "read as the run read its own. Keys: algo.eval_inner_steps, algo.inner_lr, device, and others of algo that\n"
+        "read as the run read its own. For a run of dataset=table or arrays the support set is a file of rows of one\n"
+        "task, with the run's columns. Keys: algo.eval_inner_steps, algo.inner_lr, device, and others of algo that\n"
         "a test reads.",
         epilog="  metarun adapt run=outputs/RUN support=photos/known out=fruit.model algo.eval_inner_steps=10",
     )
     command.setting("run", "PATH|zoo:NAME", "the run's folder, or an entry of the zoo")
-    command.setting("support", "DIR", "a folder with a folder of pictures for each class")
+    command.setting("support", "DIR|FILE", "a folder with a folder of pictures for each class, or a file of rows")
     command.setting("out", "MODEL", "the file to write")
     command.setting("checkpoint", "best|last", "which parameters to adapt (the run's own choice)")
 
@@ -43,14 +45,26 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
     require_file(out, given.out)
     adapted = adapt(given, given.words)
     adapted.save(out)
-    classes, count = [str(name) for name in adapted.classes or ()], len(adapted.support.support_y[0])
-    right = int((adapted(adapted.support.support_x[0]).cpu().argmax(-1) == adapted.support.support_y[0].cpu()).sum())
-    named = f"{', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
-    print(
-        f"{len(classes)} classes ({named}), {count} pictures, {adapted.steps} inner steps; "
-        f"of these pictures {right} are recognised\nwritten: {out}"
-    )
+    print(f"{_told(adapted)}\nwritten: {out}")
     return 0
+
+
+def _told(adapted: Adapted) -> str:
+    """What the network was adapted to, in a line."""
+    import torch
+
+    from metarun.learner.adapted import AT_ONCE
+
+    x, y = adapted.support.support_x[0], adapted.support.support_y[0]
+    what = "pictures" if adapted.learned is None else "rows"
+    if adapted.classes is None:
+        return f"{len(y)} {what}, {adapted.steps} inner steps"
+    outputs = torch.cat([adapted.networks[0](some) for some in x.split(AT_ONCE)])
+    classes = [str(name) for name in adapted.classes]
+    chosen = outputs.argmax(-1) if outputs.shape[-1] > 1 else (outputs[:, 0] > 0).long()
+    named = f"{', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
+    known = f"of these {what} {int((chosen == y).sum())} are recognised"
+    return f"{len(classes)} classes ({named}), {len(y)} {what}, {adapted.steps} inner steps; {known}"
 
 
 def adapt(given: argparse.Namespace, words: list[str]) -> Adapted:
@@ -63,23 +77,43 @@ def adapt(given: argparse.Namespace, words: list[str]) -> Adapted:
     Raises:
         UserError: a word is no setting that adapting reads, or run and support set do not fit together.
     """
+    from metarun.files import user_path
+    from metarun.learner import rows_file
+    from metarun.learner.inputs import class_folder
+
+    support = user_path(given.support)
+    if not support.is_file():  # before seconds of loading
+        class_folder(support)
+    learner = loaded(given, words)
+    if support.is_file() or learner.learned:
+        rows = rows_file.read(learner, support, "support")
+        with learner.setup.experiment.device.applied():
+            return learner.adapt(rows.x, rows.y)
+    if not learner.setup.experiment.dataset.has_pictures():
+        name = learner.record.names["dataset"]
+        raise UserError(f"run={given.run}: dataset={name} has no pictures; metarun.load in Python takes its examples")
+    with learner.setup.experiment.device.applied():
+        return learner.adapt(support)
+
+
+def loaded(given: argparse.Namespace, words: list[str]) -> Learner:
+    """Load the run of a command line.
+
+    Args:
+        given: the settings run and checkpoint.
+        words: settings of the run to change.
+
+    Raises:
+        UserError: a word is no setting that adapting reads, or it is no run that can be loaded.
+    """
     for word in words:
         if not word.startswith(("algo.", "device=", "device.")):
             raise UserError(f"{word}: {given.command} does not read it; of the run's keys it takes algo.* and device")
     from metarun.config.overrides import as_typed
-    from metarun.files import user_path
-    from metarun.learner.inputs import class_folder
     from metarun.learner.load import learner, uncompiled
     from metarun.runs import zoo
 
-    support = user_path(given.support)
-    class_folder(support)
-    loaded = learner(zoo.run_folder(given.run), given.checkpoint, as_typed(uncompiled(words)))
-    if not loaded.setup.experiment.dataset.has_pictures():
-        name = loaded.record.names["dataset"]
-        raise UserError(f"run={given.run}: dataset={name} has no pictures; metarun.load in Python takes its examples")
-    with loaded.setup.experiment.device.applied():
-        return loaded.adapt(support)
+    return learner(zoo.run_folder(given.run), given.checkpoint, as_typed(uncompiled(words)))
 
 
 def require_file(out: Path, typed: str) -> None:

@@ -32,6 +32,7 @@ metarun: one bench for gradient-based meta-learning
                      metarun adapt run=outputs/RUN support=photos/known out=MODEL
   metarun predict  classify pictures with it
                      metarun predict model=MODEL images=photos/new
+  metarun export   a network for use elsewhere: metarun export run=outputs/RUN support=DIR out=DIR format=onnx
   metarun report   one table (Markdown, CSV and a page to look at) of all runs in a folder: metarun report outputs/
   metarun track    send runs, or the rest of them, to Comet, TensorBoard, W&B or MLflow
                      metarun track outputs/RUN tracker=comet
@@ -46,18 +47,8 @@ metarun COMMAND --help says more. --debug (or HYDRA_FULL_ERROR=1) shows the trac
 Exit status: 0 done, 1 a file that cannot be written or read, a wrong meta-gradient or a rank that is gone, 2 input that
 cannot be used or does not fit into memory, 3 numbers no longer finite, 130/143 stopped by a signal.
 """
-COMMANDS = (
-    "train",
-    "eval",
-    "adapt",
-    "predict",
-    "report",
-    "track",
-    "data",
-    "check",
-    "bench",
-    "reproduce",
-)  # a file each
+# a file each
+COMMANDS = ("train", "eval", "adapt", "predict", "export", "report", "track", "data", "check", "bench", "reproduce")
 ON_RANKS = ("train", "eval")  # commands that torchrun may start
 
 

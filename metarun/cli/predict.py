@@ -1,4 +1,4 @@
-"""``metarun predict``: classify picture files with an adapted run."""
+"""``metarun predict``: classify picture files, or predict rows of a table, with an adapted run."""
 
 from __future__ import annotations
 
@@ -26,22 +26,27 @@ def parser(add: Callable[..., Parser]) -> None:
     """Add the command to the parser, with ``add`` of its subparsers."""
     command = add(
         "predict",
-        usage="metarun predict model=MODEL|run=PATH [support=DIR] images=DIR|FILES [out=CSV] [KEY=VALUE ...]",
+        usage="metarun predict model=MODEL|run=PATH [support=DIR|FILE] images=DIR|FILES|rows=FILE [out=CSV] [KEY=...]",
         description="Classifies picture files. The model is what metarun adapt wrote, or a run and a support set to\n"
         "adapt to first. Each picture is a line of the CSV file: its most probable class, the probability of each\n"
         "class, or the reason why it cannot be read (then the exit status is 1). Folders in images that are named\n"
         "like classes state the truth: then there is an accuracy with a 95 % interval and a confusion table. Beside\n"
         "the CSV file are a contact sheet of the support set and the least certain pictures (.png) and the confusion\n"
         "table (_confusion.csv, _confusion.png). Batch norm uses the statistics of the support set, so no prediction\n"
-        "depends on other pictures. Keys: eval.norm, algo.eval_inner_steps (with run), device.",
+        "depends on other pictures. For a run of dataset=table or arrays, rows=FILE has rows of one task: a line of\n"
+        "the CSV file for each, with its class or numbers, and how well that is where the file states the truth.\n"
+        "Keys: eval.norm, algo.eval_inner_steps (with run), device.",
         epilog="  metarun predict model=fruit.model images=photos/new\n"
         "  metarun predict run=outputs/RUN support=photos/known images=photos/new out=new.csv\n"
         "  metarun predict model=fruit.model photos/*.jpg",
     )
     command.setting("model", "MODEL", "the file that metarun adapt wrote")
     command.setting("run", "PATH|zoo:NAME", "a run's folder or an entry of the zoo, instead of a model")
-    command.setting("support", "DIR", "with run: a folder with a folder of pictures for each class")
+    command.setting(
+        "support", "DIR|FILE", "with run: a folder with a folder of pictures for each class, or a file of rows"
+    )
     command.setting("images", "DIR|FILES", "a folder, a file or a pattern; further files may follow as words")
+    command.setting("rows", "FILE", "instead of images: a table, or arrays, of a run of such data")
     command.setting("out", "CSV", "the file to write", default="predictions.csv")
     command.setting("checkpoint", "best|last", "with run: which parameters to adapt (the run's own choice)")
 
@@ -55,6 +60,8 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
         )
     if given.model is not None and (given.support is not None or given.checkpoint is not None):
         raise UserError("support, checkpoint: model=MODEL is adapted already; they go with run=PATH")
+    if given.rows is not None:
+        return _rows(given)
     files = [word for word in given.words if "=" not in word or Path(word).exists()]
     words = [word for word in given.words if word not in files]
     places = [*([given.images] if given.images else []), *files]
@@ -70,6 +77,11 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
     pictures.find(places, (), own)  # before minutes of adapting
     adapted = _adapted(given, [word for word in words if not word.startswith(NORM)])
     dataset = adapted.setup.experiment.dataset
+    if not dataset.has_pictures():
+        instead = (
+            "rows=FILE has its examples" if adapted.learned else "metarun.load_adapted in Python takes its examples"
+        )
+        raise UserError(f"images: dataset={adapted.record.names['dataset']} has no pictures; {instead}")
     with adapted.setup.experiment.device.applied():
         found_files = pictures.find(places, [str(name) for name in adapted.classes or ()], own)
         read = pictures.read(found_files, dataset, set(adapted.digests))
@@ -83,6 +95,28 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
         said = f"{len(found.unreadable)} of {len(read)} pictures could not be read: {first.path} ({first.reason})"
         print(f"metarun: {one_line(said)}{', ...' if len(found.unreadable) > 1 else ''}", file=sys.stderr)
     return 1 if found.unreadable else 0
+
+
+def _rows(given: argparse.Namespace) -> int:
+    """Predict the rows of a file. Returns the exit status."""
+    if given.images is not None or any("=" not in word for word in given.words):
+        raise UserError("images, rows: give one of them, and no other words")
+    from metarun.files import user_path
+    from metarun.learner import rows_file
+
+    out = user_path(given.out)
+    require_file(out, given.out)
+    for key, read in {"rows": given.rows, "support": given.support}.items():
+        if read and out.exists() and user_path(read).exists() and out.samefile(user_path(read)):
+            raise UserError(f"out={given.out}: is the file of {key}=, and would be overwritten")
+    norm = _norm([word for word in given.words if word.startswith(NORM)])
+    adapted = _adapted(given, [word for word in given.words if not word.startswith(NORM)])
+    rows = rows_file.read(adapted, user_path(given.rows), "rows")
+    with adapted.setup.experiment.device.applied():
+        found = rows_file.predicted(adapted, rows, norm)
+    rows_file.write(adapted, found, out)
+    print(f"{rows_file.summary(adapted, found, norm)}\nwritten: {out}")
+    return 0
 
 
 def _norm(words: list[str]) -> Norm:
@@ -103,10 +137,7 @@ def _adapted(given: argparse.Namespace, words: list[str]) -> Adapted:
     from metarun.learner.keep import reopened
     from metarun.learner.load import uncompiled
 
-    adapted = reopened(user_path(given.model), uncompiled(words))
-    if not adapted.setup.experiment.dataset.has_pictures():
-        raise UserError(f"model={given.model}: takes no pictures; metarun.load_adapted in Python takes its examples")
-    return adapted
+    return reopened(user_path(given.model), uncompiled(words))
 
 
 def _beside(adapted: Adapted, found: Predictions, out: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +43,17 @@ class Arrays(OwnRows):
 
     def read(self, path: Path) -> Rows:
         require_file(path, (".npz",))
+        return self._rows(path, read_arrays(path), ("x", "y", "task", "split"))
+
+    def read_some(self, path: Path, inputs: list[str], support: bool) -> Rows:
+        require_file(path, (".npz",))
         found = read_arrays(path)
-        used = {key: name for key in ("x", "y", "task", "split") if (name := getattr(self, key)) is not None}
+        there = [key for key in ("y", "task") if getattr(self, key) in found or (key == "y" and support)]
+        return self._rows(path, found, ("x", *there))
+
+    def _rows(self, path: Path, found: dict[str, np.ndarray], keys: Sequence[str]) -> Rows:
+        """The rows of a file, with the parts ``keys``, as far as the settings name them."""
+        used = {key: name for key in keys if (name := getattr(self, key)) is not None}
         arrays = Columns(path, found)
         for key, name in used.items():
             arrays.require(key, name, "array")
@@ -52,16 +62,18 @@ class Arrays(OwnRows):
             if not axes or 0 in found[name].shape[1:]:
                 raise UserError(f"dataset.{key}={name}: the array has shape {[*found[name].shape]}, not {wanted}")
         require_equal(path, {name: len(found[name]) for name in used.values()})
-        y = found[self.y]
-        of_y = {self.y: y} if y.ndim == 1 else {f"{self.y}[{d}]": y[:, d] for d in range(y.shape[1])}
-        columns = Columns(path, {**of_y, **{name: found[name] for name in (self.task, self.split) if name}})
+        of_y: dict[str, np.ndarray] = {}
+        if "y" in used:
+            y = found[self.y]
+            of_y = {self.y: y} if y.ndim == 1 else {f"{self.y}[{d}]": y[:, d] for d in range(y.shape[1])}
+        columns = Columns(path, {**of_y, **{used[key]: found[used[key]] for key in ("task", "split") if key in used}})
         return Rows(
             x=self._inputs(path, found[self.x]),
             inputs=[],
-            y=self._predicted(columns, list(of_y)),
+            y=self._predicted(columns, list(of_y)) if of_y else [],
             targets=list(of_y),
-            task=columns.texts(self.task) if self.task else None,
-            split=columns.texts(self.split) if self.split else None,
+            task=columns.texts(used["task"]) if "task" in used else None,
+            split=columns.texts(used["split"]) if "split" in used else None,
             where=columns.where,
         )
 

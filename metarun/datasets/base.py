@@ -201,6 +201,11 @@ class Dataset(abc.ABC):
         module = type(self).__module__.rpartition(".")[2]
         raise UserError(f"dataset={module}: its examples are no image files")
 
+    @property
+    def reading(self) -> str:
+        """What ``picture`` does with a file, in words, for those who use the network elsewhere."""
+        return ""
+
     @classmethod
     def has_pictures(cls) -> bool:
         """Whether examples are images of 8 bits a channel, which ``picture`` reads."""

@@ -14,12 +14,18 @@ from metarun.datasets.base import Dataset, Split, Tasks
 
 
 class Generated(Tasks):
-    """Tasks with the shapes of ``dataset``: noise with class labels if it has a way, else noise with noise targets."""
+    """Tasks with the shapes of ``dataset``: noise with class labels if it has a way, else noise with noise targets.
 
-    def __init__(self, dataset: Dataset, device: torch.device):
+    Args:
+        dataset: the data set.
+        device: device of the tasks.
+        input_shape: shape of an example; None: as the data set's settings say.
+    """
+
+    def __init__(self, dataset: Dataset, device: torch.device, input_shape: tuple[int, ...] | None = None):
         self.has_way, self.binary, self.device = dataset.has_way, dataset.binary, device
         self.fixed_labels = dataset.fixed_labels
-        self.input_shape = dataset.input_shape
+        self.input_shape = dataset.input_shape if input_shape is None else input_shape
         self.stamp = {"split": "generated"}
 
     def has(self, split: Split) -> bool:
@@ -44,7 +50,7 @@ class Generated(Tasks):
             count = classes * per_class
             x = torch.randn(len(indices), count, *self.input_shape, generator=generator, device=self.device)
             if not self.has_way:
-                return x, torch.randn(len(indices), count, 1, generator=generator, device=self.device)
+                return x, torch.randn(len(indices), count, self.outputs(way), generator=generator, device=self.device)
             labels = torch.arange(classes, device=self.device).repeat_interleave(per_class)
             return x, labels.expand(len(indices), -1)
 

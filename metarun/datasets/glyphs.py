@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, features
 
 from metarun.datasets.base import Dataset, Split, Tasks, cut
-from metarun.datasets.imagefile import read, shown, square_of
+from metarun.datasets.imagefile import AS_SHOWN, SQUARE, read, shown, square_of
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.files import cached_arrays
 
@@ -49,6 +49,10 @@ class Glyphs(Dataset):
         """Read an image file of a dark letter on white."""
         square = square_of(read(path, shown).convert("L"))
         return 255 - np.asarray(square.resize((SIDE, SIDE), Image.Resampling.LANCZOS))[None]
+
+    @property
+    def reading(self) -> str:
+        return f"{AS_SHOWN}; grey; {SQUARE.format(SIDE)} (Lanczos); inverted: ink is 1"
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         drawn_by = metadata.version("matplotlib"), features.version("freetype2")

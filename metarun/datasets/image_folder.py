@@ -17,7 +17,7 @@ import torch
 from metarun.datasets import picture_check
 from metarun.datasets.base import Dataset, Split, Tasks, cut
 from metarun.datasets.class_folders import Classes, digest, find, fingerprint, parts
-from metarun.datasets.imagefile import Unreadable, centre_square, read
+from metarun.datasets.imagefile import AS_SHOWN, SQUARE, Unreadable, centre_square, read
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import UserError, require, require_count
 from metarun.files import cached_arrays, user_path
@@ -114,6 +114,10 @@ class ImageFolder(Dataset):
         classes = find(root, self.layers, self.split.in_parts)
         folders = [root / name for name in classes]
         yield from picture_check.problems(classes, folders, root, self.picture, copies=True)
+
+    @property
+    def reading(self) -> str:
+        return f"{AS_SHOWN}; {SQUARE.format(self.size)} (Lanczos); {'grey' if self.grey else 'RGB'}"
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         root = data_root / user_path(self.path)

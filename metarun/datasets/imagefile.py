@@ -15,6 +15,12 @@ from metarun.errors import UserError
 PHOTOMETRIC, BITS = 262, 258  # TIFF tags
 SCALED = ("PNG", "PPM", "JPEG2000")  # Pillow's 32-bit integers from these formats are 16-bit values; 65535 is white
 
+# what ``shown``, and ``square_of`` with a resizing, do, in words
+AS_SHOWN, SQUARE = (
+    "upright by its EXIF data, transparent parts on white",
+    "the square in its middle, resized to {0}x{0}",
+)
+
 
 class Filter(enum.Enum):
     """Filter that resizes an image to a square.

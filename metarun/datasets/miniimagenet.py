@@ -87,6 +87,12 @@ class MiniImageNet(Dataset):
         folders = {path.parent for paths in classes.values() for path in paths}
         yield from picture_check.problems(classes, folders, data_root, self.picture, each=IMAGES)
 
+    @property
+    def reading(self) -> str:
+        return (
+            f"RGB, not rotated by EXIF data; the whole picture resized to {self.size}x{self.size} ({self.resize.name})"
+        )
+
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         source = find(data_root)
         name = f"miniimagenet-named-{self.size}-{self.resize.name}-{source.fingerprint()}"

@@ -14,7 +14,7 @@ from PIL import Image
 from metarun.compat.torchvision import impatient, nothing_left, torchvision
 from metarun.datasets.about import About, File
 from metarun.datasets.base import Dataset, Split, Tasks, first_that_works
-from metarun.datasets.imagefile import read, shown, square_of
+from metarun.datasets.imagefile import AS_SHOWN, SQUARE, read, shown, square_of
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import require_count
 from metarun.files import cache_dir, cached_arrays
@@ -90,6 +90,10 @@ class MNIST(Dataset):
 
     def download(self, data_root: Path) -> None:
         _from_download(data_root)
+
+    @property
+    def reading(self) -> str:
+        return f"{AS_SHOWN}; grey; {SQUARE.format(self.size)} (Lanczos); strokes are 1"
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         images, digits = prepared(data_root, self.size)

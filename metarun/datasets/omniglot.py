@@ -19,7 +19,7 @@ from metarun.compat.torchvision import impatient, nothing_left, torchvision
 from metarun.datasets import picture_check
 from metarun.datasets.about import About, File
 from metarun.datasets.base import Dataset, Split, Tasks, first_that_works
-from metarun.datasets.imagefile import read, shown, square_of
+from metarun.datasets.imagefile import AS_SHOWN, SQUARE, read, shown, square_of
 from metarun.datasets.inspection import limited
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.errors import first_line, require
@@ -154,6 +154,13 @@ class Omniglot(Dataset):
         yield from limited("missing", sorted(expected - there))
         if not found and there == expected:
             yield from _changed(pages)
+
+    @property
+    def reading(self) -> str:
+        nearest = "black and white, cut at grey 128, and nearest neighbour"
+        how = nearest if self.resize is Resize.nearest else "Lanczos"
+        ink = "inverted: ink is 1" if self.invert else "ink is 0"
+        return f"{AS_SHOWN}; grey; {SQUARE.format(self.size)} ({how}); {ink}"
 
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         images = prepared(data_root, self.size, self.resize)

@@ -107,6 +107,19 @@ class OwnRows(Dataset):
         path = data_root / user_path(self.path)
         return path if path.exists() else None
 
+    @abc.abstractmethod
+    def read_some(self, path: Path, inputs: list[str], support: bool) -> Rows:
+        """Read and check a file with rows of one task, for the use of a trained run.
+
+        Args:
+            path: the file.
+            inputs: names of the run's inputs; none where they have none.
+            support: whether they are a support set, so that what is predicted must be there.
+
+        Raises:
+            UserError: it is not what the settings say.
+        """
+
     def load(self, data_root: Path, device: torch.device) -> Tasks:
         return self.load_as_trained({}, data_root, device)
 

@@ -22,7 +22,7 @@ class Rows:
     Attributes:
         x: [rows, ...] finite numbers, the inputs.
         inputs: names of the inputs; empty where they have none.
-        y: class of each row, or float64 [rows, D] numbers to predict.
+        y: class of each row, or float64 [rows, D] numbers to predict; empty where the data do not say.
         targets: names of what is predicted.
         task: name of each row's task; None: the data name none, and a task is classes.
         split: what each row's split is called; None: the data do not say.

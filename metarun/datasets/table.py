@@ -90,6 +90,22 @@ class Table(OwnRows):
             where=table.where,
         )
 
+    def read_some(self, path: Path, inputs: list[str], support: bool) -> Rows:
+        table = read_table(path, self.delimiter)
+        for key, names in {"features": inputs, "target": self.target if support else []}.items():
+            for name in names:
+                table.require(key, name)
+        told = all(any(str(cell).strip() for cell in table.cells.get(name, ())) for name in self.target)
+        return Rows(
+            x=np.stack([table.numbers(name) for name in inputs], 1),
+            inputs=inputs,
+            y=self._predicted(table) if support or told else [],
+            targets=self.target,
+            task=table.texts(self.task) if self.task and self.task in table.cells else None,
+            split=None,
+            where=table.where,
+        )
+
     def _predicted(self, table: Columns) -> list[str] | np.ndarray:
         if self.predict is Predict.classes:
             return table.texts(self.target[0], "; for a number to predict: dataset.predict=numbers")

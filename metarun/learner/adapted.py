@@ -16,6 +16,7 @@ from metarun.errors import NotFinite, UserError
 from metarun.files import user_path, write_atomic
 from metarun.learner.frozen import held
 from metarun.learner.inputs import Inputs, Label, examples
+from metarun.learner.rows import Learned
 from metarun.models.base import functional
 from metarun.results.result_file import sealed
 from metarun.runs import checkpoint
@@ -55,23 +56,29 @@ class Adapted:
     run: str
     digests: list[str] = field(default_factory=list)
 
+    @property
+    def learned(self) -> Learned | None:
+        """What the run learned of a user's rows; None: its data are no rows."""
+        return Learned.of(self.record)
+
     def __call__(self, x: Inputs, norm: str | Norm = Norm.support) -> Tensor:
         """Compute the outputs of the network.
 
         Args:
             x: examples [B, *input_shape], or [T, B, *input_shape] for a batch of tasks, as an array or tensor; or
-                image files.
+                image files. Rows of the user's own data are as in their file.
             norm: whose statistics batch norm uses: "support"; "support_plus_one", the support set and the one example;
                 "transductive", all examples of this call, which suits only a mix of classes as balanced as a test's.
 
         Returns:
-            Logits, or numbers of a regression: [B, outputs] or [T, B, outputs].
+            Logits, or numbers of a regression, in the units of the user's own rows: [B, outputs] or [T, B, outputs].
 
         Raises:
             UserError: the examples do not fit the run.
             NotFinite: outputs are not finite.
         """
-        inputs, lead = examples(x, self.setup.experiment.dataset), len(self.setup.tasks.input_shape) + 1
+        learned = self.learned
+        inputs, lead = examples(x, self.setup.experiment.dataset, learned), len(self.setup.tasks.input_shape) + 1
         if inputs.ndim != lead + self.batched or (self.batched and len(inputs) != len(self.networks)):
             form = f"[{len(self.networks)}, B, ...]" if self.batched else "[B, ...]"
             raise UserError(f"x: has shape {tuple(inputs.shape)}, and must have {form}")
@@ -81,6 +88,7 @@ class Adapted:
         outputs = torch.stack([self._of_task(t, row, how) for t, row in enumerate(rows)])
         if not outputs.isfinite().all():
             raise NotFinite("x: outputs are not finite")
+        outputs = learned.outside(outputs) if learned else outputs
         return outputs if self.batched else outputs[0]
 
     def _norm(self, norm: str | Norm) -> Norm:
@@ -131,15 +139,16 @@ class Adapted:
     def module(self) -> nn.Module:
         """Return the frozen network, an ordinary one in ``eval()`` without gradients.
 
-        It takes float examples [B, *input_shape] (images 0..1) and returns logits [B, N], or numbers [B, outputs]. An
-        output depends on its own example alone, so single examples and batches of any size get the same.
+        It takes float examples [B, *input_shape] (images 0..1, or rows as they are in a user's file) and returns logits
+        [B, N], or numbers [B, outputs] in their own units. An output depends on its own example alone, so single
+        examples and batches of any size get the same.
 
         Raises:
             UserError: this is a batch of tasks.
         """
         if self.batched:
             raise UserError("module: this is a batch of tasks; adapt to one task for its network")
-        return self.networks[0]
+        return self.learned.around(self.networks[0]) if self.learned else self.networks[0]
 
     def save(self, path: str | Path) -> Path:
         """Write all that predicting needs to one file, which loads without running code (``metarun.load_adapted``).
@@ -154,7 +163,9 @@ class Adapted:
             UserError: this is a batch of tasks.
             OSError: the file cannot be written.
         """
-        network, written = self.module(), user_path(path)
+        if self.batched:
+            raise UserError("save: this is a batch of tasks; adapt to one task to keep it")
+        network, written = self.networks[0], user_path(path)
         content = {
             "kind": KIND,
             "record": json.dumps(sealed(vars(self.record))),

@@ -17,6 +17,7 @@ from metarun.datasets.class_folders import SUFFIXES
 from metarun.datasets.imagefile import image_files
 from metarun.errors import UserError
 from metarun.files import user_path
+from metarun.learner.rows import Learned
 
 Label = str | int | float | bool
 Inputs = Any  # an array, a tensor, a path, or a list of them
@@ -35,13 +36,15 @@ class Labels:
     numbers: Tensor
 
 
-def examples(x: Inputs, dataset: Dataset) -> Tensor:
+def examples(x: Inputs, dataset: Dataset, learned: Learned | None = None) -> Tensor:
     """Convert examples to what the network takes.
 
     Args:
         x: image files as paths, read as the run read its own; or an array or tensor [..., *input_shape] (or a list
-            of such). Where a run's data are images, bytes are 0..255 and numbers with a point 0..1.
+            of such). Where a run's data are images, bytes are 0..255 and numbers with a point 0..1; where they are
+            rows, numbers are as in the user's file.
         dataset: the run's data set, with its settings.
+        learned: what the run learned of its rows; None: its data are no rows.
 
     Returns:
         [..., *input_shape] float32.
@@ -53,29 +56,32 @@ def examples(x: Inputs, dataset: Dataset) -> Tensor:
         x = [x]
     if isinstance(x, list | tuple) and x and all(isinstance(one, str | Path) for one in x):
         return torch.from_numpy(np.stack([dataset.picture(user_path(path)) for path in x])).float() / 255
-    values, shape = _tensor(x, "x"), dataset.input_shape
+    values, shape = _tensor(x, "x"), learned.shape if learned else dataset.input_shape
     if values.ndim <= len(shape) or tuple(values.shape[values.ndim - len(shape) :]) != shape or not values.numel():
         raise UserError(f"x: has shape {_shape(values)}, and examples of this run have (..., {_shape(shape)[1:-1]})")
     if values.dtype is torch.uint8 and dataset.has_pictures():
         return values.float() / 255
-    values = values.to(torch.float32)
     if not values.isfinite().all():
         raise UserError("x: has values that are not finite")
+    if learned:
+        return learned.inside(values, learned.x, len(shape))
+    values = values.to(torch.float32)
     low, high = float(values.min()), float(values.max())
     if dataset.has_pictures() and (low < 0 or high > 1):
         raise UserError(f"x: its values are {low:g}..{high:g}; an image of this run is bytes (uint8), or numbers 0..1")
     return values
 
 
-def labels(y: Any, shape: Sequence[int]) -> Labels:
+def labels(y: Any, shape: Sequence[int], known: Sequence[str] = ()) -> Labels:
     """Number the labels of a support set.
 
     Args:
         y: labels, texts or whole numbers: a list or array [B], or [T, B] for a batch of tasks.
         shape: [B] or [T, B].
+        known: the classes that every task has, in the order of their labels; none: any.
 
     Raises:
-        UserError: there are not as many labels as examples, or they are of another kind.
+        UserError: there are not as many labels as examples, or they are of another kind, or of no known class.
     """
     array = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
     if array.shape != tuple(shape):
@@ -84,16 +90,22 @@ def labels(y: Any, shape: Sequence[int]) -> Labels:
         raise UserError("y: must be texts or whole numbers, one for each example")
     classes, numbers = np.unique(array, return_inverse=True)
     whole = classes.astype(np.int64) if array.dtype.kind == "f" else classes
-    return Labels(whole.tolist(), torch.from_numpy(numbers.reshape(array.shape).astype(np.int64)))
+    found, numbers = whole.tolist(), numbers.reshape(array.shape).astype(np.int64)
+    if known:
+        if others := [str(name) for name in found if str(name) not in known]:
+            raise UserError(f"y: class {others[0]} is none of those of this run: {', '.join(known)}")
+        numbers = np.array([known.index(str(name)) for name in found], np.int64)[numbers]
+    return Labels(list(known) or found, torch.from_numpy(numbers))
 
 
-def targets(y: Any, shape: Sequence[int], outputs: int) -> Tensor:
+def targets(y: Any, shape: Sequence[int], outputs: int, learned: Learned | None = None) -> Tensor:
     """Convert numbers to predict.
 
     Args:
         y: numbers [B] or [B, outputs]; with an axis T in front for a batch of tasks.
         shape: [B] or [T, B].
         outputs: numbers to predict for one example.
+        learned: as for ``examples``.
 
     Returns:
         [B, outputs] or [T, B, outputs] float32.
@@ -101,7 +113,7 @@ def targets(y: Any, shape: Sequence[int], outputs: int) -> Tensor:
     Raises:
         UserError: the shape does not fit, or values are not finite.
     """
-    values = _tensor(y, "y").to(torch.float32)
+    values = _tensor(y, "y")
     wanted = (*shape, outputs)
     if outputs == 1 and tuple(values.shape) == tuple(shape):
         values = values[..., None]
@@ -109,7 +121,7 @@ def targets(y: Any, shape: Sequence[int], outputs: int) -> Tensor:
         raise UserError(f"y: has shape {_shape(values)}, and must have {_shape(wanted)}")
     if not values.isfinite().all():
         raise UserError("y: has values that are not finite")
-    return values
+    return learned.inside(values, learned.y, 1) if learned else values.to(torch.float32)
 
 
 def class_folder(folder: Path) -> dict[str, list[Path]]:

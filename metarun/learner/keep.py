@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,15 @@ def reopened(path: Path, overrides: list[str]) -> Adapted:
         overrides: of keys that a test reads.
     """
     content = _content(path)
-    record = Record.of(content["record"], path)
-    experiment, record = reopen(record, overrides)
+    kept = Record.of(content["record"], path)
+    experiment, record = reopen(kept, overrides)
+    record = replace(record, data=kept.data)
     require_labelled(experiment, record, str(path))
     values, classes = content["values"], content["classes"]
     head = None
     if classes is not None and not experiment.dataset.binary:
         head = len(classes)
-    setup = without_data(experiment, head)
+    setup = without_data(experiment, record, head)
     network = restore(setup.module, values).to(setup.device)
     missing = held(network).keys() ^ values.keys()
     if missing:

@@ -23,6 +23,7 @@ from metarun.files import user_path
 from metarun.learner.adapted import Adapted
 from metarun.learner.frozen import fill, freeze
 from metarun.learner.inputs import Inputs, Labels, class_folder, digest, examples, labels, targets
+from metarun.learner.rows import Learned
 from metarun.models.base import functional
 from metarun.runs.record import Record
 from metarun.runs.setup import Setup
@@ -53,6 +54,11 @@ class Learner:
         return None if not x.dataset.has_way or x.algo.any_way(problem) else x.way
 
     @property
+    def learned(self) -> Learned | None:
+        """What the run learned of a user's rows; None: its data are no rows."""
+        return Learned.of(self.record)
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one example, such as (C, H, W)."""
         return self.setup.tasks.input_shape
@@ -64,7 +70,8 @@ class Learner:
 
         Args:
             x: the support examples: an array or tensor [B, *input_shape], or [T, B, *input_shape] for T tasks; image
-                files, as a list of paths; or one folder that has a folder of images for each class.
+                files, as a list of paths; or one folder that has a folder of images for each class. Rows of a user's
+                own data are as in their file; the run's means and deviations are applied here.
             y: their labels, [B] or [T, B]: texts or whole numbers. For regression their targets, [B], [B, 1],
                 [T, B] or [T, B, 1]. For a folder None: the labels are the names of its folders.
             steps: inner steps S; None: as in the run's evaluation.
@@ -77,7 +84,7 @@ class Learner:
             NotFinite: the outputs after the inner steps are not finite.
         """
         x, y = self._files(x, y)
-        inputs = examples(x, self.setup.experiment.dataset)
+        inputs = examples(x, self.setup.experiment.dataset, self.learned)
         batched = inputs.ndim == 2 + len(self.input_shape)
         if inputs.ndim - len(self.input_shape) not in (1, 2):
             raise UserError(
@@ -124,7 +131,7 @@ class Learner:
         lead, setup = inputs.shape[: 1 + batched], self.setup
         x, device = setup.experiment, setup.device
         if x.dataset.has_way:
-            known = labels(y, lead)
+            known = labels(y, lead, self.learned.classes if self.learned else ())
             way = self._fitting(known)
             of = known.numbers if batched else known.numbers[None]
             order = of.argsort(dim=1, stable=True)  # examples of one class stand next to each other
@@ -133,7 +140,7 @@ class Learner:
             classes: list[Any] | None = known.classes
         else:
             way, classes = x.way, None
-            of = targets(y, lead, setup.tasks.outputs(way))
+            of = targets(y, lead, setup.tasks.outputs(way), self.learned)
             inputs, of = (inputs, of) if batched else (inputs[None], of[None])
         keys = rng.root(0, device).expand(len(inputs))  # one for all: a task is the same alone and in a batch
         inputs, of = inputs.to(device), of.to(device)
@@ -155,7 +162,8 @@ class Learner:
         rows = known.numbers.reshape(-1, known.numbers.shape[-1])
         counts = torch.stack([(rows == label).sum(1) for label in range(way)], 1)  # [T, N]
         if (counts == 0).any():
-            raise UserError("y: every task of a batch must have examples of every class")
+            missing = known.classes[int((counts == 0).any(0).nonzero()[0])]
+            raise UserError(f"y: class {missing} has no example; every task must have examples of every class")
         if self.setup.experiment.algo.equal_shots and (counts != counts[0, 0]).any():
             least, most = int(counts.min()), int(counts.max())
             raise UserError(f"support: has {least} to {most} examples a class; algo={algo} needs equally many of each")
@@ -175,11 +183,11 @@ class Learner:
         """Return the network with the meta-parameters, before adapting; a copy.
 
         Its batch norm uses the statistics of each batch that it gets, in ``eval()`` too, as in training. For single
-        examples adapt first: ``adapt(...).module()``.
+        examples adapt first: ``adapt(...).module()``. It takes a user's rows as they are in their file.
         """
         module = copy.deepcopy(self.setup.module)
         fill(module, self.meta.model)
-        return module
+        return self.learned.around(module) if self.learned else module
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the network's meta-parameters by name. Learned step sizes are in ``meta``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,12 +14,13 @@ from metarun.config.earlier import opened
 from metarun.core import tree
 from metarun.core.episode import View
 from metarun.core.meta import Meta
-from metarun.core.objective import Supervised, classification
+from metarun.core.objective import Supervised, classification, regression
 from metarun.core.tree import Params
 from metarun.datasets.base import Dataset
 from metarun.datasets.generated import Generated
 from metarun.errors import UserError
 from metarun.learner.learner import Learner
+from metarun.learner.rows import Learned
 from metarun.results import result_file
 from metarun.runs import checkpoint, zoo
 from metarun.runs.experiment import Experiment
@@ -35,16 +37,19 @@ class Shapes(Generated):
         dataset: the run's data set.
         device: device of the tasks.
         head: width of the network's last layer; None: as the data set says.
+        learned: what the run learned of a user's rows; None: its data are no rows.
     """
 
-    def __init__(self, dataset: Dataset, device: torch.device, head: int | None):
-        super().__init__(dataset, device)
-        self.head = head
+    def __init__(self, dataset: Dataset, device: torch.device, head: int | None, learned: Learned | None):
+        super().__init__(dataset, device, learned.shape if learned else None)
+        self.head, self.targets, self.metric = head, len(learned.targets) if learned else 0, dataset.metric
 
     def outputs(self, way: int) -> int:
-        return self.head or super().outputs(way)
+        return self.head or self.targets or super().outputs(way)
 
     def problem(self, forward: Callable[[Params, Tensor], Tensor], way: int) -> Supervised:
+        if self.targets:
+            return regression(forward, self.targets, self.metric)
         return super().problem(forward, way) if self.head is None else classification(forward, way, self.fixed_labels)
 
 
@@ -77,8 +82,10 @@ def learner(run_dir: Path, which: str | None, overrides: list[str]) -> Learner:
         overrides: of keys that a test reads.
     """
     experiment, record = opened(run_dir, which, overrides)
+    before = Record.read(run_dir)
+    record = replace(record, data=before.data if before else None)
     require_labelled(experiment, record, f"run={run_dir}")
-    setup = without_data(experiment, _head(run_dir, experiment))
+    setup = without_data(experiment, record, _head(run_dir, experiment))
     content = trained(run_dir, experiment.eval.select, setup)
     meta = content["meta"] if "value" in content else _tuned(run_dir, experiment.algo, content["meta"])
     meta = tree.combine(lambda p: p.to(setup.device), meta)
@@ -88,21 +95,23 @@ def learner(run_dir: Path, which: str | None, overrides: list[str]) -> Learner:
 def require_labelled(experiment: Experiment, record: Record, place: str) -> None:
     """Raise ``UserError`` where a run's tasks are none that a learner can be given."""
     names = record.names
-    if not experiment.dataset.labelled:
+    if not experiment.dataset.labelled and Learned.of(record) is None:
         raise UserError(f"{place}: dataset={names['dataset']} has tasks to act in, and no examples that could be given")
     if experiment.algo.view is View.revealed:
         raise UserError(f"{place}: algo={names['algo']} is told what makes a task, and own data do not say that")
 
 
-def without_data(experiment: Experiment, head: int | None) -> Setup:
+def without_data(experiment: Experiment, record: Record, head: int | None) -> Setup:
     """Build the parts of an experiment with noise in place of its data.
 
     Args:
         experiment: the settings.
+        record: the same as plain data, with the facts of the run's data.
         head: width of the network's last layer, where the number of training classes decides it; None: elsewhere.
     """
     device = experiment.device.torch_device()
-    return assemble(experiment, Shapes(experiment.dataset, device, head), device, testing=True)
+    tasks = Shapes(experiment.dataset, device, head, Learned.of(record))
+    return assemble(experiment, tasks, device, testing=True)
 
 
 def _head(run_dir: Path, experiment: Experiment) -> int | None:

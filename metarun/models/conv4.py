@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from metarun.core.ops import norm_relu_pool
 from metarun.errors import UserError, require, require_count
@@ -101,13 +102,14 @@ class Conv4(Model):
 class Block(nn.Sequential):
     """Convolution, then batch norm, ReLU and pooling as one operation (ops.py).
 
-    Where batch norm has statistics of its own, as in a frozen network, the four run one after another.
+    Where batch norm has statistics of its own, as in a frozen network, the four run one after another; so does a trace
+    of torch.fx, of which a network in torch's own layers is made.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         conv, norm, _, pool = self
         assert isinstance(norm, nn.BatchNorm2d)
-        if norm.running_mean is not None:  # the one operation would use those of the batch
+        if norm.running_mean is not None or isinstance(x, Proxy):  # the one operation would use those of the batch
             return super().forward(x)
         pooled = isinstance(pool, nn.MaxPool2d) and not pool.ceil_mode
         x = norm_relu_pool(conv(x), norm.weight, norm.bias, norm.eps, True, pooled)

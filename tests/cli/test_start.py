@@ -64,6 +64,7 @@ HELP = {  # command -> words that its --help must have
     "report": "usage: metarun report PATH --out DIR out=DIR table.md table.csv table.png index.html",
     "track": "usage: metarun track PATH tracker=NAME --config-dir outputs/RUN",
     "adapt": "usage: metarun adapt run=PATH support=DIR out=MODEL --checkpoint algo.eval_inner_steps device",
+    "export": "usage: metarun export run=PATH [support=DIR|FILE] out=DIR --format FORMAT load.py onnx device",
     "predict": "usage: metarun predict model=MODEL|run=PATH images=DIR|FILES --out CSV eval.norm truth _confusion.csv",
     "data": "usage: metarun data list get NAME check show --out DIR --classes N dataset.* index.html data_root",
     "check": "usage: metarun check --algo NAME,NAME --device auto|cpu|cuda algo=NAME,NAME float64",

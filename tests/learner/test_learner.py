@@ -235,7 +235,7 @@ def test_what_does_not_fit_is_refused_in_one_line(maml: Learner, case: str) -> N
 
 def test_a_wrong_value_in_a_batch_names_the_task(maml: Learner) -> None:
     x = torch.rand(2, 6, 1, 28, 28)
-    with pytest.raises(UserError, match="every task of a batch must have examples of every class"):
+    with pytest.raises(UserError, match="y: class 2 has no example; every task must have examples of every class"):
         maml.adapt(x, [[0, 0, 1, 1, 2, 2], [0, 0, 0, 1, 1, 1]])
     batch = maml.adapt(x, [[0, 0, 1, 1, 2, 2]] * 2)
     for refused in (batch.module, lambda: batch.save("x"), lambda: batch(x[:1])):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -178,3 +179,41 @@ def test_what_has_no_pictures_says_so(name: str) -> None:
     assert not dataset.has_pictures()
     with pytest.raises(UserError, match=f"dataset={name}: its examples are no image files"):
         dataset.picture(Path("a.png"))
+
+
+def by_words(path: Path, reading: str) -> np.ndarray:
+    """Read a picture as ``reading`` says, word by word, as one does who has no metarun."""
+    with Image.open(path) as image:
+        image = image.convert("RGB")
+    for words in reading.split("; "):
+        if "square in its middle" in words:
+            side = min(image.size)
+            left, top = ((whole - side) // 2 for whole in image.size)
+            image = image.crop((left, top, left + side, top + side))
+        if "black and white, cut at grey 128" in words:
+            image = image.point(lambda grey: 255 * (grey >= 128))
+        if resized := re.search(r"resized to (\d+)x\d+ \((.*)\)", words):
+            kinds = {"Lanczos": "LANCZOS", "bicubic": "BICUBIC", "lanczos": "LANCZOS"}
+            image = image.resize((int(resized[1]),) * 2, Image.Resampling[kinds.get(resized[2], "NEAREST")])
+        if words == "grey":
+            image = image.convert("L")
+    pixels = np.asarray(image)
+    pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return 255 - pixels if "inverted" in reading else pixels
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["glyphs"],
+        ["mnist", "dataset.size=20"],
+        *(["omniglot", f"dataset.resize={r.name}", f"dataset.invert={i}"] for r in Resize for i in ("true", "false")),
+        *(["miniimagenet", f"dataset.resize={filter}"] for filter in ("lanczos", "bicubic")),
+        *(["image_folder", f"dataset.grey={grey}", "dataset.size=30"] for grey in ("true", "false")),
+    ],
+)
+def test_what_is_said_of_reading_a_picture_is_done(words: list[str], tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    Image.fromarray(generator.integers(0, 256, (70, 91, 3), np.uint8)).save(tmp_path / "a.png")
+    dataset = config.compose([f"dataset={words[0]}", *words[1:]])[0].dataset
+    assert np.array_equal(dataset.picture(tmp_path / "a.png"), by_words(tmp_path / "a.png", dataset.reading))
