@@ -22,7 +22,7 @@ def parser(add: Callable[..., Parser]) -> None:
         "eval.seed, eval.way, algo.eval_inner_steps, dataset=OTHER (with inputs of the same shape), data_root,\n"
         "device, and any other key that a test reads and that leaves the network as it was trained.",
         epilog="  metarun eval run=outputs/RUN eval.norm=all eval.tasks=1000\n"
-        "  metarun eval run=zoo:omniglot/maml_5w1s eval.tasks=1000",
+        "  metarun eval run=zoo:sinusoid/maml_5s eval.tasks=1000",
     )
     command.setting("run", "PATH|zoo:NAME", "the run's folder, or an entry of the zoo")
     command.setting("checkpoint", "best|last", "which parameters to test (the run's own choice)")

@@ -44,7 +44,7 @@ def run_folder(typed: str | Path) -> Path:
 
 def evaluations(run_dir: Path) -> Path:
     """Return the folder for later tests of a run: its own ``eval``, and for an entry of the zoo one in ``outputs``."""
-    zoo = folder()
-    if zoo is None or zoo not in run_dir.parents:
+    zoo, place = folder(), run_dir.resolve()
+    if zoo is None or zoo.resolve() not in place.parents:
         return run_dir / "eval"
-    return OUTPUTS / "zoo" / run_dir.relative_to(zoo) / "eval"
+    return OUTPUTS / "zoo" / place.relative_to(zoo.resolve()) / "eval"

@@ -58,6 +58,8 @@ def test_names_and_folders_are_told_apart(made: Path, monkeypatch: pytest.Monkey
     ):
         with pytest.raises(UserError, match=said):
             zoo.run_folder(wrong)
+    assert zoo.evaluations(Path("../zoo/glyphs/short")) == Path("outputs/zoo/glyphs/short/eval")
+    assert zoo.evaluations(made / "run") == made / "run/eval"
     monkeypatch.setattr(zoo, "folder", lambda: None)
     with pytest.raises(UserError, match="this installation has no zoo"):
         metarun.load("zoo:glyphs/short")
