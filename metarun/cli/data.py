@@ -112,8 +112,8 @@ def _show(name: str, experiment: Experiment, given: argparse.Namespace) -> int:
     from metarun.runs import data_sheet
 
     classes = int(given.classes) if given.classes.isdecimal() else 0
-    if not 1 <= classes <= 1000:
-        raise UserError(f"classes={given.classes}: must be a whole number 1..1000")
+    if not 1 <= classes <= 200:
+        raise UserError(f"classes={given.classes}: must be a whole number 1..200")
     out = user_path(given.out) if given.out else Path("outputs/data") / name
     require_folder(out)
     print(f"written: {', '.join(map(str, data_sheet.write(name, experiment, out, classes)))}")

@@ -94,7 +94,7 @@ def images(data_root: Path, dataset: Dataset) -> np.ndarray:
     sources = {
         f"{data_root / 'cifar100.npz'}": _from_npz,
         f"{data_root / PYTHON} (torchvision's folder)": _from_pickles,
-        f"class folders in {data_root}/{{{','.join(TREES)}}}": _from_folders,
+        f"class folders in {data_root} (cifar100/data of Bertinetto's zip; cifar-fs or fc100)": _from_folders,
         "download by torchvision": _from_download,
     }
     assert dataset.about is not None

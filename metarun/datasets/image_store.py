@@ -22,7 +22,7 @@ from metarun.out_of_memory import GB, require_room
 
 CHECKED = 2 * GB  # bytes up to which an array is compared with its checksum each time that it is opened
 SPARE = 0.1 * GB  # bytes that stay free on the disk
-
+PATIENCE = 2  # seconds, after which a process that waits for another says so
 
 Facts = dict[str, Any]  # plain data
 
@@ -63,7 +63,11 @@ def stored(name: str, shape: tuple[int, ...], fill: Callable[[np.ndarray], Facts
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(path.with_name(f".{name}.lock"))
-        lock.acquire()
+        try:
+            lock.acquire(timeout=PATIENCE)
+        except filelock.Timeout:
+            warnings.warn(f"{path}: another process makes it; waiting until it is done", stacklevel=2)
+            lock.acquire()
     except OSError as error:
         warnings.warn(f"{path}: not cached ({error})", stacklevel=2)
         return _in_memory(shape, fill)

@@ -18,7 +18,7 @@ from metarun.files import checking_sources
 
 MOST = 20  # lines of one kind of problem
 NAMED = 100  # classes whose sizes are listed one by one
-ARCHIVES = (".zip", ".gz", ".tgz", ".tar")  # may be removed when they are unpacked
+ARCHIVES = (".zip", ".gz", ".tgz", ".tar")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def inspect(name: str, dataset: Dataset, data_root: Path, way: int, shot: int, q
     place = dataset.present(data_root)
     if dataset.about and place is None:
         raise UserError(f"dataset={name}: is not in {data_root}; metarun data get {name} gets it, or says how")
-    problems = [*_files(dataset.about, data_root)] if dataset.about else []
+    problems = [*wrong_files(dataset.about, data_root)] if dataset.about else []
     tasks = None
     with warnings.catch_warnings(record=True) as warned, checking_sources():
         warnings.simplefilter("always", UserWarning)
@@ -77,15 +77,21 @@ def limited(kind: str, names: list[str]) -> Iterator[str]:
         yield f"{kind}: {len(names) - MOST} more"
 
 
-def _files(about: About, data_root: Path) -> Iterator[str]:
-    """Compare files with their checksums. A file is missing if others of its folder are there."""
+def wrong_files(about: About, data_root: Path, archives: bool = False) -> Iterator[str]:
+    """Compare files with their checksums. A file is missing if others of its folder are there.
+
+    Args:
+        about: what is known of the data set.
+        data_root: folder where data sets are looked for.
+        archives: whether archives can be missing; they may be removed when they are unpacked.
+    """
     there = [file for file in about.files if (data_root / file.name).is_file()]
     folders = {Path(file.name).parent for file in there}
     for file in about.files:
         path = data_root / file.name
         if file in there:
             yield from _wrong(file, path)
-        elif path.parent.relative_to(data_root) in folders and not file.name.endswith(ARCHIVES):
+        elif Path(file.name).parent in folders and (archives or not file.name.endswith(ARCHIVES)):
             yield f"missing: {path}"
 
 

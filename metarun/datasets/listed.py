@@ -178,6 +178,7 @@ class ListedImages(Dataset):
                     facts["resized"] |= image.size != (self.size, self.size)
                     images[done] = self.converted(image)
                     done += 1
+            assert done == len(images), f"{source.told}: {done} images, and {len(images)} were counted"
             return facts
 
         kind = f"{self.size}-{self.resize.name}-{'grey' if self.grey else 'colour'}"

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from metarun.datasets.about import About
 from metarun.datasets.acting import ActingDataset
 from metarun.datasets.base import Dataset
+from metarun.datasets.inspection import wrong_files
 from metarun.errors import UserError
 
 LEAST, MOST = 78, 100  # columns of the table
@@ -128,7 +129,9 @@ def get(name: str, kind: Kind, dataset: Dataset, data_root: Path) -> str:
         if kind.is_own:
             raise UserError(f"dataset={name}: reads files of your own; name them with dataset.path when you train")
         return f"{name}: needs no files"
-    if place := dataset.present(data_root):
+    place = dataset.present(data_root)
+    torn = about.downloads and any(wrong_files(about, data_root, archives=True))  # by a download that was stopped
+    if place is not None and not torn:
         return f"{name}: is here already: {place}; metarun data check {name} looks at it"
     try:
         dataset.download(data_root)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -84,7 +84,7 @@ def _in_pickles(folder: Path, listed: Listed, as_in_files: bool) -> Source:
             raise UserError(f"{folder}: {images.name} missing beside the other files")
         digest.update(str(images.stat().st_size).encode())
 
-    @cache
+    @lru_cache(maxsize=1)  # classes come split by split
     def encoded(split: Split) -> Any:
         path = folder / IMAGES.format(split.name)
         require_room(path.stat().st_size, torch.device("cpu"), f"{path}: reading it", "copy, such as class folders,")

@@ -21,7 +21,7 @@ from metarun.runs import setup
 from metarun.runs.experiment import Experiment
 from metarun.runs.meta_test import tasks_drawn
 
-EXAMPLES, TASKS = 10, 3  # of a class, and of a split
+EXAMPLES, TASKS, WAY = 10, 3, 20  # of a class, of a split, and classes of a task
 OVERVIEW = 8  # classes of each split in classes.png
 LISTED = 300  # classes in the table
 CLASSES = "classes.png"
@@ -40,7 +40,7 @@ def write(name: str, experiment: Experiment, out: Path, classes: int) -> list[Pa
         The files that were written: pictures and, last, the page.
 
     Raises:
-        UserError: the data cannot be loaded, or are too few for such tasks.
+        UserError: the data cannot be loaded.
     """
     tasks = setup.load(experiment, torch.device("cpu"))
     splits = [split for split in Split if tasks.has(split)]
@@ -77,7 +77,8 @@ def _part(tasks: ClassPool, split: Split, most: int) -> Part:
     least, largest = min(sizes.values()), max(sizes.values())
     each = f"{largest:,}" if least == largest else f"{least:,} to {largest:,}"
     which = "all" if shown == len(names) else f"{shown} of"
-    title = f"{split.name}: {which} {len(names):,} classes, the first {EXAMPLES} of {each} {tasks.noun} each"
+    few = "all" if largest <= EXAMPLES else f"the first {EXAMPLES} of"
+    title = f"{split.name}: {which} {len(names):,} classes, {few} {each} {tasks.noun} each"
     return Part(title, found)
 
 
@@ -88,8 +89,9 @@ def _tasks(tasks: Tasks, splits: list[Split], x: Experiment) -> tuple[list[Pictu
         The pictures; and of which tasks there are none, with the reason.
     """
     kind, pictured, without = x.dataset.kind(x.way, x.shot), list[Pictured](), dict[str, str]()
-    few = [f"{most} of {of} {part}" for of, most, part in ((x.shot, 2, "support"), (x.query, 5, "query")) if of > most]
-    shown = f"; {' and '.join(few)} images of each class are drawn" if few else ""
+    most = ((x.way, WAY, "classes"), (x.shot, 2, "support images a class"), (x.query, 5, "query images a class"))
+    few = [f"{some} of {of} {part}" for of, some, part in most if of > some]
+    shown = f"; drawn are {', '.join(few)}" if few else ""
     for split in splits if tasks.figure is TaskFigure.images else ():
         try:
             tasks.check(split, x.way, x.shot, x.query)
@@ -99,7 +101,7 @@ def _tasks(tasks: Tasks, splits: list[Split], x: Experiment) -> tuple[list[Pictu
         seed = x.seed if split is Split.train else x.eval.seed  # the tasks that a run has
         episodes: Any = tasks.sample(split, seed, range(TASKS), x.way, x.shot, x.query)
         names = tasks.drawn(split, seed, range(TASKS), x.way)
-        drawn = png(task_figures.images(episodes, None, x.dataset.ink, names, most=x.way))
+        drawn = png(task_figures.images(episodes, None, x.dataset.ink, names, most=WAY))
         said = f"the first {TASKS} tasks of {split.name} (seed {seed}), {kind}{shown}"
         pictured.append(Pictured(f"Tasks of {split.name}", said, drawn))
     if tasks.figure not in (TaskFigure.images, TaskFigure.none):
@@ -109,9 +111,8 @@ def _tasks(tasks: Tasks, splits: list[Split], x: Experiment) -> tuple[list[Pictu
             return [], {"tasks": f"none: {error}"}
         figure = tasks_drawn(made, made.first_meta())
         kind = x.dataset.kind(x.eval_way, x.eval.shot)
-        said = (
-            f"the first {TASKS} test tasks, {kind}, with a network that is not meta-trained, before and after it adapts"
-        )
+        told = "with a network that is not meta-trained, before and after it adapts"
+        said = f"the first {TASKS} test tasks, {kind}, {told}"
         pictured += [] if figure is None else [Pictured("Tasks", said, png(figure))]
     return pictured, without
 

@@ -6,8 +6,12 @@ import base64
 import hashlib
 import io
 import json
+import socket
+import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from urllib.error import URLError
 
 import numpy as np
@@ -16,6 +20,7 @@ from PIL import Image
 
 from metarun import config
 from metarun.cli import main as cli
+from metarun.compat.torchvision import impatient, torchvision
 from metarun.config import registry
 from metarun.datasets import miniimagenet, mnist, omniglot
 from metarun.datasets.about import About, File
@@ -118,6 +123,33 @@ def test_get_downloads_once(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> 
     assert asked == [Path(asked[0])] and asked[0].name == "data"
     assert cli.main(["data", "get", "sinusoid"]) == 0
     assert "needs no files" in capsys.readouterr().out
+
+
+@pytest.mark.full
+def test_servers_that_are_silent_or_send_something_else(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sends(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"not that archive")
+
+        def log_message(self, *_: object) -> None:
+            """Nothing: standard error is looked at."""
+
+    monkeypatch.setattr(omniglot, "impatient", lambda: impatient(0.5))
+    with socket.create_server(("127.0.0.1", 0)) as silent, HTTPServer(("127.0.0.1", 0), Sends) as other:
+        Thread(target=other.serve_forever, daemon=True).start()
+        nobody = silent.getsockname()[1]
+        for port, said in ((nobody, "timed out"), (other.server_port, "corrupted"), (nobody, "timed out")):
+            address = f"http://127.0.0.1:{port}"
+            monkeypatch.setattr(torchvision().datasets.Omniglot, "download_url_prefix", address)
+            began = time.monotonic()
+            assert cli.main(["data", "get", "omniglot"]) == 2
+            assert time.monotonic() - began < 60
+            out, err = capsys.readouterr()
+            last = err.splitlines()[-1]  # above it there is torchvision's progress
+            assert not out and last.startswith("metarun: error: dataset=omniglot: not downloaded (") and said in last
+        other.shutdown()
 
 
 def test_own_images_that_are_right(capsys: Output) -> None:
@@ -304,7 +336,7 @@ def test_show_draws_classes_and_tasks(capsys: Output) -> None:
     parsed = self_contained(Path("sheet/index.html"))
     assert len(pictures(parsed)) == 6 and all(min(image.size) > 50 for image in pictures(parsed))
     text = parsed.inside["main"][0]
-    for said in ("train: 3 of 4 classes, the first 10 of 4 images each", "val: all 2 classes", "2-way 1-shot", "class7",
+    for said in ("train: 3 of 4 classes, all 4 images each", "val: all 2 classes", "2-way 1-shot", "class7",
                  "own 4/2/2, split_seed 0"):  # fmt: skip
         assert said in text, text
     assert "data/images" in text

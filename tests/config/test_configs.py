@@ -225,3 +225,18 @@ def test_a_preset_is_no_setting_of_a_run() -> None:
     _, record = config.compose(["dataset=sinusoid"])
     assert not [key for key in record.identity() if "preset" in key]
     assert record.identity()["algo.inner_lr"] == 0.01
+
+
+def test_what_a_yaml_file_says_of_its_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {
+        "plain": "# @package _global_\n# Letters of\n# two alphabets; others too.\ndefaults:\n"
+        "  - /schema/dataset/glyphs@dataset\n",
+        "variant": "# The same. Larger.\ndefaults:\n  - plain\n  - _self_\nsize: 3 # pixels\n",
+    }
+    (tmp_path / "dataset").mkdir()
+    for name, text in files.items():
+        (tmp_path / f"dataset/{name}.yaml").write_text(text)
+    monkeypatch.setattr(registry, "conf_dir", lambda: tmp_path)
+    said = registry.described("dataset")
+    assert said["plain"] == ("glyphs", "Letters of two alphabets")
+    assert said["variant"] == ("glyphs", "The same")

@@ -81,12 +81,14 @@ def test_sources_are_checked_without_the_cache(cache: Path) -> None:
     assert not cache.exists()
 
 
-def test_who_comes_second_waits() -> None:
+@pytest.mark.filterwarnings("always:.*another process makes it")
+def test_who_comes_second_waits_and_says_so(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> None:
+    monkeypatch.setattr(image_store, "PATIENCE", 0.05)
     made = []
 
     def slowly(array: np.ndarray) -> Facts:
         made.append(time.monotonic())
-        time.sleep(0.2)
+        time.sleep(0.3)
         return fill(array)
 
     threads = [threading.Thread(target=lambda: stored("a", SHAPE, slowly)) for _ in range(3)]
@@ -94,4 +96,4 @@ def test_who_comes_second_waits() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(made) == 1
+    assert len(made) == 1 and any("another process makes it; waiting" in str(one.message) for one in recwarn)
