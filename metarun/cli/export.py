@@ -20,7 +20,7 @@ def parser(add: Callable[..., Parser]) -> None:
     """Add the command to the parser, with ``add`` of its subparsers."""
     command = add(
         "export",
-        usage="metarun export run=PATH|zoo:NAME [support=DIR|FILE] out=DIR [format=FORMAT] [checkpoint=best|last] [KEY=...]",
+        usage="metarun export run=PATH|zoo:NAME [support=DIR|FILE] out=DIR [format=FORMAT] [checkpoint=...] [KEY=...]",
         description="Writes a run's network into a new folder, for use without metarun: weights, load.py, which loads\n"
         "them in ten lines, config.json, classes.json, and README.md, a card with what was measured and how. With\n"
         "support the network is adapted to it and frozen, as metarun adapt does; without, it is the initialisation.\n"

@@ -124,8 +124,9 @@ def _result(
     if x.eval.patience is not None:
         protocol["patience"] = f"{x.eval.patience} validations, one every {x.eval.every} meta-iterations"
     if of := record.trained_on:
-        how = "by name" if held_out.compared(of, held_out.facts(setup.tasks)) else "not: they are not named in both"
-        protocol["trained_on"] = f"{of.what}; classes of both data sets were compared {how}"
+        named = held_out.compared(of, held_out.facts(setup.tasks))
+        how = "were compared by name" if named else "were not compared: they are not named in both"
+        protocol["trained_on"] = f"{of.what}; classes of both data sets {how}"
     if record.start:
         protocol["init"] = record.start.stamp()
     for rate in tested.meta.step_sizes.values():

@@ -7,6 +7,7 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from tests.support.listed_images import first_classes, photograph, write_folders
 
 CPU = torch.device("cpu")
 MINE = {Split.train: ["ant", "bee"], Split.val: ["cat"], Split.test: ["dog", "elk"]}
-PLAIN = {"size": 16, "resize": Filter.lanczos, "grey": False}
+PLAIN: dict[str, Any] = {"size": 16, "resize": Filter.lanczos, "grey": False}
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def copy(data_root: Path, layout: str, of: np.ndarray) -> None:
     names = cifar100.names()
     data_root.mkdir(parents=True, exist_ok=True)
     if layout == "npz":
-        mosaics = {}
+        mosaics: dict[str, Any] = {}
         for name, some in zip(names, of, strict=True):
             mosaic = some.reshape(3, -1, 32, 32, 3).swapaxes(1, 2).reshape(3 * 32, -1, 3)
             file = io.BytesIO()
@@ -53,9 +54,9 @@ def copy(data_root: Path, layout: str, of: np.ndarray) -> None:
             content = {"data": data.transpose(0, 3, 1, 2).reshape(len(data), -1), "fine_labels": labels.tolist()}
             (data_root / "cifar-100-python" / part).write_bytes(pickle.dumps(content, protocol=2))
     else:
-        part = {name: split.name for split, of_split in published("cifar_fs").items() for name in of_split}
+        parts = {name: split.name for split, of_split in published("cifar_fs").items() for name in of_split}
         for name, some in zip(names, of, strict=True):
-            folder = data_root / ("cifar100/data" if layout == "zip of CIFAR-FS" else f"CIFAR-FS/{part[name]}") / name
+            folder = data_root / ("cifar100/data" if layout == "zip of CIFAR-FS" else f"CIFAR-FS/{parts[name]}") / name
             folder.mkdir(parents=True)
             for i, image in enumerate(some):
                 Image.fromarray(image).save(folder / f"{name}_{i}.png", compress_level=0)
