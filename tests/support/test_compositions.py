@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,8 +27,8 @@ REFUSED = {
 }
 
 
-def composed(patch: pytest.MonkeyPatch, words: list[str], remembered: bool) -> tuple[str, list[list[str]]]:
-    """The composition as text, or the error, and the words of all that Hydra composed for it."""
+def composed(patch: pytest.MonkeyPatch, words: list[str], folder: Path | None = None) -> tuple[str, list[list[str]]]:
+    """The composition as text, or the error, and the words of all that Hydra composed for it; folder: the memory."""
     asked: list[list[str]] = []
     load = ConfigLoaderImpl.load_configuration.__wrapped__  # type: ignore[attr-defined]
 
@@ -37,8 +38,8 @@ def composed(patch: pytest.MonkeyPatch, words: list[str], remembered: bool) -> t
 
     with patch.context() as until, composing():
         until.setattr(ConfigLoaderImpl, "load_configuration", told)
-        if remembered:
-            remember(until)
+        if folder is not None:
+            remember(until, folder)
         try:
             return OmegaConf.to_yaml(compose_words(words)), asked
         except UserError as error:
@@ -46,10 +47,9 @@ def composed(patch: pytest.MonkeyPatch, words: list[str], remembered: bool) -> t
 
 
 @pytest.mark.parametrize("words", [*GROUPS, *REFUSED])
-def test_remembered_is_composed(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (want, whole), (got, asked) = (composed(monkeypatch, words.split(), remembered) for remembered in (False, True))
-    assert got == want and whole == [words.split()]
-    if words in REFUSED:  # so that the error is Hydra's own
-        assert asked == [REFUSED[words].split(), words.split()]
-    else:
-        assert asked == [GROUPS[words].split()]
+def test_remembered_is_composed(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    want, whole = composed(monkeypatch, words.split())
+    assert whole == [words.split()]
+    refused = [words.split()] if words in REFUSED else []  # so that the error is Hydra's own
+    for first in ([{**GROUPS, **REFUSED}[words].split()], []):
+        assert composed(monkeypatch, words.split(), tmp_path) == (want, first + refused)
