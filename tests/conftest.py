@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 import torch
 
+from metarun.cli import main as cli
 from tests.support.commands import Command
 from tests.support.compositions import remember
+from tests.support.runs import no_figures
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -23,14 +28,13 @@ def pytest_configure(config: pytest.Config) -> None:
     So do the workers of pytest-xdist: they share one folder, and each data set is prepared once.
     Not by a fixture: test modules ask for the kernels as they are collected.
     """
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.TemporaryDirectory(prefix="metarun-tests-")
+        config.add_cleanup(folder.cleanup)
+        os.environ["METARUN_CACHE"] = folder.name
     patch = pytest.MonkeyPatch()
     config.add_cleanup(patch.undo)
-    remember(patch)
-    if hasattr(config, "workerinput"):
-        return
-    folder = tempfile.TemporaryDirectory(prefix="metarun-tests-")
-    config.add_cleanup(folder.cleanup)
-    os.environ["METARUN_CACHE"] = folder.name
+    remember(patch, Path(os.environ["METARUN_CACHE"]) / "compositions")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
@@ -75,9 +79,10 @@ def data_root() -> Path:
 
 
 @pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs in this process draw no figures, which take a short one half its time; for tests that look at none."""
-    monkeypatch.setattr("metarun.runs.meta_test.illustrate", lambda *_: None)
+def undrawn(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runs in this process draw no figures; for tests that look at none. A test marked ``drawn`` is none of them."""
+    with nullcontext() if request.node.get_closest_marker("drawn") else no_figures():
+        yield
 
 
 @pytest.fixture
@@ -95,5 +100,18 @@ def metarun(tmp_path: Path) -> Command:
             text=True,
             timeout=timeout,
         )
+
+    return command
+
+
+@pytest.fixture
+def metarun_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The same in this process, which has imported torch, for tests that need no process of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*words: str) -> subprocess.CompletedProcess[str]:
+        with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+            status = cli.main(list(words))
+        return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
 
     return command

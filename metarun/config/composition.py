@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import typing
 from contextlib import AbstractContextManager
@@ -129,12 +130,13 @@ def _check_job(arguments: list[str], without_hydra: bool = False) -> tuple[Exper
             set_checked(base, override)
     composed = compose_words(arguments)
     experiment, record = parse(*split(composed))
+    stated = functools.cache(lambda: plain(base))  # once for all words, and not for a word that refers to Hydra's keys
     for override in overrides:
         for key in _hydra_keys(override):
             if not _is_there(composed.hydra, key):
                 raise UserError(f"{override.input_line}: Hydra has no key {key}")
         if override not in groups:
-            refuse_unread(override, base, experiment, record)
+            refuse_unread(override, stated, experiment, record)
     return experiment, record
 
 
@@ -164,17 +166,7 @@ def parse(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Record]:
     """
     try:
         OmegaConf.merge(cfg, OmegaConf.to_container(cfg, resolve=True))  # of the right types, interpolated values too
-        for group in (
-            *GROUPS,
-            "eval",
-            *(["recipe"] if cfg.recipe else []),
-            *(f"tracker.{name}" for name in cfg.tracker),
-        ):
-            try:
-                OmegaConf.to_object(OmegaConf.select(cfg, group))  # alone first, so that an error can name its group
-            except ConfigError as error:
-                raise error.under(group) from None
-        experiment = typing.cast(Experiment, OmegaConf.to_object(cfg))
+        experiment = _live(cfg)
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key or str(error).splitlines()[0]}: has no value, and needs one") from None
     except OmegaConfBaseException as error:
@@ -183,6 +175,20 @@ def parse(cfg: DictConfig, chosen: dict[str, str]) -> tuple[Experiment, Record]:
     del values["tracker"]  # a run is the same with any, and addresses may have a password in them
     kinds = {group: type(getattr(experiment, group)).__module__.rpartition(".")[2] for group in GROUPS}
     return experiment, Record(names=chosen, kinds=kinds, values=values)
+
+
+def _live(cfg: DictConfig) -> Experiment:
+    """Return the experiment of a configuration; an error names the group that it is in."""
+    try:
+        return typing.cast(Experiment, OmegaConf.to_object(cfg))
+    except ConfigError:
+        recipe, trackers = ["recipe"] if cfg.recipe else [], [f"tracker.{name}" for name in cfg.tracker]
+        for group in (*GROUPS, "eval", *recipe, *trackers):
+            try:
+                OmegaConf.to_object(OmegaConf.select(cfg, group))
+            except ConfigError as error:
+                raise error.under(group) from None
+        raise
 
 
 def compose(overrides: list[str], config_dir: str | None = None) -> tuple[Experiment, Record]:
@@ -247,4 +253,9 @@ def split(cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:
 
 def _typed(cfg: DictConfig) -> DictConfig:
     """Give a configuration the types of ``Experiment``: Hydra's root has none."""
-    return typing.cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Experiment), cfg))
+    return typing.cast(DictConfig, OmegaConf.merge(_schema(), cfg))
+
+
+@functools.cache  # reading the class takes as long as the merge, which changes a copy
+def _schema() -> DictConfig:
+    return OmegaConf.structured(Experiment)

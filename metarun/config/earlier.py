@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import typing
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from metarun.config.overrides import (
     INSTEAD,
     check_choice,
     only_training_reads,
+    plain,
     read,
     refuse_sweep,
     refuse_unread,
@@ -111,8 +113,9 @@ def reopen(record: Record, arguments: list[str]) -> tuple[Experiment, Record]:
                 set_checked(cfg, override)
                 set_here.append(override)
         experiment, record = parse(cfg, chosen)
+        stated = functools.cache(lambda: plain(cfg))
         for override in set_here:
-            refuse_unread(override, cfg, experiment, record)
+            refuse_unread(override, stated, experiment, record)
         record = replace(record, start=before.start, extended=before.extended)
         if other:
             elsewhere = trained_elsewhere(before, trained, experiment.dataset, chosen["dataset"])

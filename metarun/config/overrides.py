@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from hydra.errors import OverrideParseException
@@ -193,12 +193,14 @@ def set_checked(cfg: DictConfig, override: Override) -> None:
         raise ConfigError(key, value, f"{in_words(kind)}{meant(kind, value)}")
 
 
-def refuse_unread(override: Override, cfg: DictConfig, experiment: Experiment, record: Record) -> None:
+def refuse_unread(
+    override: Override, stated: Callable[[], dict[str, Any]], experiment: Experiment, record: Record
+) -> None:
     """Refuse a value that nothing reads, or that a method or a data set replaces by another one.
 
     Args:
         override: the override.
-        cfg: a configuration in which the value is set.
+        stated: returns the values of a configuration in which this one is set, as ``plain`` does.
         experiment: the experiment that runs.
         record: its record.
 
@@ -210,7 +212,7 @@ def refuse_unread(override: Override, cfg: DictConfig, experiment: Experiment, r
         raise UserError(f"{override.input_line}: nothing reads it, only {reader} would; leave it out")
     if is_hydras(override) or key.startswith("tracker.") or (isinstance(value, str) and "${" in value):
         return
-    typed, runs = (pluck(values, key) for values in (plain(cfg), record.values))
+    typed, runs = (pluck(values, key) for values in (stated(), record.values))
     if typed != runs:
         chosen = " ".join(f"{group}={record.names[group]}" for group in ("algo", "dataset"))
         raise UserError(f"{override.input_line}: with {chosen} it is {runs} and nothing else; leave it out")

@@ -352,7 +352,8 @@ def test_both_checkpoints_of_a_run_are_rows_of_their_own(
         assert len(list(csv.DictReader(file))) == 1, "without validation there is one checkpoint"
 
 
-def test_train_eval_report(metarun: Command, tmp_path: Path) -> None:
+def test_train_eval_report(metarun: Command, metarun_here: Command, tmp_path: Path) -> None:
+    """Training, an evaluation and a report as they are typed; the others in this process, for speed."""
     done = metarun("train", *QUICK, "algo=fomaml")
     assert done.returncode == 0, done.stderr
     assert "meta-test accuracy" in done.stdout and "report: outputs/" in done.stdout
@@ -379,14 +380,14 @@ def test_train_eval_report(metarun: Command, tmp_path: Path) -> None:
     scores = json.loads((evaluation / "result.json").read_text())["scores"]
     assert [s["norm"] for s in scores] == ["transductive", "support", "support_plus_one"]
     assert all(s["tasks"] == 6 and len(s["by_steps"]) == 3 for s in scores)
-    done = metarun("eval", f"run={run_dir}", "way=4")
+    done = metarun_here("eval", f"run={run_dir}", "way=4")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "head.weight" in done.stderr
     # the training run's own protocol, so its own tasks and figures
-    done = metarun("eval", f"run={run_dir}")
+    done = metarun_here("eval", f"run={run_dir}")
     again = json.loads(next(p for p in (run_dir / "eval").rglob("result.json") if p.parent != evaluation).read_text())
     assert again["scores"] == result["scores"], done.stderr
 
-    assert metarun("train", *QUICK, "algo=fomaml", "seed=1").returncode == 0
+    assert metarun_here("train", *QUICK, "algo=fomaml", "seed=1").returncode == 0
     done = metarun("report", "outputs")
     assert done.returncode == 0, done.stderr
     with open(tmp_path / "outputs/table.csv") as file:
@@ -442,8 +443,9 @@ def test_a_failed_job_is_told_at_once_with_its_settings_and_folder(
     assert last[-1] == "metarun: error: 4 of 5 jobs failed"
 
 
-def test_sinusoid_draws_its_figure(metarun: Command, tmp_path: Path) -> None:
-    done = metarun("train", "dataset=sinusoid", "steps=4", "eval.tasks=8", "eval.every=2", "run_dir=run")
+@pytest.mark.drawn
+def test_sinusoid_draws_its_figure(metarun_here: Command, tmp_path: Path) -> None:
+    done = metarun_here("train", "dataset=sinusoid", "steps=4", "eval.tasks=8", "eval.every=2", "run_dir=run")
     assert done.returncode == 0, done.stderr
     assert "meta-test mse" in done.stdout and "none (no batch norm)" in done.stdout
     assert (tmp_path / "run/sinusoid.png").stat().st_size > 10_000
@@ -451,8 +453,9 @@ def test_sinusoid_draws_its_figure(metarun: Command, tmp_path: Path) -> None:
     assert result["protocol"]["task"] == "10-shot" and len(result["scores"][0]["by_steps"]) == 11
 
 
-def test_gaussians_draws_its_figure(metarun: Command, tmp_path: Path) -> None:
-    done = metarun("train", "dataset=gaussians", "steps=4", "eval.tasks=8", "eval.every=2", "run_dir=run")
+@pytest.mark.drawn
+def test_gaussians_draws_its_figure(metarun_here: Command, tmp_path: Path) -> None:
+    done = metarun_here("train", "dataset=gaussians", "steps=4", "eval.tasks=8", "eval.every=2", "run_dir=run")
     assert done.returncode == 0, done.stderr
     assert "meta-test accuracy" in done.stdout and "2-way 5-shot" in done.stdout
     assert (tmp_path / "run/points.png").stat().st_size > 10_000 and not (tmp_path / "run/episodes.png").exists()
@@ -495,8 +498,10 @@ def test_check(capsys: pytest.CaptureFixture[str]) -> None:
     assert "finite differences" in out and " 0 wrong" in out
 
 
-def test_real_omniglot(metarun: Command, tmp_path: Path, data_root: Path) -> None:
-    done = metarun("train", "dataset=omniglot", "run_dir=run", *QUICK, "steps=16", "model.filters=16", "algo=fomaml")
+def test_real_omniglot(metarun_here: Command, tmp_path: Path, data_root: Path) -> None:
+    done = metarun_here(
+        "train", "dataset=omniglot", "run_dir=run", *QUICK, "steps=16", "model.filters=16", "algo=fomaml"
+    )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["split"] == "train"]

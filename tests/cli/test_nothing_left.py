@@ -24,6 +24,7 @@ from hydra.version import getbase
 from metarun.cli import main as cli
 from metarun.cli.train import Jobs
 from metarun.engine.ranks import ALONE
+from tests.support.runs import no_figures
 
 SMALL = ["dataset=sinusoid", "steps=1", "eval.every=0", "eval.tasks=2", "device.compile=false", "device.threads=2"]
 
@@ -51,7 +52,8 @@ def state() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    assert cli.main(["train", f"run_dir={folder / 'run'}", *SMALL]) == 0
+    with no_figures():
+        assert cli.main(["train", f"run_dir={folder / 'run'}", *SMALL]) == 0
     return folder
 
 

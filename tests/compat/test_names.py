@@ -61,11 +61,14 @@ BORROWED = {
     "hydra._internal.utils.get_args_parser": [],
     "hydra.core.config_search_path.ConfigSearchPath.prepend": ["self", "provider", "path", "anchor"],
     "hydra.core.config_search_path.SearchPathQuery": ["provider"],
-    "hydra.core.config_loader.ConfigLoader.get_group_options": ["self", "group_name"],
-    "hydra.core.config_loader.ConfigLoader.list_groups": ["self", "parent_name"],
+    "hydra._internal.config_loader_impl.ConfigLoaderImpl": ["config_search_path"],
+    "hydra._internal.config_repository.ConfigRepository": ["config_search_path"],
+    "hydra._internal.config_repository.ConfigRepository.get_group_options": ["self", "group_name", "results_filter"],
+    "hydra.core.object_type.ObjectType": [],
+    "hydra.core.object_type.ObjectType.GROUP": [],
+    "hydra.core.config_store.ConfigNode": ["name", "node", "group", "package", "provider"],
     "hydra.core.config_store.ConfigStore": [],
     "hydra.core.config_store.ConfigStore.instance": [],
-    "hydra.core.config_store.ConfigStore.store": ["self", "group", "name", "node"],
     "hydra.core.global_hydra.GlobalHydra": [],
     "hydra.core.global_hydra.GlobalHydra.instance": [],
     "hydra.core.global_hydra.GlobalHydra.clear": ["self"],
@@ -89,7 +92,10 @@ BORROWED = {
     "omegaconf.DictConfig._is_none": ["self"],
     "omegaconf.OmegaConf.register_new_resolver": ["name", "resolver", "replace"],
 }
-PUBLIC = {"torch.Tensor", "torch.fx.Graph", "torch.fx.GraphModule", "torch.fx.Node", "omegaconf.DictConfig"}
+PUBLIC = {"torch.Tensor", "torch.fx.Graph", "torch.fx.GraphModule", "torch.fx.Node"} | {
+    "omegaconf.DictConfig",
+    "omegaconf.OmegaConf",
+}
 
 
 def resolved(name: str) -> Any:

@@ -164,7 +164,6 @@ CASES = {
     "dice": lambda: Case(method("maml", 1), own, Estimator.dice),
 }
 cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-few = pytest.mark.parametrize("name", ["own policy", "first order", "meta-sgd"])
 
 
 def vectors(case: Case) -> list[Meta]:
@@ -236,11 +235,17 @@ ENGINES = {
 }
 
 
-@pytest.mark.sampled(5)
-@few
-@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
-def test_every_engine_gives_the_same_answers(name: str, engine: Engine) -> None:
-    of = CASES[name]()
+SAMPLE = "meta-sgd", "traced chunks"  # tracing takes seconds; the other traces are in make test-all
+ANSWERS = [
+    pytest.param(name, way, marks=[pytest.mark.full] if "traced" in way and (name, way) != SAMPLE else [])
+    for name in ("own policy", "first order", "meta-sgd")
+    for way in ENGINES
+]
+
+
+@pytest.mark.parametrize(("name", "way"), ANSWERS)
+def test_every_engine_gives_the_same_answers(name: str, way: str) -> None:
+    of, engine = CASES[name](), ENGINES[way]
     mine, plain = of.questions(engine, steps=100).about(of.tasks), of.questions().about(of.tasks)
     product, want = mine.fisher(of.meta), plain.fisher(of.meta)
     for v in vectors(of):

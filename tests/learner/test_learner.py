@@ -16,6 +16,7 @@ from metarun.errors import UserError
 from metarun.learner.learner import Learner
 from metarun.runs import checkpoint
 from tests.learner.support import drawn, evaluated, short_run, with_data
+from tests.support.runs import no_figures
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -44,10 +45,8 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def maml(tmp_path_factory: pytest.TempPathFactory) -> Learner:
-    patch = pytest.MonkeyPatch()
-    patch.setattr("metarun.runs.meta_test.illustrate", lambda *_: None)
-    folder = short_run(tmp_path_factory.mktemp("maml") / "run", "algo=maml", *SMALL)
-    patch.undo()
+    with no_figures():
+        folder = short_run(tmp_path_factory.mktemp("maml") / "run", "algo=maml", *SMALL)
     return metarun.load(folder, device="cpu")
 
 

@@ -54,12 +54,13 @@ def test_a_step_is_logged_and_saved(rule: str, tmp_path: Path) -> None:
     assert again is not None and again.step == 4
 
 
+@pytest.mark.parametrize("compiled", ["false", pytest.param("auto", marks=pytest.mark.full)])  # tracing takes seconds
 @RULES
 def test_a_run_that_is_killed_within_its_step_goes_on_to_the_same_bits(
-    rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rule: str, compiled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    word = f"algo.outer_optimizer={rule}"
-    whole = run(bench(word), tmp_path / "whole")
+    words = [f"algo.outer_optimizer={rule}", f"device.compile={compiled}"]
+    whole = run(bench(*words), tmp_path / "whole")
     judged, batches = MetaBatch.trial, list[MetaBatch]()
 
     def dies(self: MetaBatch, meta: Meta) -> Trial:
@@ -71,10 +72,10 @@ def test_a_run_that_is_killed_within_its_step_goes_on_to_the_same_bits(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(MetaBatch, "trial", dies)
-        run(bench(word), tmp_path / "killed")
+        run(bench(*words), tmp_path / "killed")
     saved = checkpoint.load(tmp_path / "killed")
     assert saved is not None and saved.step == 2
-    resumed = run(bench(word), tmp_path / "killed")
+    resumed = run(bench(*words), tmp_path / "killed")
     assert same(resumed.meta, whole.meta)
     first, second = (checkpoint.folder(tmp_path / of) / checkpoint.LAST for of in ("whole", "killed"))
     assert first.read_bytes() == second.read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,9 @@ from metarun.datasets.base import Split
 from metarun.datasets.generated import Generated
 from metarun.errors import ConfigError, UserError
 from metarun.reproduce.verdict import Verdict
+from metarun.runs.experiment import Experiment
 from metarun.runs.recipe import Reference
+from metarun.runs.record import Record
 from metarun.runs.setup import assemble
 from metarun.runs.signals import StopSignals
 from metarun.runs.train import train
@@ -84,9 +87,14 @@ def test_a_band_has_two_ends_and_a_reason() -> None:
         )
 
 
+@functools.cache
+def composed(name: str) -> tuple[Experiment, Record]:
+    return config.compose([f"recipe={name}"])
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_a_whole_protocol(name: str) -> None:
-    experiment, _ = config.compose([f"recipe={name}"])
+    experiment, _ = composed(name)
     recipe = experiment.recipe
     assert recipe is not None and recipe.name == name and recipe.budget == 1
     selects = "mamlpp" in name  # the code published with MAML++ alone
@@ -100,9 +108,10 @@ def test_a_recipe_is_a_whole_protocol(name: str) -> None:
     assert text.startswith("# @package _global_\n# "), "says what it is"
 
 
+@pytest.mark.sampled(0, 16)  # recipes of a table differ in numbers, and each is composed whole above
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_without_test_tasks(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, _ = config.compose([f"recipe={name}"])
+    whole, _ = composed(name)
     smaller: dict[str, Any] = {width: 4 for width in ("filters", "units") if hasattr(whole.model, width)}
     acts = not whole.dataset.labelled
     if acts and name.startswith("cheetah"):
@@ -149,7 +158,7 @@ def test_the_budget_scales_training_and_nothing_else() -> None:
 
 def test_both_readings_of_what_the_sources_leave_open_are_there() -> None:
     def identity(name: str) -> dict[str, object]:
-        return config.compose([f"recipe={name}"])[1].identity()
+        return composed(name)[1].identity()
 
     official = identity("omniglot/maml_5w1s")
     for variant, key, there, here in (

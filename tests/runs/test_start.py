@@ -25,6 +25,7 @@ from metarun.runs.record import CONFIG, Record
 from metarun.runs.setup import build
 from metarun.runs.source import begin
 from metarun.runs.start import Start
+from tests.support.runs import no_figures
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 TINY = [
@@ -37,8 +38,7 @@ Refused = pytest.CaptureFixture[str]
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("finished") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("metarun.runs.meta_test.illustrate", lambda *_: None)
+    with no_figures():
         assert cli.main(["train", f"run_dir={run_dir}", *TINY]) == 0
     return run_dir
 

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from metarun.results import result_file
 from metarun.runs.journal import Journal
 from metarun.runs.record import Record
 from tests.support.results import result
+
+
+@contextmanager
+def no_figures() -> Iterator[None]:
+    """Runs within, in this process, draw no figures, which take a short one half its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("metarun.runs.meta_test.illustrate", lambda *_: None)
+        yield
 
 
 def outcome(run_dir: Path) -> tuple[dict[str, bytes], list[dict], list[dict]]:
