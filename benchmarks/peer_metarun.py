@@ -73,7 +73,14 @@ class Peer:
             )
             shape, outputs = (w["channels"], w["image"], w["image"]), w["ways"]
         else:
-            model = MLP(hidden=[w["hidden"]] * 2, activation=Activation.relu, norm=False, **plain)
+            model = MLP(
+                hidden=[w["hidden"]] * 2,
+                activation=Activation.relu,
+                norm=False,
+                norm_gamma=True,
+                norm_eps=1e-5,
+                **plain,
+            )
             shape, outputs = (1,), 1
         module = initialise(model, shape, outputs, seed=0).to(dtype)
         given = common.make_params(w, dtype="float64" if dtype == torch.float64 else "float32")

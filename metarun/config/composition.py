@@ -253,9 +253,9 @@ def split(cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:
 
 def _typed(cfg: DictConfig) -> DictConfig:
     """Give a configuration the types of ``Experiment``: Hydra's root has none."""
-    return typing.cast(DictConfig, OmegaConf.merge(_schema(), cfg))
+    return typing.cast(DictConfig, OmegaConf.merge(_types(), cfg))
 
 
 @functools.cache  # reading the class takes as long as the merge, which changes a copy
-def _schema() -> DictConfig:
+def _types() -> DictConfig:
     return OmegaConf.structured(Experiment)

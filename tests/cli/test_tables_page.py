@@ -14,7 +14,8 @@ from metarun.results.result_file import read
 from tests.support.own_tables import QUICK
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tables.md").read_text()
-EXAMPLE = PAGE.split("## An example")[1].split("## Settings")[0]
+EXAMPLE = PAGE.split("## An example")[1].split("\n## ")[0]
+USE = PAGE.split("## A trained run, used")[1].split("\n## ")[0]
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -29,6 +30,14 @@ def test_the_example_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.Monke
     result = read(tmp_path / "outputs" / "machines" / "result.json")
     assert result.protocol["split"] == "own 19/5/6 tasks by machine, split_seed 0"
     assert result.protocol["task"] == "5-shot" and "rmse of temperature" in result.scores[0].by_steps[-1].beside
+
+    title, *rows = (tmp_path / "machines.csv").read_text().splitlines()
+    known, unknown = rows[:5], [row for row in rows[5:] if row.startswith("M0,")]
+    (tmp_path / "new_machine.csv").write_text("\n".join([title, *known]))
+    (tmp_path / "more_of_it.csv").write_text("\n".join([title, *unknown]))
+    for line in re.findall(r"^metarun (.*)$", USE, re.M):
+        assert cli.main(shlex.split(line)) == 0
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 1 + len(unknown)
 
 
 def test_the_page_lists_every_setting_of_a_table() -> None:
