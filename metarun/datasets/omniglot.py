@@ -216,7 +216,7 @@ def _from_npz(data_root: Path) -> np.ndarray:
         ink = stored["ink"]
     if ink.shape != (CHARACTERS, DRAWINGS, SIDE, SIDE):
         raise ValueError(f"array 'ink' has shape {ink.shape}")
-    return np.where(ink, 0, 255).astype(np.uint8)
+    return np.where(ink, np.uint8(0), np.uint8(255))  # whole numbers of 64 bits would take 3 GB
 
 
 def _files(root: Path) -> list[Path]:
