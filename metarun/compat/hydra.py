@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import hydra.version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -24,7 +24,7 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.version import VersionBase
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 __all__ = ["HydraConfig", "IntervalSweep", "Override"]
 
@@ -64,7 +64,7 @@ def _schemas(types: Types) -> dict[str, Any]:
     schemas: dict[str, Any] = {}
     for path, of in types.items():
         group, _, name = path.rpartition("/")
-        node = _structured(of) if isinstance(of, type) else OmegaConf.create(of)
+        node = cast(DictConfig, _structured(of) if isinstance(of, type) else OmegaConf.create(of))
         stored = ConfigNode(f"{name}.yaml", node, "/".join(filter(None, ("schema", group))), None, None)
         (schemas.setdefault(group, {}) if group else schemas)[stored.name] = stored
     return schemas
