@@ -30,8 +30,7 @@ metarun: one bench for gradient-based meta-learning
                      metarun eval run=outputs/RUN eval.norm=all eval.tasks=1000
   metarun adapt    adapt a run to a few pictures of your own classes, and keep the result in one file
                      metarun adapt run=outputs/RUN support=photos/known out=MODEL
-  metarun predict  classify pictures with it
-                     metarun predict model=MODEL images=photos/new
+  metarun predict  classify pictures with it: metarun predict model=MODEL images=photos/new
   metarun export   a network for use elsewhere: metarun export run=outputs/RUN support=DIR out=DIR format=onnx
   metarun report   one table (Markdown, CSV and a page to look at) of all runs in a folder: metarun report outputs/
   metarun track    send runs, or the rest of them, to Comet, TensorBoard, W&B or MLflow

@@ -474,11 +474,11 @@ def test_a_step_size_that_was_learned_cannot_be_set_for_a_test(
     assert "algo.inner_lr=0.07: must be as trained, " in capsys.readouterr().err
 
 
+@pytest.mark.drawn
 @pytest.mark.filterwarnings("default")
 def test_a_test_that_diverges_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.undo()  # with its report
     monkeypatch.chdir(tmp_path)
     words = ["dataset=sinusoid", "steps=1", "eval.every=0", "eval.tasks=4", "algo.inner_lr=10", "device.compile=false"]
     assert cli.main(["train", *words, "algo.inner_steps=1", "algo.eval_inner_steps=40"]) == 3

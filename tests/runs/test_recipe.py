@@ -55,7 +55,7 @@ def reference(value: float = 0.95, interval: float | None = 0.01, band: list[flo
         (0.933, 0.006, [0.93, 0.98], 1.0, Verdict.reproduced),
         (0.990, 0.006, [0.93, 0.98], 1.0, Verdict.above),
         (0.95, 0.006, None, 0.5, Verdict.partial),
-        (0.70, 0.30, None, 1.0, Verdict.below),  # an interval that overlaps with everything
+        (0.70, 0.30, None, 1.0, Verdict.undecided),  # an interval that overlaps with everything
         (math.nan, math.nan, None, 1.0, Verdict.below),
     ],
 )
