@@ -56,6 +56,7 @@ class Tasks(abc.ABC):
         stamp: facts for the protocol of every number measured on these tasks.
         figure: kind of figure for test tasks.
         apart: what the splits differ by, in the plural: classes, or the tasks that a user's data name.
+        noun: what examples are called in messages.
         learned: what preparing inputs and labels learned from meta-training data, as plain data for ``config.json``.
     """
 
@@ -63,6 +64,7 @@ class Tasks(abc.ABC):
     stamp: dict[str, str]
     figure: TaskFigure = TaskFigure.none
     apart: str = "classes"
+    noun: str = "rows"
     learned: Mapping[str, Any] = MappingProxyType({})
 
     @abc.abstractmethod
@@ -198,8 +200,7 @@ class Dataset(abc.ABC):
         Raises:
             UserError: the file cannot be read; or the examples of this data set are no images.
         """
-        module = type(self).__module__.rpartition(".")[2]
-        raise UserError(f"dataset={module}: its examples are no image files")
+        raise UserError(f"dataset={type(self).__module__.rpartition('.')[2]}: its examples are no image files")
 
     @property
     def reading(self) -> str:

@@ -10,9 +10,6 @@ from metarun.datasets.about import About, File
 from metarun.datasets.listed import ListedImages, Source
 from metarun.datasets.listed_sources import in_folders
 from metarun.datasets.split_file import Listed
-from metarun.errors import UserError
-
-FOLDERS = ("CUB_200_2011", "cub/CUB_200_2011", "CUB/CUB_200_2011", "cub", "CUB")  # under data_root
 
 ABOUT = About(
     title="photographs of birds",
@@ -27,7 +24,7 @@ ABOUT = About(
     by_hand="Unpack CUB_200_2011.tgz of www.vision.caltech.edu/datasets/cub_200_2011 in {data_root}, so that there is "
     "{data_root}/CUB_200_2011/images/001.Black_footed_Albatross.",
     downloads=False,
-    places=FOLDERS,
+    places=("CUB_200_2011", "cub/CUB_200_2011", "CUB/CUB_200_2011", "cub", "CUB"),
 )
 
 
@@ -39,10 +36,7 @@ class Cub(ListedImages):
     complete: ClassVar[int | None] = ABOUT.images
 
     def find(self, data_root: Path, listed: Listed) -> Source:
-        source = in_folders([data_root / name for name in FOLDERS], listed, "cub")
+        source = in_folders([data_root / name for name in ABOUT.places], listed, "cub")
         if source is None:
-            raise UserError(
-                f"dataset=cub: found no copy in {data_root} (folders tried: {', '.join(FOLDERS)}). "
-                f"{ABOUT.by_hand_in(data_root)}"
-            )
+            raise self.nowhere(data_root)
         return source

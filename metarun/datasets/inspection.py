@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -101,11 +100,12 @@ def _wrong(file: File, path: Path) -> Iterator[str]:
         yield f"damaged: {path} ({size:,} bytes instead of {file.bytes:,})"
         return
     for kind, known in (("md5", file.md5), ("sha256", file.sha256)):
-        if known is not None and (found := _checksum(path, kind)) != known:
+        if known is not None and (found := checksum(path, kind)) != known:
             yield f"damaged: {path} ({kind} is {found} instead of {known})"
 
 
-def _checksum(path: Path, kind: str) -> str:
+def checksum(path: Path, kind: str) -> str:
+    """Return the checksum of a file, of which little is in memory at a time; ``kind``: md5 or sha256."""
     digest = hashlib.new(kind, usedforsecurity=False)
     with open(path, "rb") as file:
         while part := file.read(1 << 20):
@@ -122,22 +122,21 @@ def _too_few(tasks: Tasks, way: int, shot: int, query: int) -> Iterator[str]:
                 yield f"too few: {error}"
 
 
-def _whole(tasks: Any) -> str:
+def _whole(tasks: Tasks | None) -> str:
     """Return how many classes and examples there are."""
-    sizes = [tasks.sizes(split) for split in Split] if tasks else []
-    if not any(sizes):
+    sizes = [of for split in Split if (of := tasks.sizes(split))] if tasks else []
+    if not tasks or not sizes:
         return ""
-    names = {name for of in sizes for name in of or ()}
-    noun = getattr(tasks, "noun", "rows")
-    return f"; {len(names):,} {tasks.apart}, {sum(sum(of.values()) for of in sizes if of):,} {noun}"
+    names = {name for of in sizes for name in of}
+    return f"; {len(names):,} {tasks.apart}, {sum(sum(of.values()) for of in sizes):,} {tasks.noun}"
 
 
-def _counts(tasks: Any, split: Split) -> Iterator[str]:
+def _counts(tasks: Tasks, split: Split) -> Iterator[str]:
     """Yield the sizes of a split's classes: one number where all have the same, else each class with its own."""
     sizes = tasks.sizes(split)
     if not sizes:
         return
-    noun, one = getattr(tasks, "noun", "rows"), tasks.apart.removesuffix("es" if tasks.apart == "classes" else "s")
+    noun, one = tasks.noun, tasks.apart.removesuffix("es" if tasks.apart == "classes" else "s")
     least, most = min(sizes.values()), max(sizes.values())
     told = f"{split.name}: {len(sizes):,} {tasks.apart}, "
     if least == most:

@@ -92,6 +92,15 @@ class ListedImages(Dataset):
             UserError: there are none, or they are not complete; says what to put where.
         """
 
+    def nowhere(self, data_root: Path) -> UserError:
+        """Return the error that a data set with ``about`` is in none of its places; says what to put where."""
+        about = self.about
+        assert about is not None, "its class states what is known of it"
+        tried = f"folders tried: {', '.join(about.places)}"
+        return UserError(
+            f"dataset={self.module}: found no copy in {data_root} ({tried}). {about.by_hand_in(data_root)}"
+        )
+
     def picture(self, path: Path) -> np.ndarray:
         return self.converted(read(path, shown))
 

@@ -21,6 +21,7 @@ from metarun.datasets import picture_check
 from metarun.datasets.about import About, File
 from metarun.datasets.base import Dataset, Split, Tasks
 from metarun.datasets.imagefile import Filter, image_files, read, shown
+from metarun.datasets.inspection import checksum
 from metarun.datasets.sampler import ClassPool, Rotations
 from metarun.datasets.unpickle import images_by_class
 from metarun.errors import UserError, require_count
@@ -182,7 +183,7 @@ def prepared(source: Source, size: int, resize: Filter) -> dict[str, np.ndarray]
     if (split_name, instances) != (COMPLETE, IMAGES):
         split_name += f", {instances} images a class"
     pickles = [held for held in source.files.values() if isinstance(held, Path)]
-    published = pickles and all(_md5(path) == PUBLISHED_MD5.get(path.name) for path in pickles)
+    published = pickles and all(checksum(path, "md5") == PUBLISHED_MD5.get(path.name) for path in pickles)
     stamp = {
         "split": split_name,
         "source": f"{source.layout}{', published MD5' if published else ''}",
@@ -215,10 +216,6 @@ def _instances(every: list[tuple[str, Any]]) -> int:
     if not usual:
         raise UserError("dataset=miniimagenet: the classes found hold no images")
     return usual
-
-
-def _md5(path: Path) -> str:
-    return hashlib.md5(np.memmap(path, mode="r").data, usedforsecurity=False).hexdigest()
 
 
 def _by_csv(folder: Path) -> Source | None:

@@ -20,7 +20,6 @@ from metarun.datasets.unpickle import arrays
 from metarun.errors import UserError
 from metarun.out_of_memory import require_room
 
-FOLDERS = ("tieredimagenet", "tiered-imagenet", "tiered_imagenet", "tieredImageNet", "tieredimagenet/tiered-imagenet")
 PUBLISHED = "tieredimagenet"  # the split
 IMAGES, LABELS = "{}_images_png.pkl", "{}_labels.pkl"  # of each split
 
@@ -38,7 +37,10 @@ ABOUT = About(
     "(train_images_png.pkl, train_labels.pkl and so on), or put a folder for each class (n01530575, ...) into "
     "{data_root}/tieredimagenet/train, val and test.",
     downloads=False,
-    places=FOLDERS,
+    places=(
+        *("tieredimagenet", "tiered-imagenet", "tiered_imagenet", "tieredImageNet"),
+        "tieredimagenet/tiered-imagenet",
+    ),
 )
 
 
@@ -50,16 +52,13 @@ class TieredImageNet(ListedImages):
     complete: ClassVar[int | None] = ABOUT.images
 
     def find(self, data_root: Path, listed: Listed) -> Source:
-        folders = [data_root / name for name in FOLDERS]
+        folders = [data_root / name for name in ABOUT.places]
         for folder in folders:
             if any((folder / IMAGES.format(split.name)).exists() for split in Split):
                 return _in_pickles(folder, listed, as_in_files=self.split == PUBLISHED)
         if source := in_folders(folders, listed, "tieredimagenet"):
             return source
-        raise UserError(
-            f"dataset=tieredimagenet: found no copy in {data_root} (folders tried: {', '.join(FOLDERS)}). "
-            f"{ABOUT.by_hand_in(data_root)}"
-        )
+        raise self.nowhere(data_root)
 
 
 def _in_pickles(folder: Path, listed: Listed, as_in_files: bool) -> Source:

@@ -123,7 +123,6 @@ def _sheet(name: str, x: Experiment, tasks: Tasks, pictures: list[Pictured], wit
     facts |= {"read from": str(place)} if place else {}
     facts |= {"an example": " x ".join(map(str, tasks.input_shape)), **tasks.stamp, **without}
     sizes = {split: of for split in Split if (of := tasks.sizes(split))}
-    noun = getattr(tasks, "noun", "rows")
     splits = [
         [split.name, f"{len(of)}", f"{sum(of.values())}", f"{min(of.values())}", f"{max(of.values())}"]
         for split, of in sizes.items()
@@ -133,7 +132,7 @@ def _sheet(name: str, x: Experiment, tasks: Tasks, pictures: list[Pictured], wit
     return Sheet(
         title=title,
         facts=facts,
-        splits=Grid(["split", tasks.apart, noun, "least", "most"], splits),
+        splits=Grid(["split", tasks.apart, tasks.noun, "least", "most"], splits),
         pictures=pictures,
-        classes=Grid([tasks.apart, "split", noun], listed) if 0 < len(listed) <= LISTED else None,
+        classes=Grid([tasks.apart, "split", tasks.noun], listed) if 0 < len(listed) <= LISTED else None,
     )
