@@ -63,6 +63,7 @@ def test_what_the_machine_has() -> None:
         out_of_memory.require_room(there + 1, torch.device("cpu"), "it", "key")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("words", "said"),
     [("meta_batch=1000000 query=100", "meta_batch=1000000: the tasks"), ("meta_batch=1000 shot=1000000", "meta_batch"),

@@ -57,7 +57,7 @@ class Unseen(Model):
         return Attention(input_shape[-1], outputs)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("algo", ON_IMAGES)
 def test_a_module_the_package_has_never_seen_is_meta_trained(algo: str, tmp_path: Path) -> None:
     steps = "steps=1" if algo == "random" else "steps=3"
@@ -113,7 +113,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.sampled(0, 2)
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap of some layers is a loop inside torch
 @pytest.mark.parametrize("network", NETWORKS)
 def test_its_meta_gradient_is_right(network: str) -> None:

@@ -39,6 +39,7 @@ def test_pretraining_sees_all_classes_and_tasks_get_a_new_head() -> None:
     assert path[3]["head.weight"].any()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("algo", ["pretrain", "random"])
 def test_the_step_size_is_the_best_on_validation(algo: str, tmp_path: Path) -> None:
     b = bench(f"algo={algo}", "algo.rates=[1.0e-8,0.03]", "algo.eval_inner_steps=5")
@@ -56,6 +57,7 @@ def test_the_only_step_size_needs_no_validation(algo: str) -> None:
     assert loop.tuned(b, b.first_meta()).step_sizes[RATE].item() == pytest.approx(0.03)
 
 
+@pytest.mark.full
 def test_random_parameters_stay_the_first_ones(tmp_path: Path) -> None:
     b = bench("algo=random")
     assert b.experiment.steps == 1

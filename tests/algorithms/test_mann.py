@@ -253,6 +253,7 @@ def lookup(first: int, count: int = 16) -> Episode:
     return Episode(x, y, x, y, keys)
 
 
+@pytest.mark.full
 def test_it_learns_to_look_things_up() -> None:
     """Chance is a half, and each class's second example can be known."""
     torch.manual_seed(0)

@@ -63,6 +63,7 @@ def ran(words: str) -> int:
     return cli.main([*words.split(), "device=cpu"])
 
 
+@pytest.mark.full
 def test_a_picture_is_classified_with_the_exported_folder_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ran("export run=photos support=known out=ants algo.eval_inner_steps=2") == 0
     out, err = capsys.readouterr()
@@ -87,6 +88,7 @@ def test_a_picture_is_classified_with_the_exported_folder_alone(here: Path, caps
     assert "algo.eval_inner_steps 2 (tested: " in card
 
 
+@pytest.mark.full
 def test_numbers_of_a_table(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ran("adapt run=numbers support=five.csv out=m08.model") == 0
     assert "6 rows, " in capsys.readouterr().out
@@ -171,6 +173,7 @@ def test_what_cannot_be_is_one_line(words: str, here: Path, capsys: pytest.Captu
     assert not (here / "x").exists() and not list(here.glob(".*.tmp"))
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("undrawn")
 def test_the_page_says_what_happens(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its commands run as they stand but for the names of folders, and its Python lines too."""

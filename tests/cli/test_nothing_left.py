@@ -77,6 +77,7 @@ COMMANDS = {  # words -> exit status
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("words", COMMANDS)
 def test_a_command_leaves_nothing_behind(
     words: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -102,6 +103,7 @@ def test_a_hydra_that_the_caller_has_opened_stays_open(tmp_path: Path, capsys: p
         assert hydra.compose("mine").a == 1 and str(getbase()) == "1.2"
 
 
+@pytest.mark.full
 def test_a_failed_job_is_not_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

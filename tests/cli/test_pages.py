@@ -37,6 +37,7 @@ def shown_command(folder: Path) -> list[str]:
     return shlex.split(shown)
 
 
+@pytest.mark.full
 def test_the_command_of_a_report_is_that_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     small = ["dataset=gaussians", *SMALL]
@@ -57,6 +58,7 @@ def test_the_command_of_a_report_is_that_of_its_run(tmp_path: Path, monkeypatch:
     assert shown_command(evaluation)[1:] == ["eval", "run=job/30.1", "checkpoint=last", "eval.tasks=5"]
 
 
+@pytest.mark.full
 def test_an_older_run_has_a_page_without_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And one that has no checkpoints any more, of which no figure can be drawn again, has those that are there."""
     monkeypatch.chdir(tmp_path)
@@ -71,6 +73,7 @@ def test_an_older_run_has_a_page_without_a_command(tmp_path: Path, monkeypatch: 
     assert pictures == len(list(run.glob("*.png"))) == 3
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_report_on_a_terminal_fits_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,7 @@ EXAMPLE = PAGE.split("## An example")[1].split("\n## ")[0]
 USE = PAGE.split("## A trained run, used")[1].split("\n## ")[0]
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("undrawn")
 def test_the_example_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

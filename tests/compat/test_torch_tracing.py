@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,6 +37,12 @@ def scripted(x: Tensor) -> Tensor:
     return x if bool(x.sum() > 0) else -x
 
 
+@functools.cache
+def compiled() -> Callable[[Tensor], Tensor]:
+    """Made when it is called: importing the compiler takes seconds."""
+    return torch.compile(lambda x: x + 1, backend="eager")
+
+
 def slope(fn: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
     return grad(lambda x: fn(x).sum())
 
@@ -60,7 +67,7 @@ UNTRACEABLE: dict[str, tuple[Callable[[Tensor], Any], str, str]] = {
     "a text, in a derivative": (slope(lambda x: (f"{x.sum():.3f}", x)[1]), VALUES, NUMBERS[7]),
     "an operator": (lambda x: torch.ops.metarun_test.plain(x), OPERATOR, ""),
     "a custom operator": (lambda x: torch.ops.metarun_test.custom(x), OPERATOR, NO_FAKE),
-    "a compiled part": (torch.compile(lambda x: x + 1, backend="eager"), PART, COMPILED),
+    "a compiled part": (lambda x: compiled()(x), PART, COMPILED),
 }
 
 

@@ -72,7 +72,7 @@ def narrow(experiment: Experiment) -> Experiment:
     return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, filters=8))  # type: ignore[call-arg]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.filterwarnings("ignore:dataset=miniimagenet")
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_and_learns_for_two_steps(
@@ -120,7 +120,7 @@ def test_every_option_composes_and_learns_for_two_steps(
     assert same(before, state.meta) is not learns
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2, 24)
 @pytest.mark.parametrize("algo", [*ON_IMAGES, "oracle", "mann"])
 @pytest.mark.parametrize("dataset", ["glyphs", "sinusoid", "gaussians"])
 def test_every_algorithm_runs_on_images_on_regression_and_on_points(algo: str, dataset: str, tmp_path: Path) -> None:
@@ -165,6 +165,7 @@ def test_every_part_has_an_option_of_its_name() -> None:
         assert set(registry.part_classes(group)) <= set(config.choices(group))
 
 
+@pytest.mark.full
 def test_parts_state_no_defaults_and_take_no_unknown_key() -> None:
     """One of each group together, which says as much of each as alone: composing takes long, not looking."""
     of_groups = [[(group, *named) for named in registry.part_classes(group).items()] for group in registry.PARTS]

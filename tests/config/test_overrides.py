@@ -140,6 +140,7 @@ def test_a_folder_of_before_holds_the_same_run(tmp_path: Any, monkeypatch: pytes
     assert cli.main(words) == 0
 
 
+@pytest.mark.full
 def test_jobs_get_what_hydra_resolves(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["dataset=sinusoid", "steps=1", "eval.every=0", "eval.tasks=2"]
@@ -179,7 +180,7 @@ def measured(bench: Setup, algo: Algorithm) -> torch.Tensor:
     return torch.stack([score.metric, score.loss])
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", CHOICES)
 def test_what_only_training_reads_changes_no_test(name: str) -> None:
     bench = bench_of(name)
@@ -197,6 +198,7 @@ SHOW_SELDOM = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", CHOICES)
 def test_what_only_training_reads_is_said_to_be_training_s(name: str) -> None:
     """A setting whose change no test shows is one of ``of_training``."""

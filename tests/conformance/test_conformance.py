@@ -134,7 +134,7 @@ def to_record() -> list[tuple[str, str, str]]:
     return [(m, on, path) for m, on in SUITED if m in methods for path in TRACED if on in networks[path]]
 
 
-@pytest.mark.sampled(6, 12)  # tracing takes seconds
+@pytest.mark.sampled(2, 12)  # tracing takes seconds
 @pytest.mark.parametrize(("name", "network", "path"), to_record())
 def test_a_trace_is_what_was_traced(name: str, network: str, path: str) -> None:
     """Also at other parameters than those that it was traced with."""
@@ -179,6 +179,7 @@ def test_exact_derivative_equals_finite_differences_in_every_entry() -> None:
             assert got.model[name].view(-1)[i].item() == pytest.approx(slope, rel=1e-5, abs=1e-8), (name, i)
 
 
+@pytest.mark.sampled(2)
 @every_case
 def test_recompute_equals_store(case: Case) -> None:
     for steps in (1, 2, 5):  # test_hypergrad.py has other lengths

@@ -301,6 +301,7 @@ SHIPPED = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("word", SHIPPED)
 def test_what_the_shipped_networks_do(word: str) -> None:
     more = {"algo=oracle": ["dataset=sinusoid"], "algo=mann": ["model=mann"]}

@@ -60,6 +60,7 @@ def test_from_three_seeds_on_the_interval_has_a_part_for_seeds_and_one_for_tasks
     assert not lost.known
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("of_seeds", "of_tasks"), [(1.0, 0.0), (0.0, 1.0), (0.3, 0.3), (0.1, 1.0), (1.0, 1.0)])
 def test_the_interval_holds_what_it_promises_where_seeds_share_their_tasks(of_seeds: float, of_tasks: float) -> None:
     """By its definition: 95 % of such intervals contain the mean over seeds and tasks, whichever of them varies."""

@@ -89,6 +89,7 @@ def test_two_metrics_are_known_by_name_alone() -> None:
         Metric.of("return", None)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("dataset", config.choices("dataset"))
 def test_a_data_set_knows_the_metric_of_its_tasks(dataset: str) -> None:
     words = ["dataset.path=nowhere"] if dataset == "image_folder" else []

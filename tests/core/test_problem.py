@@ -182,6 +182,7 @@ TO_COMPUTE = [
 ]
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(("name", "way"), TO_COMPUTE)
 def test_the_meta_gradient_is_plain_autograds(name: str, way: str) -> None:
     """In one go, in chunks, and from a trace, also at other values than those that it was traced with."""

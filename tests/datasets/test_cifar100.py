@@ -41,6 +41,7 @@ def load(data_root: Path, part: type[cifar100.Cifar100] = CifarFS, **fields) -> 
     return pool
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_images_come_to_their_class_and_split_from_every_copy(
     layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -84,6 +85,7 @@ def test_changed_pixels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not list((tmp_path / "cache").glob("*.json"))
 
 
+@pytest.mark.full
 def test_damaged_copies_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cifar100, "_from_download", lambda _: (_ for _ in ()).throw(OSError("no net")))
     in_place_of_the_real(monkeypatch, pixels())

@@ -12,6 +12,7 @@ from metarun.runs.setup import build
 CPU = torch.device("cpu")
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", config.choices("dataset"))
 def test_shapes_outputs_and_labels_are_those_of_the_data_set(name: str) -> None:
     """And its loss and metric take them."""

@@ -290,6 +290,7 @@ def test_pictures_that_are_all_alike_are_refused(tmp_path: Path) -> None:
     assert "its 3 images are all alike" in refusal(tmp_path)
 
 
+@pytest.mark.full
 def test_the_command_trains_on_ones_own_images(metarun: Command, tmp_path: Path) -> None:
     broken(own_images(tmp_path / "mine"))
     words = ["train", "dataset=image_folder", f"dataset.path={tmp_path / 'mine'}", *QUICK, "run_dir=run"]
@@ -300,6 +301,7 @@ def test_the_command_trains_on_ones_own_images(metarun: Command, tmp_path: Path)
     assert "own 5/2/3, split_seed 0" in report and "52, 4 to 9 a class" in report
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.filterwarnings("ignore:dataset=image_folder")
 @pytest.mark.parametrize(
     ("words", "said"),

@@ -159,6 +159,7 @@ def test_the_cache_comes_first_and_knows_its_copy(tmp_path: Path, monkeypatch: p
                 assert all(torch.equal(again.pools[split].images, pool.pools[split].images) for split in Split)
 
 
+@pytest.mark.full
 def test_the_complete_data_pass_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = dict(zip(Split, (64, 16, 20), strict=True))
     pixels = {split: np.full((count, 600, 2, 2, 3), split.value, np.uint8) for split, count in counts.items()}

@@ -135,6 +135,7 @@ def test_what_cannot_be_found_says_what_was_tried(tiny: Path, monkeypatch: pytes
         omniglot.prepared(tiny / "half", 28, Resize.nearest)
 
 
+@pytest.mark.full
 def test_real_omniglot(data_root: Path) -> None:
     tasks = recipe(rotations=Rotations.per_task).load(data_root, CPU)
     assert tasks.input_shape == (1, 28, 28)

@@ -172,6 +172,7 @@ def vectors(case: Case) -> list[Meta]:
     return [case.like(torch.randn(numbers, generator=generator, dtype=torch.float64)) for _ in range(3)]
 
 
+@pytest.mark.sampled(4)
 @cases
 def test_fisher_products_are_those_of_the_hessian_of_the_mean_divergence(case: Callable[[], Case]) -> None:
     of = case()
@@ -243,6 +244,7 @@ ANSWERS = [
 ]
 
 
+@pytest.mark.sampled(3, 12)
 @pytest.mark.parametrize(("name", "way"), ANSWERS)
 def test_every_engine_gives_the_same_answers(name: str, way: str) -> None:
     of, engine = CASES[name](), ENGINES[way]
@@ -261,6 +263,7 @@ def traced_products(of: Case, engine: Engine) -> tuple[list[Meta], list[Halves]]
     return results, [fn for fn in questions.functions(0.0).product._compiled.values() if isinstance(fn, Halves)]
 
 
+@pytest.mark.full
 def test_what_does_not_depend_on_the_vector_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     of, engine, calls = CASES["own policy"](), Engine(Vectorize.vmap, 1, Compile.auto), []
     computed = Halves.first

@@ -81,6 +81,7 @@ def learner(tmp_path_factory: pytest.TempPathFactory) -> Learner:
     return metarun.load(folder, device="cpu")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_adapted_network_is_the_same_elsewhere(learner: Learner, tmp_path: Path, format: str) -> None:
     needed(format)
@@ -134,6 +135,7 @@ def learner_with(run: Path, words: list[str]) -> Learner:
     return learner(run, None, words)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_initialisation_is_the_same_elsewhere(learner: Learner, tmp_path: Path, format: str) -> None:
     needed(format)
@@ -148,6 +150,7 @@ def test_an_initialisation_is_the_same_elsewhere(learner: Learner, tmp_path: Pat
         assert all(torch.equal(weights[name], own[name]) for name in own)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("format", ["state_dict", "onnx"])
 def test_regression_and_rows(tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch) -> None:
     needed(format)
@@ -172,6 +175,7 @@ def test_regression_and_rows(tmp_path: Path, format: str, monkeypatch: pytest.Mo
     )
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("algo", ["protonet", "mann", "protomaml"])
 def test_what_predicts_nothing_before_a_task_needs_a_support_set(algo: str, tmp_path: Path) -> None:
     words = (
@@ -186,6 +190,7 @@ def test_what_predicts_nothing_before_a_task_needs_a_support_set(algo: str, tmp_
     assert same(read_elsewhere(out, x), adapted.module()(x))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", [name for name in config.choices("model") if name != "gaussian_mlp"])
 def test_every_network_is_written_in_torchs_own_layers(name: str) -> None:
     """Frozen and before it is adapted; ``gaussian_mlp`` is of tasks to act in, whose runs ``metarun.load`` refuses."""
@@ -202,7 +207,7 @@ def test_every_network_is_written_in_torchs_own_layers(name: str) -> None:
             assert torch.allclose(again(batch), network(batch), atol=1e-6)
 
 
-@pytest.mark.full
+@pytest.mark.sampled(0, 14)
 @pytest.mark.parametrize("name", [name for name in config.choices("model") if name != "gaussian_mlp"])
 @pytest.mark.parametrize("format", ["torch_export", "onnx"])
 def test_every_network_is_a_graph_or_is_refused(name: str, format: str, tmp_path: Path) -> None:

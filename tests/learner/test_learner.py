@@ -68,7 +68,7 @@ def like_evaluation(learner: Learner) -> None:
         assert torch.allclose(frozen(x)[i], frozen(x[i : i + 1])[0], atol=1e-5 * scale)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("algo", config.choices("algo"))
 def test_every_method_is_like_its_evaluation_or_refuses(algo: str, tmp_path: Path) -> None:
     if algo in REFUSED:
@@ -80,7 +80,7 @@ def test_every_method_is_like_its_evaluation_or_refuses(algo: str, tmp_path: Pat
     like_evaluation(metarun.load(run, device="cpu"))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("model", config.choices("model"))
 def test_every_network_is_like_its_evaluation_or_refuses(model: str, tmp_path: Path) -> None:
     small = ["way=2", "shot=2", "algo.eval_inner_steps=1", *MODELS[model]]
@@ -173,6 +173,7 @@ def test_the_initialisation_is_the_checkpoints(maml: Learner) -> None:
     assert all(torch.equal(saved[name], p) for name, p in module.named_parameters())
 
 
+@pytest.mark.full
 def test_prototypes_and_new_heads_take_any_way(tmp_path: Path) -> None:
     for algo in ("protonet", "pretrain"):
         learner = metarun.load(short_run(tmp_path / algo, f"algo={algo}", *OF_ALGO.get(algo, SMALL)), device="cpu")

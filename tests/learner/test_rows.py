@@ -48,6 +48,7 @@ def tried(learner: Learner) -> tuple[Episode, Tensor]:
     return tasks, evaluated(setup, learner, tasks)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("targets", ["[temperature]", "[temperature,power]"])
 def test_numbers_are_scaled_as_the_run_scaled_them(folder: Path, targets: str) -> None:
     words = [f"dataset.target={targets}" if word.startswith("dataset.target") else word for word in BY_PART]

@@ -19,6 +19,7 @@ def option(name: str) -> Model:
     return config.compose([f"model={name}"])[0].model
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", config.choices("model"))
 def test_every_option_maps_a_batch_to_outputs(name: str) -> None:
     side = 84 if "mini" in name else 28

@@ -29,8 +29,10 @@ from tests.support.runs import outcome
 
 pytestmark = pytest.mark.full
 
-RUN = ["model.filters=8", "meta_batch=5", "eval.val_tasks=5", "eval.tasks=9", "log_every=3"]
-RUN += ["algo.inner_steps=2", "algo.eval_inner_steps=3"]  # fewer to record
+SMALL = ["meta_batch=5", "eval.val_tasks=5", "eval.tasks=9", "log_every=3"]
+SMALL += ["algo.inner_steps=2", "algo.eval_inner_steps=3"]  # fewer to record
+CONV = [*SMALL, "model.filters=8"]  # traced, with the kernels
+RUN = [*SMALL, "model=mlp", "model.hidden=[8]", "device.compile=false"]  # where it is about processes
 LONG = [*RUN, "steps=30", "eval.every=10", "checkpoint_every=7"]
 SELDOM = [*LONG, "checkpoint_every=30"]
 LOST = "another rank is gone or does not answer"
@@ -200,7 +202,7 @@ def test_two_ranks_take_the_same_trust_region_steps_as_one(metarun: Command, tmp
 
 
 def test_two_ranks_give_the_result_of_one(metarun: Command, tmp_path: Path) -> None:
-    words = [*RUN, "steps=7", "eval.every=4", "algo.outer_optimizer=sgd", "eval.norm=all"]  # Adam makes steps of noise
+    words = [*CONV, "steps=7", "eval.every=4", "algo.outer_optimizer=sgd", "eval.norm=all"]  # Adam makes steps of noise
     run = launch(tmp_path, "train", *words)
     out, _, err = finish(run)
     assert run.returncode == 0, err

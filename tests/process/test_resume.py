@@ -17,8 +17,11 @@ from tests.support.runs import outcome
 
 pytestmark = pytest.mark.full
 
-RUN = ["model.filters=8", "meta_batch=2", "eval.val_tasks=4", "eval.tasks=8", "log_every=3", "algo.inner_steps=2"]
-LONG = [*RUN, "steps=30", "eval.every=10", "checkpoint_every=7"]
+SMALL = ["meta_batch=2", "eval.val_tasks=4", "eval.tasks=8", "log_every=3", "algo.inner_steps=2"]
+LONG = [*SMALL, "steps=30", "eval.every=10", "checkpoint_every=7"]
+CONV = [*LONG, "model.filters=8"]  # traced, with the kernels
+PLAIN = ["model=mlp", "model.hidden=[8]", "device.compile=false"]
+RUN = [*SMALL, *PLAIN]  # where it is about processes and files
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
@@ -48,7 +51,7 @@ KILLS = [
 def test_killed_again_and_again_ends_with_the_same_bits(
     metarun: Command, tmp_path: Path, algo: str, kills: int
 ) -> None:
-    words = [*LONG, f"algo={algo}", "algo.eval_inner_steps=3"]
+    words = [*CONV, f"algo={algo}", "algo.eval_inner_steps=3"]
     assert metarun("train", "run_dir=whole", *words).returncode == 0
     chance = random.Random(0)
     last = tmp_path / "killed/checkpoints/last.pt"
@@ -111,7 +114,7 @@ def test_interrupting_a_sweep_stops_all_of_it(tmp_path: Path) -> None:
 
 
 def test_a_damaged_last_checkpoint_warns_and_ends_the_same(metarun: Command, tmp_path: Path) -> None:
-    words = [*LONG, "algo=fomaml"]
+    words = [*LONG, *PLAIN, "algo=fomaml"]
     assert metarun("train", "run_dir=whole", *words).returncode == 0
     run = start(tmp_path, "run_dir=hurt", *words)
     wait_for(tmp_path / "hurt/checkpoints/previous.pt")
@@ -175,7 +178,7 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
         "from metarun.cli.main import main; sys.exit(main())"
     )
     done = subprocess.run(
-        [sys.executable, "-c", limit, "train", "run_dir=run", *RUN, "steps=4", "model.filters=32"],
+        [sys.executable, "-c", limit, "train", "run_dir=run", *RUN, "steps=4", "model.hidden=[32]"],
         cwd=tmp_path, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 1

@@ -92,6 +92,7 @@ def test_the_command_keeps_what_is_finished(
     assert "zoo=file: must be a folder" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_the_page_is_written_from_the_entries() -> None:
     page = (ROOT / zoo.PAGE).read_text()
     assert page == keeping.page(ROOT)

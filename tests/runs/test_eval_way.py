@@ -21,6 +21,7 @@ TINY = [
 ]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("words", [["algo=protomaml"], ["algo=protonet"], ["algo=pretrain", "algo.rates=[0.1]"]])
 def test_a_run_of_five_ways_is_tested_in_eight(

@@ -75,6 +75,7 @@ FROZEN: dict[str, tuple[str, ...]] = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("which", FROZEN)
 def test_frozen_parameters_are_constants_in_both_loops(which: str) -> None:
     module = Own(make=convolutions, frozen=FROZEN[which]).build((1, 12, 12), 3).double()
@@ -105,6 +106,7 @@ METHODS = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("algo", METHODS)
 def test_every_method_leaves_a_frozen_body_as_it_was(algo: str) -> None:
     b = bench(convolutions, f"algo={algo}", *METHODS[algo], frozen=("body.0", "body.3"))

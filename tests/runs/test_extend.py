@@ -57,6 +57,7 @@ def state(run_dir: str) -> tuple[Any, ...]:
 CLOCK = ("seconds", "tasks_per_s", "seal")
 
 
+@pytest.mark.full
 def test_more_steps_end_as_one_run_of_that_length(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train("run_dir=once", "steps=16", *CONSTANT)
     train("run_dir=a", "steps=4", *CONSTANT)
@@ -100,6 +101,7 @@ def test_what_makes_it_another_run_is_said(words: list[str], said: str) -> None:
     assert said in extend.stamp({str(steps): extend.differences(setup, steps)}, experiment.steps)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ON_IMAGES)
 def test_a_method_that_depends_on_the_length_says_so(name: str) -> None:
     words = [] if name == "mamlpp" else ["algo.outer_schedule=none"]
@@ -125,6 +127,7 @@ def test_what_cannot_be_extended_is_one_line(here: Path, capsys: pytest.CaptureF
     assert not (here / "a/4_steps").exists()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("where", ["rename", "unlink", "write"])
 def test_a_process_that_ends_while_it_keeps_the_shorter_run(
     here: Path, where: str, monkeypatch: pytest.MonkeyPatch

@@ -128,6 +128,7 @@ def test_a_spoiled_result_is_no_finished_run(tmp_path: Path, how: str) -> None:
     assert (tmp_path / "result.unfit.json").read_bytes() == spoiled[how] and not (tmp_path / RESULT).exists()
 
 
+@pytest.mark.full
 def test_a_run_whose_result_is_spoiled_is_tested_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "dataset=sinusoid", "model.hidden=[4]", "meta_batch=2", "steps=1", "eval.every=0",
              "eval.tasks=2", "device.compile=false", f"run_dir={tmp_path / 'run'}"]  # fmt: skip

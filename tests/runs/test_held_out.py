@@ -96,6 +96,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("always:run=run")
 def test_every_door_knows_the_classes_of_a_run(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def refused(*words: str) -> str:

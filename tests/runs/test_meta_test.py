@@ -115,7 +115,7 @@ INPUTS = {
 }
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", INPUTS)
 def test_any_inputs_have_a_result_and_a_picture_where_they_are_one(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
@@ -142,6 +142,7 @@ def test_a_picture_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest.M
     assert [path.name for path in out.glob("*.png")] == ["steps.png"]
 
 
+@pytest.mark.full
 def test_a_run_that_dies_while_drawing_is_not_tested_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,6 +202,7 @@ def test_some_tasks_that_diverge_are_counted_and_named(
     assert [line["diverged"] for line in lines if line["split"] == "val"] == [2, 2]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("share", "targets"), [(1.0, 0), (1 / 3, 1)])
 def test_without_a_figure_all_is_written_and_the_status_is_3(
     share: float, targets: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -226,6 +228,7 @@ def test_nothing_is_selected_where_no_validation_has_a_figure(tmp_path: Path, mo
     assert "Tested: last step (no validation has a figure), meta-iteration 2 of 2." in (out / "report.md").read_text()
 
 
+@pytest.mark.full
 def test_an_evaluation_before_the_training_is_done_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, _ = config.compose([*WORDS, "steps=9"])
 
@@ -243,6 +246,7 @@ def test_an_evaluation_before_the_training_is_done_is_marked(tmp_path: Path, mon
     assert {row.algo for row in tables.rows(find([tmp_path]))} == {"maml (unfinished: 3 of 9 meta-iterations)"}
 
 
+@pytest.mark.full
 def test_how_long_a_run_trained_does_not_hang_on_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does a result that is none make an unfinished run a finished one."""
     real = train.train
@@ -272,6 +276,7 @@ def test_how_long_a_run_trained_does_not_hang_on_its_log(tmp_path: Path, monkeyp
     assert tested.trained == 1 and "of a run that had done 1" in tested.protocol["selection"]
 
 
+@pytest.mark.full
 def test_a_result_that_lacks_a_part_is_tested_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where its checksum fits all the same: another version wrote it, or another program."""
     out = start(monkeypatch, tmp_path, Made((4,)))

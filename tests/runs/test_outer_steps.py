@@ -39,6 +39,7 @@ def run(setup: Setup, folder: Path) -> checkpoint.TrainState:
     return train(setup, folder, StopSignals())
 
 
+@pytest.mark.sampled(1)
 @RULES
 def test_a_step_is_logged_and_saved(rule: str, tmp_path: Path) -> None:
     setup = bench(f"algo.outer_optimizer={rule}")
@@ -54,6 +55,7 @@ def test_a_step_is_logged_and_saved(rule: str, tmp_path: Path) -> None:
     assert again is not None and again.step == 4
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("compiled", ["false", pytest.param("auto", marks=pytest.mark.full)])  # tracing takes seconds
 @RULES
 def test_a_run_that_is_killed_within_its_step_goes_on_to_the_same_bits(

@@ -35,6 +35,7 @@ def error(run: Path, steps: int = -1) -> tuple[float, float]:
     return after.estimate.mean, after.beside["rmse of temperature"]
 
 
+@pytest.mark.full
 def test_a_report_states_an_error_of_numbers_in_their_unit_and_beside_a_known_solution(folder: Path) -> None:
     assert cli.main(["train", *NUMBERS, *QUIET, "dataset.split=part", "run_dir=run"]) == 0
     page = (folder / "run" / "report.md").read_text()

@@ -34,6 +34,7 @@ def again(run_dir: Path, *overrides: str) -> Path:
     return evaluate_run(run_dir, *config.reopen(record, list(overrides)), Select.best)
 
 
+@pytest.mark.full
 def test_the_result_says_how_noisy_the_policies_were_and_what_is_known_of_the_goals(done: Path) -> None:
     result = read(done / "result.json")
     (score,) = result.scores

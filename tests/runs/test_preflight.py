@@ -68,6 +68,7 @@ SIDE_BY_SIDE: dict[str, tuple[Callable[[], list[nn.Module]], int]] = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("network", SIDE_BY_SIDE)
 def test_what_torch_cannot_run_side_by_side_names_the_key(network: str) -> None:
     make, width = SIDE_BY_SIDE[network]
@@ -162,6 +163,7 @@ def test_small_pictures_of_a_few_examples_have_several_values() -> None:
                         "algo.inner_batch=1"))  # fmt: skip
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "words",
     [

@@ -63,6 +63,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return line
 
 
+@pytest.mark.full
 def test_a_run_begins_where_another_ended(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     best, last = (checkpoint.read(run / "checkpoints" / name) for name in (checkpoint.BEST, checkpoint.LAST))
     for where, content in ((run, best), (run / "checkpoints/last.pt", last)):
@@ -86,6 +87,7 @@ def test_a_run_begins_where_another_ended(run: Path, capsys: pytest.CaptureFixtu
     assert "before that: first: maml" in read_result(Path("third/result.json")).protocol["init"]
 
 
+@pytest.mark.full
 def test_what_was_taken_and_not_its_path_is_part_of_the_identity(run: Path, capsys: Refused) -> None:
     assert cli.main(["train", "run_dir=second", "init=first", *TINY]) == 0
     shutil.move("first", "elsewhere")
@@ -169,6 +171,7 @@ def test_what_cannot_be_used_is_one_line(run: Path, capsys: Refused) -> None:
     assert "damaged checkpoint" in refused(capsys, "init=first")
 
 
+@pytest.mark.full
 def test_torchvision_is_read_and_never_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Refused
 ) -> None:
@@ -224,6 +227,7 @@ def test_classes_that_the_first_parameters_saw_are_refused(run: Path, capsys: Re
     assert "156 were meta-trained on" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_a_damaged_list_of_what_was_taken_is_said(run: Path, capsys: Refused) -> None:
     assert cli.main(["train", *TINY, "init=first", "run_dir=second"]) == 0
     content = json.loads(Path("second/config.json").read_text())

@@ -112,6 +112,7 @@ def test_training_and_selection_never_draw_a_test_task(tmp_path: Path, monkeypat
     assert set(drawn) == {Split.train, Split.val}
 
 
+@pytest.mark.full
 def test_other_test_classes_leave_training_and_selection_as_they_were(tmp_path: Path) -> None:
     """Every bit of both checkpoints: not through sampling, nor the pool, nor its statistics."""
     kept = []

@@ -104,6 +104,7 @@ def test_other_parameters_than_the_tested_ones_are_refused(made: Path) -> None:
         metarun.load("zoo:glyphs/short")
 
 
+@pytest.mark.full
 def test_pictures_are_classified_with_an_entry(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own_images(Path("known"), dict.fromkeys(("ant", "bee", "cat", "dog", "eel"), 2))
     assert cli.main(["adapt", "run=zoo:glyphs/short", "support=known", "out=a.model"]) == 0
@@ -112,7 +113,7 @@ def test_pictures_are_classified_with_an_entry(made: Path, capsys: pytest.Captur
     assert Path("a.csv").read_text() == Path("b.csv").read_text()
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", ENTRIES)
 def test_an_entry_measures_what_its_result_says(

@@ -46,6 +46,7 @@ def composed(patch: pytest.MonkeyPatch, words: list[str], folder: Path | None = 
             return str(error), asked
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("words", [*GROUPS, *REFUSED])
 def test_remembered_is_composed(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     want, whole = composed(monkeypatch, words.split())

@@ -71,6 +71,7 @@ def test_nothing_of_the_person_is_in_the_file(run_dir: Path, record: Record, com
                 assert word.encode() not in archive.read(name) and word not in name
 
 
+@pytest.mark.full
 def test_no_error_is_reported_to_others() -> None:
     """Comet's own reports of errors, with the machine's name; it makes them in half of its starts: here in all."""
     shown = "import sentry_sdk; print(sentry_sdk.get_client().is_active())"

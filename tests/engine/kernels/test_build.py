@@ -381,6 +381,7 @@ except NotBuilt as error:
 """
 
 
+@pytest.mark.full
 def test_two_processes_compile_at_once(tmp_path: Path, compiler: Script, fresh: Path) -> None:
     """Each compiler waits until the other process's has begun too."""
     compiler(
