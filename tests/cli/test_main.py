@@ -355,7 +355,7 @@ def test_both_checkpoints_of_a_run_are_rows_of_their_own(
 
 
 def test_train_eval_report(metarun: Command, metarun_here: Command, tmp_path: Path) -> None:
-    """Training, an evaluation and a report as they are typed; the others in this process, for speed."""
+    """Training as it is typed; the others in this process, for speed."""
     done = metarun("train", *QUICK, "algo=fomaml")
     assert done.returncode == 0, done.stderr
     assert "meta-test accuracy" in done.stdout and "report: outputs/" in done.stdout
@@ -375,7 +375,7 @@ def test_train_eval_report(metarun: Command, metarun_here: Command, tmp_path: Pa
     assert result["selected"]["validation"]["mean"] > 0 and result["config_hash"] and result["code"]["version"]
 
     training = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
-    done = metarun("eval", f"run={run_dir}", "eval.norm=all", "eval.tasks=6", "algo.eval_inner_steps=2")
+    done = metarun_here("eval", f"run={run_dir}", "eval.norm=all", "eval.tasks=6", "algo.eval_inner_steps=2")
     assert done.returncode == 0, done.stderr
     assert all(path.read_bytes() == data for path, data in training.items()), "evaluation touched the run"
     (evaluation,) = (run_dir / "eval").iterdir()
@@ -390,7 +390,7 @@ def test_train_eval_report(metarun: Command, metarun_here: Command, tmp_path: Pa
     assert again["scores"] == result["scores"], done.stderr
 
     assert metarun_here("train", *QUICK, "algo=fomaml", "seed=1").returncode == 0
-    done = metarun("report", "outputs")
+    done = metarun_here("report", "outputs")
     assert done.returncode == 0, done.stderr
     with open(tmp_path / "outputs/table.csv") as file:
         rows = list(csv.DictReader(file))

@@ -187,21 +187,21 @@ def test_ranks_agree(tmp_path: Path) -> None:
     assert first["in_step"] == [0, 1] and first["tells"] == [False, True]
 
 
-def test_two_ranks_take_the_same_trust_region_steps_as_one(metarun: Command, tmp_path: Path) -> None:
+def test_two_ranks_take_the_same_trust_region_steps_as_one(metarun_here: Command, tmp_path: Path) -> None:
     words = ["train", "dataset=navigation", "dataset.horizon=8", "model.hidden=[8]", "meta_batch=5", "steps=3"]
     words += ["shot=4", "query=4", "eval.every=0", "eval.tasks=4", "eval.shot=4", "eval.query=4"]
     words += ["algo.trust_region.damping=0.1", "run_dir=two"]  # with less, conjugate gradient amplifies rounding
     run = launch(tmp_path, *words)
     _, _, err = finish(run)
     assert run.returncode == 0, err
-    alone = metarun(*words[:-1], "run_dir=one")
+    alone = metarun_here(*words[:-1], "run_dir=one")
     assert alone.returncode == 0, alone.stderr
     for ours, theirs in zip(journal.read(tmp_path / "two"), journal.read(tmp_path / "one"), strict=True):
         for key in ours.keys() - OF_THE_CLOCK:
             assert ours[key] == pytest.approx(theirs[key], rel=1e-3, abs=1e-6), key
 
 
-def test_two_ranks_give_the_result_of_one(metarun: Command, tmp_path: Path) -> None:
+def test_two_ranks_give_the_result_of_one(metarun_here: Command, tmp_path: Path) -> None:
     words = [*CONV, "steps=7", "eval.every=4", "algo.outer_optimizer=sgd", "eval.norm=all"]  # Adam makes steps of noise
     run = launch(tmp_path, "train", *words)
     out, _, err = finish(run)
@@ -209,7 +209,7 @@ def test_two_ranks_give_the_result_of_one(metarun: Command, tmp_path: Path) -> N
     assert out.count("run folder: ") == out.count("report: ") == 1 and "2 ranks" in out
     assert "warning" not in err.lower() and "Traceback" not in err
     (two,) = (path for path in (tmp_path / "outputs").iterdir())
-    alone = metarun("train", "run_dir=one", *words)
+    alone = metarun_here("train", "run_dir=one", *words)
     assert alone.returncode == 0, alone.stderr
     one = tmp_path / "one"
 

@@ -49,10 +49,10 @@ KILLS = [
 
 @pytest.mark.parametrize(("algo", "kills"), KILLS)
 def test_killed_again_and_again_ends_with_the_same_bits(
-    metarun: Command, tmp_path: Path, algo: str, kills: int
+    metarun_here: Command, tmp_path: Path, algo: str, kills: int
 ) -> None:
     words = [*CONV, f"algo={algo}", "algo.eval_inner_steps=3"]
-    assert metarun("train", "run_dir=whole", *words).returncode == 0
+    assert metarun_here("train", "run_dir=whole", *words).returncode == 0
     chance = random.Random(0)
     last = tmp_path / "killed/checkpoints/last.pt"
     for _ in range(kills):
@@ -65,12 +65,12 @@ def test_killed_again_and_again_ends_with_the_same_bits(
         time.sleep(chance.random() * 0.1)
         run.kill()
         run.communicate()
-    done = metarun("train", "run_dir=killed", *words)
+    done = metarun_here("train", "run_dir=killed", *words)
     assert done.returncode == 0, done.stderr
     for whole, killed in zip(outcome(tmp_path / "whole"), outcome(tmp_path / "killed"), strict=True):
         assert whole == killed
     assert (tmp_path / "killed/step_sizes.png").exists() is (algo in ("meta_sgd", "mamlpp"))
-    assert "already done" in metarun("train", "run_dir=killed", *words).stdout
+    assert "already done" in metarun_here("train", "run_dir=killed", *words).stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])

@@ -1,4 +1,7 @@
-"""Runs that go on from something, killed and resumed on the real command line: they end with the same bits."""
+"""Runs that go on from something, killed and resumed: they end with the same bits.
+
+What is killed is a process of the real command line; the others run in this one, for speed.
+"""
 
 from __future__ import annotations
 
@@ -34,35 +37,35 @@ def kill_in_training(folder: Path, run_dir: str, step: int, *words: str) -> None
     run.communicate()
 
 
-def test_a_run_from_the_parameters_of_another(metarun: Command, tmp_path: Path) -> None:
-    assert metarun("train", "run_dir=first", "steps=6", "eval.every=3", *RUN).returncode == 0
+def test_a_run_from_the_parameters_of_another(metarun_here: Command, tmp_path: Path) -> None:
+    assert metarun_here("train", "run_dir=first", "steps=6", "eval.every=3", *RUN).returncode == 0
     words = ["steps=60", "eval.every=30", "seed=1", *RUN]
-    assert metarun("train", "run_dir=whole", "init=first", *words).returncode == 0
+    assert metarun_here("train", "run_dir=whole", "init=first", *words).returncode == 0
     kill_in_training(tmp_path, "killed", 12, "init=first", *words)
     assert not (tmp_path / "killed/result.json").exists()
     shutil.move(tmp_path / "first", tmp_path / "moved")
-    gone = metarun("train", "run_dir=killed", "init=first", *words)
+    gone = metarun_here("train", "run_dir=killed", "init=first", *words)
     assert gone.returncode == 2 and "nothing is there" in gone.stderr and gone.stderr.count("\n") == 1
-    without = metarun("train", "run_dir=killed", *words)
+    without = metarun_here("train", "run_dir=killed", *words)
     assert without.returncode == 2 and "init (sha256)" in without.stderr
-    done = metarun("train", "run_dir=killed", "init=moved", *words)
+    done = metarun_here("train", "run_dir=killed", "init=moved", *words)
     assert done.returncode == 0, done.stderr
     assert "init: took 4 of 4 meta-parameters from moved: maml on glyphs" in done.stdout
     assert outcome(tmp_path / "whole") == outcome(tmp_path / "killed")
-    assert "already done" in metarun("train", "run_dir=killed", "init=moved", *words).stdout
+    assert "already done" in metarun_here("train", "run_dir=killed", "init=moved", *words).stdout
     page = (tmp_path / "killed/report.md").read_text()
     assert "| init | " in page and "init (sha256) = " in page
 
 
-def test_more_steps_for_a_finished_run(metarun: Command, tmp_path: Path) -> None:
+def test_more_steps_for_a_finished_run(metarun_here: Command, tmp_path: Path) -> None:
     words = ["eval.every=10", "algo.outer_schedule=none", "checkpoint_every=7", *RUN]
-    assert metarun("train", "run_dir=once", "steps=60", *words).returncode == 0
-    assert metarun("train", "run_dir=a", "steps=10", *words).returncode == 0
+    assert metarun_here("train", "run_dir=once", "steps=60", *words).returncode == 0
+    assert metarun_here("train", "run_dir=a", "steps=10", *words).returncode == 0
     short = (tmp_path / "a/result.json").read_bytes()
     for step in (21, 42):
         kill_in_training(tmp_path, "a", step, "steps=60", "extend=true", *words)
         assert not (tmp_path / "a/result.json").exists()
-    done = metarun("train", "run_dir=a", "steps=60", "extend=true", *words)
+    done = metarun_here("train", "run_dir=a", "steps=60", "extend=true", *words)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a/10_steps/result.json").read_bytes() == short
     assert "after 10 meta-iterations; the same as a run of 60 at once" in (tmp_path / "a/report.md").read_text()
@@ -72,20 +75,20 @@ def test_more_steps_for_a_finished_run(metarun: Command, tmp_path: Path) -> None
         assert checkpoint.digest(once) == checkpoint.digest(extended)
     scores = [outcome(tmp_path / run)[2] for run in ("once", "a")]
     assert scores[0] == scores[1]
-    table = metarun("report", "a")
+    table = metarun_here("report", "a")
     assert table.returncode == 0 and "extended (steps)" in table.stdout
 
 
-def test_early_stopping(metarun: Command, tmp_path: Path) -> None:
+def test_early_stopping(metarun_here: Command, tmp_path: Path) -> None:
     words = ["steps=200", "eval.every=10", "eval.patience=3", "algo.outer_lr=1e-30", *RUN]
-    whole = metarun("train", "run_dir=whole", *words)
+    whole = metarun_here("train", "run_dir=whole", *words)
     assert whole.returncode == 0 and "stopped early after meta-iteration 40 of 200 (eval.patience=3)" in whole.stdout
     for step in (15, 36):
         kill_in_training(tmp_path, "killed", step, *words)
-    done = metarun("train", "run_dir=killed", *words)
+    done = metarun_here("train", "run_dir=killed", *words)
     assert done.returncode == 0 and "stopped early after meta-iteration 40 of 200" in done.stdout, done.stderr
     assert outcome(tmp_path / "whole") == outcome(tmp_path / "killed")
     assert (
         "meta-iteration 10 of 200, of a run that stopped early after 40" in (tmp_path / "killed/report.md").read_text()
     )
-    assert "unfinished" not in metarun("report", "killed").stdout
+    assert "unfinished" not in metarun_here("report", "killed").stdout

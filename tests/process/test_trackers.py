@@ -60,11 +60,11 @@ def curve(file: Path) -> list[list]:
 
 @pytest.mark.parametrize("at_end", ["false", pytest.param("true", marks=pytest.mark.slow)])
 def test_killed_and_resumed_it_is_the_same_curve(
-    metarun: Command, tmp_path: Path, mine: list[str], at_end: str
+    metarun_here: Command, tmp_path: Path, mine: list[str], at_end: str
 ) -> None:
     others = [name for name, module in OTHERS.items() if importlib.util.find_spec(module)]
     words = [*LONG, *mine[:2], f"tracker=[{','.join(['lab', *others])}]", f"tracker.lab.at_end={at_end}"]
-    assert metarun("train", *words, "run_dir=whole", "tracker.lab.file=whole.jsonl").returncode == 0
+    assert metarun_here("train", *words, "run_dir=whole", "tracker.lab.file=whole.jsonl").returncode == 0
     started = [sys.executable, "-m", "metarun", "train", *words, "run_dir=killed", "tracker.lab.file=killed.jsonl"]
     run = subprocess.Popen(started, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     watched = tmp_path / ("killed.jsonl" if at_end == "false" else "killed/metrics.jsonl")
@@ -75,7 +75,7 @@ def test_killed_and_resumed_it_is_the_same_curve(
         time.sleep(0.001)
     run.kill()
     run.wait()
-    done = metarun("train", *words, "run_dir=killed", "tracker.lab.file=killed.jsonl")
+    done = metarun_here("train", *words, "run_dir=killed", "tracker.lab.file=killed.jsonl")
     assert done.returncode == 0 and "tracker=lab: see killed.jsonl" in done.stdout, done.stderr
     whole, killed = curve(tmp_path / "whole.jsonl"), curve(tmp_path / "killed.jsonl")
     assert len(whole) == 63 and killed == whole

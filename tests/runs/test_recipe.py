@@ -111,7 +111,7 @@ def test_a_recipe_is_a_whole_protocol(name: str) -> None:
 @pytest.mark.sampled(0)  # every recipe takes two real steps
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_without_test_tasks(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, _ = composed(name)
+    whole, _ = config.recipe(name)
     smaller: dict[str, Any] = {width: 4 for width in ("filters", "units") if hasattr(whole.model, width)}
     acts = not whole.dataset.labelled
     if acts and name.startswith("cheetah"):

@@ -53,7 +53,7 @@ def test_a_step_is_the_optimisers_on_the_mean_meta_gradient(tmp_path: Path) -> N
         torch.testing.assert_close(got, want)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.sampled(1, 5)
 @pytest.mark.parametrize("algo", [algo for algo in ON_IMAGES if algo != "random"])
 def test_it_learns(algo: str, tmp_path: Path) -> None:
     """In 40 steps; a perceptron does where it is enough, in a tenth of the time."""
