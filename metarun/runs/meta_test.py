@@ -71,8 +71,9 @@ class Tested:
         validation = Estimate(chosen.value, chosen.ci95, None, chosen.diverged)
         members = [chosen, *chosen.others][:asked] if asked else []
         if asked and len(members) < asked:
-            told = f"averaging the {len(members)} sets of parameters that" if members[1:] else "no ensemble: one alone"
-            warnings.warn(f"eval.ensemble={asked}: {told} validation found", stacklevel=2)
+            several = f"averaging the {len(members)} sets of parameters that validation found"
+            told = several if members[1:] else "no ensemble: validation found one set of parameters"
+            warnings.warn(f"eval.ensemble={asked}: {told}", stacklevel=2)
         members = members if members[1:] else []
         return Tested(chosen.meta, chosen.step, "best validation", validation, trained, stopped_early, members)
 

@@ -99,6 +99,8 @@ def test_the_page_is_written_from_the_entries() -> None:
         result = result_file.read(ROOT / name / "result.json")
         assert result.recipe is not None and result.recipe.name == name
         assert result.recipe.budget == 1 and not result.recipe.changed and not result.unfinished
-        assert (checkpoint.folder(ROOT / name) / checkpoint.TESTED).stat().st_size <= keeping.MOST
+        assert (checkpoint.folder(ROOT / name) / checkpoint.TESTED).stat().st_size <= keeping.MOST * result.scores[
+            -1
+        ].ensemble
         values = json.loads((ROOT / name / "config.json").read_text())["values"]
         assert values["run_dir"] is None and values["data_root"] is None
