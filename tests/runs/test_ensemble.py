@@ -176,11 +176,13 @@ def test_a_killed_run_ends_with_the_same_bits(here: Path, monkeypatch: pytest.Mo
 def test_it_is_tested_again_and_smaller_ones_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert trained("run_dir=a", "eval.ensemble=3") == 0
     first = read_result(here / "a/result.json")
-    for words in ([], ["eval.ensemble=2"], ["checkpoint=last"]):
+    for words in ([], ["eval.ensemble=2"], ["checkpoint=last"], ["eval.ensemble=null"]):
         assert cli.main(["eval", "run=a", *words]) == 0
     again = sorted((read_result(path) for path in (here / "a/eval").glob("*/result.json")), key=lambda r: len(r.scores))
-    last, *both = again
-    assert [score.ensemble for score in last.scores] == [1] and last.config["eval.select"] == "last"
+    *alone, two, three = again
+    both = [two, three]
+    assert {result.config["eval.select"] for result in alone} == {"last", "best"}
+    assert all([score.ensemble for score in result.scores] == [1] for result in alone)
     assert sorted(result.scores[1].ensemble for result in both) == [2, 3]
     assert first.scores in [result.scores for result in both]
     (checkpoint.folder(here / "a") / checkpoint.BEST).unlink()  # last.pt has them, too
