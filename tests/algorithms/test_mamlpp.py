@@ -18,6 +18,7 @@ from metarun.core.tree import Params
 from metarun.engine.meta_gradient import MetaGradient
 from metarun.engine.over_tasks import Engine, Vectorize, each
 from metarun.errors import ConfigError
+from metarun.runs.setup import build
 from metarun.verify import check, problems
 from tests.support.commands import same
 
@@ -132,3 +133,17 @@ def test_norm_of_each_step_is_refused_where_it_cannot_be() -> None:
         with pytest.raises(ConfigError, match=rf"algo\.per_step=.*{said}"):
             algorithm(per_step=patterns).init(CASE.meta.model)
     assert not algorithm(per_step=["*bias"], inner_steps=1).init(CASE.meta.model).later  # one step has the model's own
+
+
+def test_given_parameters_are_those_of_every_step() -> None:
+    """A run that starts from another one's (``init``), which has one value for all steps."""
+    setup = build(
+        config.compose(["algo=mamlpp", "model.filters=4", "device.compile=false", "algo.per_step=[body.*.1.*]"])[0]
+    )
+    name = "body.2.1.weight"
+    given = dataclasses.replace(setup, given={name: torch.arange(4.0)}).first_meta()
+    assert torch.equal(given.model[name], torch.arange(4.0))
+    assert torch.equal(given.later[name], torch.arange(4.0).expand(4, 4)), (
+        "five steps, of which the model has the first"
+    )
+    assert torch.equal(given.later["body.1.1.weight"], setup.first_meta().later["body.1.1.weight"])
