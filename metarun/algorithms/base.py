@@ -140,10 +140,14 @@ class Algorithm(OuterSettings, abc.ABC):
             (meta-gradient like ``meta``, scalar metrics).
         """
 
+    def model_in(self, meta: Meta, k: int) -> Params:
+        """Return the model's parameters as inner step k (from 0) reads them, before those that adapting has moved."""
+        return meta.model
+
     def adapt(self, problem: Problem, meta: Meta, task: Any, steps: int) -> Iterator[Params]:
         """Yield all model parameters of a task after 0, 1, ..., ``steps`` inner steps, as in evaluation."""
-        for carry in descend(self.inner(problem, task, training=False), meta, steps):
-            yield {**meta.model, **carry.params}
+        for k, carry in enumerate(descend(self.inner(problem, task, training=False), meta, steps)):
+            yield {**self.model_in(meta, max(k - 1, 0)), **carry.params}
 
     def measure_adaptation(
         self, problem: Problem, meta: Meta, task: Any, steps: range, norms: list[Norm]
@@ -198,6 +202,19 @@ class GradientBased(Algorithm):
         return problem.seen_by(Support(reduction=self.inner_loss, batch=self.batch(training)))
 
 
+def named(patterns: list[str], name: str) -> bool:
+    """Whether fnmatch patterns name this parameter; ``!pattern`` takes names out again, and the last match wins."""
+    fits = [pattern for pattern in patterns if fnmatchcase(name, pattern.removeprefix("!"))]
+    return bool(fits) and not fits[-1].startswith("!")
+
+
+def require_patterns(key: str, patterns: list[str], params: Params) -> None:
+    """Raise ``ConfigError`` where a pattern under ``key`` fits the name of no parameter."""
+    for pattern in patterns:
+        known = any(fnmatchcase(name, pattern.removeprefix("!")) for name in params)
+        require(known, key, pattern, f"a pattern of parameter names: {', '.join(params)}")
+
+
 @dataclass(kw_only=True, slots=True)
 class GradientDescent(GradientBased):
     """Inner loop theta_k+1 = theta_k - step size * grad L_support(theta_k), on all parameters or some.
@@ -222,16 +239,13 @@ class GradientDescent(GradientBased):
         return self.inner_batch
 
     def init(self, params: Params) -> Meta:
-        for pattern in self.frozen:
-            known = any(fnmatchcase(name, pattern.removeprefix("!")) for name in params)
-            require(known, "algo.frozen", pattern, f"a pattern of parameter names: {', '.join(params)}")
+        require_patterns("algo.frozen", self.frozen, params)
         require(any(map(self.moves, params)), "algo.frozen", self.frozen, "such that a parameter is left to adapt")
         return Meta.of(params)
 
     def moves(self, name: str) -> bool:
         """Whether the inner loop updates the model's parameter of this name."""
-        fits = [pattern for pattern in self.frozen if fnmatchcase(name, pattern.removeprefix("!"))]
-        return not fits or fits[-1].startswith("!")
+        return not named(self.frozen, name)
 
     def start(self, problem: Problem, meta: Meta, task: Any) -> Params:
         """Return the model's parameters that a task starts from; those that are not the model's own must be adapted."""
@@ -252,7 +266,7 @@ class GradientDescent(GradientBased):
             return Carry({n: p for n, p in self.start(problem, meta, task).items() if self.moves(n)}, {})
 
         def step(meta: Meta, carry: Carry, k: int) -> Carry:
-            grads = self.slope(lambda p: seen.support_loss(p, task, k), carry.params, meta.model)
+            grads = self.slope(lambda p: seen.support_loss(p, task, k), carry.params, self.model_in(meta, k))
             share = 1.0 if training or k == 0 else self.eval_later_lr
             return Carry({n: p - share * self.step_size(meta, n, k) * grads[n] for n, p in carry.params.items()}, {})
 

@@ -19,8 +19,8 @@ def parser(add: Callable[..., Parser]) -> None:
         description="Tests a run's checkpoint again, the one that the run was tested on unless another is named; the\n"
         "result goes to a new folder in PATH/eval (for zoo:NAME in outputs/zoo/NAME/eval), training files stay as\n"
         "they are. Keys: eval.tasks, eval.norm (transductive, support, support_plus_one, all), eval.shot, eval.query,\n"
-        "eval.seed, eval.way, algo.eval_inner_steps, dataset=OTHER (with inputs of the same shape), data_root,\n"
-        "device, and any other key that a test reads and that leaves the network as it was trained.",
+        "eval.seed, eval.way, eval.ensemble, algo.eval_inner_steps, dataset=OTHER (with inputs of the same shape),\n"
+        "data_root, device, and any other key that a test reads and that leaves the network as it was trained.",
         epilog="  metarun eval run=outputs/RUN eval.norm=all eval.tasks=1000\n"
         "  metarun eval run=zoo:sinusoid/maml_5s eval.tasks=1000",
     )

@@ -146,6 +146,13 @@ class Supervised(Problem):
         return torch.stack(metrics), torch.stack(losses)
 
 
+class Unjudged(Supervised):
+    """The same problem, of which a measurement returns the outputs, [len(outputs), B, outputs], and the labels [B]."""
+
+    def measured(self, outputs: Sequence[Tensor], y: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.stack([*outputs]), y
+
+
 def supervised(problem: Problem, who: str) -> Supervised:
     """Narrow the type of a problem, for methods that need labelled examples.
 

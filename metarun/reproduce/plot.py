@@ -59,4 +59,5 @@ def reproduction(rows: list[Row]) -> Figure:
 
 def _name(row: Row) -> str:
     seeds = "" if row.ci95_of in ("", "tasks") else f", {row.seeds} seeds"
-    return f"{row.cell}, {row.norm_in_words}, inner steps {row.steps}{seeds}"
+    several = f"ensemble of {row.ensemble}, " if row.ensemble > 1 else ""
+    return f"{row.cell}, {several}{row.norm_in_words}, inner steps {row.steps}{seeds}"

@@ -25,11 +25,12 @@ class Row:
     Attributes:
         cell: data set and cell of the recipe.
         norm: batch norm statistics; None for a network without batch norm, or before a run shows which it has.
+        ensemble: sets of parameters of one training whose outputs were averaged.
         steps: inner steps at test.
         tasks: test tasks of one run.
         query: query examples per class at test.
         split: how classes were split; empty if there is no run.
-        selection: rule that chose the tested parameters; empty if there is no run.
+        rule: what chose the tested parameters; empty if there is no run.
         budget: share of the published training length, 0..1.
         seeds: number of runs.
         metric: the metric.
@@ -48,11 +49,12 @@ class Row:
 
     cell: str
     norm: Norm | None
+    ensemble: int
     steps: int
     tasks: int
     query: int
     split: str
-    selection: str
+    rule: str
     budget: float
     seeds: int
     metric: Metric
@@ -67,6 +69,11 @@ class Row:
     source: str
     confirmed: bool
     beside: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def selection(self) -> str:
+        """The rule that chose the tested parameters, and whether they are an ensemble."""
+        return ", ".join(filter(None, [f"ensemble of {self.ensemble}" if self.ensemble > 1 else "", self.rule]))
 
     @property
     def difference(self) -> float:
@@ -119,14 +126,22 @@ def rows(out: Path, cell: str) -> list[Row]:
     done = [(result, result.recipe.budget) for result in results(out, cell) if result.recipe]
     budget = max((of for _, of in done), default=math.nan)
     runs = [result for result, of in done if of == budget]
-    references: list[Reference | None] = [*experiment.recipe.reference] or [None]
-    return [_row(cell, experiment, runs, budget, reference) for reference in references]
+    found = []
+    for ensemble in (1, *([experiment.eval.ensemble] if experiment.eval.ensemble else [])):
+        published_so = [reference for reference in experiment.recipe.reference if reference.ensemble == ensemble]
+        references: list[Reference | None] = [*published_so] or [None]
+        found += [_row(cell, experiment, runs, budget, reference, ensemble) for reference in references]
+    return found
 
 
-def _row(cell: str, x: Experiment, runs: list[Result], budget: float, reference: Reference | None) -> Row:
+def _row(
+    cell: str, x: Experiment, runs: list[Result], budget: float, reference: Reference | None, ensemble: int
+) -> Row:
+    runs = [run for run in runs if any(score.ensemble == ensemble for score in run.scores)]  # may have kept too few
     steps = reference.steps if reference else x.algo.eval_inner_steps
     asked = reference.norm if reference else None
-    scores = [next(score for score in run.scores if asked in (None, score.norm)) for run in runs]
+    of_kind = [[score for score in run.scores if score.ensemble == ensemble] for run in runs]
+    scores = [next(score for score in scores if asked in (None, score.norm)) for scores in of_kind]
     found = [next(row for row in score.by_steps if row.steps == steps) for score in scores]
     of_tasks, spread = over_seeds([row.estimate for row in found])
     ours, of_seeds = with_seeds([row.estimate for row in found])
@@ -140,12 +155,13 @@ def _row(cell: str, x: Experiment, runs: list[Result], budget: float, reference:
     return Row(
         cell=cell,
         norm=scores[0].norm if scores else asked,
+        ensemble=ensemble,
         steps=steps,
         tasks=x.eval.tasks,
         query=x.eval.query,
         split=runs[0].protocol["split"] if runs else "",
-        selection=runs[0].selected.rule if runs else "",
-        budget=budget,
+        rule=runs[0].selected.rule if runs else "",
+        budget=budget if runs else math.nan,
         seeds=len(runs),
         metric=metric,
         ours=ours,

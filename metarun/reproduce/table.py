@@ -114,6 +114,7 @@ def _sources(chosen: list[str]) -> str:
         recipe = published(cell)[0].recipe
         for r in recipe.reference if recipe else []:
             norm = f"{r.norm.name}, " if r.norm else ""
+            norm += f"ensemble of {r.ensemble}, " if r.ensemble > 1 else ""
             said = f"± {r.interval:g} is {r.interval_of}" if r.interval else "no interval published"
             hand = "" if r.confirmed else ", quoted by others, original not read"
             tasks = f"{r.tasks} test tasks" if r.tasks else "number of test tasks not known"

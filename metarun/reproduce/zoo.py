@@ -11,13 +11,13 @@ from metarun.errors import UserError
 from metarun.files import read_file, write_atomic, write_text
 from metarun.reproduce import cells
 from metarun.results import result_file
-from metarun.results.result import Result, norm_in_words
+from metarun.results.result import Result
 from metarun.runs import checkpoint
 from metarun.runs.folder import RESULT
 from metarun.runs.record import Record
 from metarun.runs.zoo import PAGE, names
 
-MOST = 2_000_000  # bytes of an entry's meta-parameters
+MOST = 2_000_000  # bytes of meta-parameters, for each set of them that an ensemble has
 OF_THIS_MACHINE = ("run_dir", "data_root")  # settings of a run that say where its files lay
 
 
@@ -68,12 +68,14 @@ def _entry(run_dir: Path, cell: str) -> tuple[Record, Result, bytes]:
     if content["step"] != result.selected.step:
         told = f"is of meta-iteration {content['step']}, and the result of {result.selected.step}"
         raise UserError(f"{path}: {told}")
-    other = sorted({str(value.dtype) for value in content["meta"].values()} - {str(torch.float32)})
+    sets = [of["meta"] for of in (content, *content.get("others", []))]
+    other = sorted({str(value.dtype) for meta in sets for value in meta.values()} - {str(torch.float32)})
     if other:
         raise UserError(f"{path}: has {', '.join(other)}, and the zoo keeps torch.float32")
     parameters = checkpoint.encode({k: v for k, v in content.items() if k not in ("optimizer", "selection")})
-    if len(parameters) > MOST:
-        raise UserError(f"{path}: its meta-parameters take {len(parameters)} bytes, and the zoo keeps {MOST} at most")
+    most = MOST * len(sets)
+    if len(parameters) > most:
+        raise UserError(f"{path}: its meta-parameters take {len(parameters)} bytes, and the zoo keeps {most} at most")
     anywhere = {key: value for key, value in record.values.items() if key not in OF_THIS_MACHINE}
     values = {**anywhere, **{key: None for key in OF_THIS_MACHINE}}
     return replace(record, values=values, command=[]), result, parameters
@@ -115,7 +117,11 @@ def page(zoo: Path) -> str:
         config, protocol = result.config, result.protocol
         recipe = cells.published(name)[0].recipe
         for score in result.scores:
-            told = [r.steps for r in (recipe.reference if recipe else []) if r.norm in (None, score.norm)]
+            told = [
+                r.steps
+                for r in (recipe.reference if recipe else [])
+                if r.norm in (None, score.norm) and r.ensemble == score.ensemble
+            ]
             rows = [row for row in score.by_steps if row.steps in told] or score.by_steps[-1:]
             texts = (
                 name,
@@ -125,7 +131,7 @@ def page(zoo: Path) -> str:
                 ", ".join(str(row.steps) for row in rows),
                 score.estimate.tasks,
                 config["eval.query"],
-                norm_in_words(score.norm),
+                score.label,
                 protocol["split"],
                 f"{result.selected.rule}, {result.selected.when(result.trained, result.stopped_early)}",
                 f"`recipe={name} seed={result.seed}`",

@@ -87,7 +87,7 @@ def steps(result: Result) -> Figure:
     axes = figure.subplots()
     lines = [Line.of(score, result.metric, result.yardsticks) for score in result.scores]
     title: str | None = f"norm, {result.scores[-1].estimate.tasks} tasks"
-    if [score.norm for score in result.scores] == [None]:  # there is nothing to tell apart
+    if [(score.norm, score.ensemble) for score in result.scores] == [(None, 1)]:  # there is nothing to tell apart
         lines, title = [replace(lines[0], label=f"{result.names['algo']}, {lines[0].estimates[-1].tasks} tasks")], None
     markers = {} if len(lines[0].steps) < 20 else {"marker": None}
     _against_steps(axes, result.metric, lines, [{**style(i), **markers} for i in range(len(lines))])

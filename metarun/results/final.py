@@ -15,13 +15,15 @@ def final(result: Result) -> tuple[dict[str, float], dict[str, str]]:
         result: the result.
 
     Returns:
-        ``test/METRIC/NORM``, without NORM for a network that has no batch norm, and the same with ``_ci95`` and
-        ``_diverged`` -> a finite number; and the same with ``_in_words``, ``protocol/...`` and others -> text.
+        ``test/METRIC/NORM``, without NORM for a network that has no batch norm, with ``/ensemble`` behind it for that
+        of an ensemble; the same with ``_ci95`` and ``_diverged`` -> a finite number; and the same with ``_in_words``,
+        ``protocol/...`` and others -> text.
     """
     numbers: dict[str, float] = {"test/tested_step": result.selected.step}
     facts = {f"protocol/{key}": str(value) for key, value in result.protocol.items()}
     for score in result.scores:
-        name = "/".join(["test", result.metric.name, *([score.norm.name] if score.norm else [])])
+        parts = [score.norm.name] if score.norm else [], ["ensemble"] if score.ensemble > 1 else []
+        name = "/".join(["test", result.metric.name, *parts[0], *parts[1]])
         numbers |= _numbers(name, score.estimate)
         facts[f"{name}_in_words"] = (
             f"{score.estimate.text(result.metric)}, 95 % interval over {score.estimate.tasks} tasks"

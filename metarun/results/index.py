@@ -76,7 +76,7 @@ def _link(row: Row, run: Result, out: Path) -> Html:
     report, name = _report(run), escaped(f"seed {run.seed}")
     if report is None:
         return name
-    own = next(score.estimate for score in run.scores if score.norm is row.norm)
+    own = next(score.estimate for score in run.scores if (score.norm, score.ensemble) == (row.norm, row.ensemble))
     said = escaped(own.text(run.metric))
     return Html(f'<a href="{_address(report, out)}" title="{said}" aria-label="{name}: {said}">{name}</a>')
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metarun.results.grid import Grid
-from metarun.results.result import Result, norm_in_words
+from metarun.results.result import Result
 
 EXAMPLES = "examples.png"
 CURVES = {
@@ -88,7 +88,7 @@ def summary(result: Result) -> str:
     return "\n".join(
         f"meta-test {metric.name}: {score.estimate.text(metric)}  "
         f"({protocol['task']}, {score.estimate.tasks} tasks, 95 % interval over tasks, "
-        f"norm {norm_in_words(score.norm)}, {protocol['test_steps']} inner steps, split {protocol['split']})"
+        f"norm {score.label}, {protocol['test_steps']} inner steps, split {protocol['split']})"
         for score in result.scores
     )
 
@@ -97,7 +97,7 @@ def _scores(result: Result) -> Grid:
     beside = list(result.scores[-1].by_steps[-1].beside)
     rows = [
         [
-            norm_in_words(score.norm),
+            score.label,
             score.estimate.text(result.metric),
             str(score.estimate.tasks),
             *_rounded(score.by_steps[-1].beside),
@@ -108,7 +108,7 @@ def _scores(result: Result) -> Grid:
 
 
 def _by_steps(result: Result) -> Grid:
-    norms = [norm_in_words(score.norm) for score in result.scores]
+    norms = [score.label for score in result.scores]
     rows = [
         [str(of[0].steps), *(row.estimate.text(result.metric) for row in of), *_rounded(of[-1].beside)]
         for of in zip(*(score.by_steps for score in result.scores), strict=True)

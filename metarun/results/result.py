@@ -63,16 +63,24 @@ class Score:
         norm: the statistics; None for a network without batch norm.
         estimate: the metric after the last inner step.
         by_steps: the metric after each number of inner steps that was measured.
+        ensemble: sets of parameters whose outputs were averaged.
     """
 
     norm: Norm | None
     estimate: Estimate
     by_steps: list[AfterSteps]
+    ensemble: int = 1
+
+    @property
+    def label(self) -> str:
+        """The norm in words, and that the parameters were an ensemble."""
+        return norm_in_words(self.norm) + (f", ensemble of {self.ensemble}" if self.ensemble > 1 else "")
 
     def to_json(self) -> dict[str, Any]:
         """Return the content for a file."""
         rows = [row.to_json() for row in self.by_steps]
-        return {"norm": norm_in_words(self.norm), **asdict(self.estimate), "by_steps": rows}
+        several = {"ensemble": self.ensemble} if self.ensemble > 1 else {}
+        return {"norm": norm_in_words(self.norm), **several, **asdict(self.estimate), "by_steps": rows}
 
     @staticmethod
     def from_json(content: dict[str, Any]) -> Score:
@@ -82,6 +90,7 @@ class Score:
             norm=None if norm == NO_NORM else Norm[norm],
             estimate=_estimate(content, tasks),
             by_steps=[AfterSteps.from_json(row, tasks) for row in content["by_steps"]],
+            ensemble=whole(content.get("ensemble", 1)),
         )
 
 
@@ -173,7 +182,7 @@ class Result:
         seed: the run's seed.
         metric: the metric of the tasks.
         protocol: facts for the page; ``task``, ``split``, ``train_steps`` and ``test_steps`` are always there.
-        scores: one for each kind of batch norm statistics.
+        scores: one for each kind of batch norm statistics, and then the same of an ensemble, where there is one.
         selected: the parameters that were tested.
         trained: meta-iterations that the run had done.
         config_hash: hash of ``config``.

@@ -40,11 +40,12 @@ class Row:
     """One row of a table: a configuration under one kind of batch norm statistics, merged over its seeds.
 
     Attributes:
-        algo: option of the method, marked if the training was not complete.
+        algo: option of the method, marked for an ensemble, and if the training was not complete.
         dataset: option of the data set.
         task: kind of task, for example ``5-way 1-shot``.
         split: how classes were split, and the data's checksum where one configuration ran on different data.
         norm: batch norm statistics; None for a network without batch norm.
+        ensemble: sets of parameters whose outputs were averaged.
         steps: inner steps at test.
         tasks: test tasks of one run.
         seeds: number of runs.
@@ -61,6 +62,7 @@ class Row:
     task: str
     split: str
     norm: Norm | None
+    ensemble: int
     steps: int
     tasks: int
     seeds: int
@@ -111,7 +113,7 @@ class Line:
         steps, estimates = [row.steps for row in rows], [row.estimate for row in rows]
         return Line(
             panel="",
-            label=norm_in_words(score.norm),
+            label=score.label,
             metric=metric,
             steps=steps,
             estimates=estimates,
@@ -128,7 +130,7 @@ def _runs(results: list[Result]) -> list[list[Run]]:
     for result in _apart(_apart(results, "pool_sha256"), "data_sha256"):
         rest = _settings(result)
         for score in result.scores:
-            tested = [result.protocol["split"], norm_in_words(score.norm), score.estimate.tasks, _unfinished(result)]
+            tested = [result.protocol["split"], score.label, score.estimate.tasks, _unfinished(result)]
             identity = json.dumps([rest, *tested], sort_keys=True)
             merged.setdefault(identity, {})[result.seed] = result, score
     return [list(by_seed.values()) for by_seed in merged.values()]
@@ -155,6 +157,12 @@ def _unfinished(result: Result) -> str:
     return words if result.unfinished else ""
 
 
+def _method(result: Result, score: Score) -> str:
+    """Return the option of the method, with what makes its result another than that of a whole training's best."""
+    several = f" (ensemble of {score.ensemble})" if score.ensemble > 1 else ""
+    return result.names["algo"] + several + _unfinished(result)
+
+
 def _settings(result: Result) -> dict[str, Any]:
     """Return the configuration without the seed."""
     return {key: value for key, value in result.config.items() if key != "seed"}
@@ -168,11 +176,12 @@ def rows(results: list[Result]) -> list[Row]:
         estimate, spread = over_seeds([of.estimate for _, of in runs])
         table.append(
             Row(
-                algo=result.names["algo"] + _unfinished(result),
+                algo=_method(result, score),
                 dataset=result.names["dataset"],
                 task=result.protocol["task"],
                 split=result.protocol["split"],
                 norm=score.norm,
+                ensemble=score.ensemble,
                 steps=result.protocol["test_steps"],
                 tasks=score.estimate.tasks or 0,
                 seeds=len(runs),
@@ -192,8 +201,7 @@ def rows(results: list[Result]) -> list[Row]:
         table[i] = replace(table[i], settings=told)
 
     def order(row: Row) -> tuple[Any, ...]:
-        bare = row.norm is None
-        return row.dataset, row.task, bare, norm_in_words(row.norm), -row.metric.goodness(row.estimate.mean)
+        return row.dataset, row.task, row.norm is None, norm_in_words(row.norm), -row.metric.goodness(row.estimate.mean)
 
     return sorted(table, key=order)
 
@@ -218,7 +226,7 @@ def by_steps(results: list[Result]) -> list[Line]:
         result, score = runs[0]
         beside = norms[_tasks(result, score)]  # a network without batch norm may be compared with any
         panels.append(f"{_tasks(result, score)}, norm {norm_in_words(score.norm or (beside[0] if beside else None))}")
-        methods.append(result.names["algo"] + _unfinished(result))
+        methods.append(_method(result, score))
     for i, runs in enumerate(merged):
         result, score = runs[0]
         same = [j for j in range(len(merged)) if (panels[j], methods[j]) == (panels[i], methods[i])]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import io
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from metarun.core import tree
 from metarun.core.meta import Meta
+from metarun.core.metric import Metric
 from metarun.errors import UserError
 from metarun.files import read_file, write_atomic
 from metarun.runs.owner import Owner
@@ -36,6 +36,7 @@ class Selection:
         ci95: half-width of its 95 % interval.
         meta: the meta-parameters.
         diverged: validation tasks that diverged; 0 for older files, which do not store it.
+        others: the next best ones, best first, for an ensemble (``eval.ensemble``).
     """
 
     step: int
@@ -43,6 +44,32 @@ class Selection:
     ci95: float
     meta: Meta
     diverged: int = 0
+    others: list[Selection] = field(default_factory=list)
+
+    def and_later(self, later: Selection, metric: Metric, most: int) -> Selection:
+        """Return the best of these and a later one with the next best, at most ``most``; equal ones in their order."""
+        every = [replace(of, others=[]) for of in (self, *self.others, later)]
+        best, *others = sorted(every, key=lambda of: -metric.goodness(of.value))[:most]
+        return replace(best, others=others)
+
+    def moved(self, device: torch.device) -> Selection:
+        """Return the same with its parameters on ``device``."""
+        return replace(self, meta=_moved(self.meta, device), others=[of.moved(device) for of in self.others])
+
+    def plain(self) -> dict[str, Any]:
+        """Return the content for a file."""
+        others = {"others": [of.plain() for of in self.others]} if self.others else {}
+        return {
+            **{key: value for key, value in vars(self).items() if key != "others"},
+            "meta": self.meta.flat(),
+            **others,
+        }
+
+    @staticmethod
+    def of(content: dict[str, Any]) -> Selection:
+        """Undo ``plain``."""
+        others = [Selection.of(of) for of in content.get("others", [])]
+        return Selection(**{**content, "meta": Meta.from_flat(content["meta"]), "others": others})
 
 
 @dataclass
@@ -63,13 +90,12 @@ class TrainState:
 
     def to(self, device: torch.device) -> TrainState:
         """Return the state with its parameters on ``device``. An optimiser moves its own state when it loads it."""
+        selection = self.selection and self.selection.moved(device)
+        return TrainState(self.step, _moved(self.meta, device), self.optimizer, selection)
 
-        def moved(meta: Meta) -> Meta:
-            return tree.combine(lambda p: p.to(device), meta)
 
-        chosen = self.selection
-        selection = chosen and dataclasses.replace(chosen, meta=moved(chosen.meta))
-        return TrainState(self.step, moved(self.meta), self.optimizer, selection)
+def _moved(meta: Meta, device: torch.device) -> Meta:
+    return tree.combine(lambda p: p.to(device), meta)
 
 
 class Damaged(Exception):
@@ -109,7 +135,7 @@ def save(run_dir: Path, state: TrainState, training: dict[str, Any] | None = Non
     target = folder(run_dir)
     target.mkdir(parents=True, exist_ok=True)
     chosen = state.selection
-    best = {**vars(chosen), "meta": chosen.meta.flat()} if chosen else {}
+    best = chosen.plain() if chosen else {}
     content = {
         "step": state.step,
         "meta": state.meta.flat(),
@@ -146,7 +172,7 @@ def load(run_dir: Path, owner_of: Callable[[], Owner] | None = None) -> TrainSta
             warnings.warn(f"{error}; trying the checkpoint before it", stacklevel=2)
             continue
         chosen = content["selection"]
-        selection = None if chosen is None else Selection(**{**chosen, "meta": Meta.from_flat(chosen["meta"])})
+        selection = None if chosen is None else Selection.of(chosen)
         return TrainState(content["step"], Meta.from_flat(content["meta"]), content["optimizer"], selection)
     if found:
         raise UserError(f"{folder(run_dir)}: every checkpoint is damaged; start again in another run_dir")

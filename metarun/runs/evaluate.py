@@ -16,7 +16,7 @@ from metarun.core.batch_norm import Norm
 from metarun.core.episode import Episode
 from metarun.core.intervals import Estimate
 from metarun.core.meta import Meta
-from metarun.core.objective import Supervised
+from metarun.core.objective import Supervised, Unjudged
 from metarun.core.problem import Metrics
 from metarun.core.watching import Watched, Watching
 from metarun.datasets.base import Split
@@ -27,6 +27,7 @@ from metarun.results.result import AfterSteps
 from metarun.runs.setup import Setup
 
 AT_ONCE = 32  # tasks sampled in one call
+Ensemble = tuple[Meta, ...]
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,10 @@ def _mean(of_tasks: Tensor) -> float:
 
 
 class Evaluator:
-    """Scores meta-parameters on tasks 0..tasks-1 of a split.
+    """Scores meta-parameters, or an ensemble of several, on tasks 0..tasks-1 of a split.
+
+    In an ensemble each set of parameters adapts to a task by itself. Their outputs for the query set, before any
+    softmax, are averaged, and metric and loss are those of the mean. If one of them diverges, so does the ensemble.
 
     Args:
         setup: the experiment's parts.
@@ -83,9 +87,16 @@ class Evaluator:
         norm: batch norm statistics to evaluate with.
         last_only: measure after the last inner step only, which is cheaper.
         times: expected calls; tracing is chosen from it.
+        ensemble: whether it is called with an ensemble.
+
+    Source:
+        Antoniou et al. 2019: ``evaluated_test_set_using_the_best_models`` in the published code's
+        ``experiment_builder.py``, for the ensemble.
     """
 
-    def __init__(self, setup: Setup, tasks: int, norm: Norm, *, last_only: bool = False, times: int = 1):
+    def __init__(
+        self, setup: Setup, tasks: int, norm: Norm, *, last_only: bool = False, times: int = 1, ensemble: bool = False
+    ):
         self.setup, self.tasks = setup, tasks
         self.norms = norms = norm.members(setup.mixing)
         algo = setup.experiment.algo
@@ -97,8 +108,19 @@ class Evaluator:
             beside = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
             return torch.stack(metrics, -1), torch.stack(losses, -1), beside
 
+        def together(metas: Ensemble, task: Any) -> tuple[Tensor, Tensor, Metrics]:
+            assert isinstance(setup.tested, Supervised), "setup.py refuses ensembles of anything else"
+            unjudged = Unjudged(**vars(setup.tested))
+            paths = [[*algo.measure_adaptation(unjudged, meta, task, measured, norms)] for meta in metas]
+            rows = []
+            for of_members in zip(*paths, strict=True):  # (outputs, labels) of each, after a number of inner steps
+                outputs, labels = zip(*of_members, strict=True)
+                rows.append(setup.tested.measured([*torch.stack(outputs).mean(0)], labels[0]))
+            metrics, losses = zip(*rows, strict=True)
+            return torch.stack(metrics, -1), torch.stack(losses, -1), {}
+
         def over_tasks(calls: int) -> OverTasks:  # for few calls, device.compile=true means meta-steps only
-            return OverTasks(setup.engine, score, calls if calls >= TRACE_PAYS else 0)
+            return OverTasks(setup.engine, together if ensemble else score, calls if calls >= TRACE_PAYS else 0)
 
         self.mine = len(setup.ranks.share(range(tasks)))
         chunk = min(setup.engine.chunk or AT_ONCE, AT_ONCE)
@@ -106,16 +128,18 @@ class Evaluator:
         self.whole = over_tasks(times * (self.mine // self.at_once) * (self.at_once // chunk))
         self.rest = over_tasks(times)
 
-    def _collected(self, meta: Meta, tasks: Any) -> Any:
+    def _collected(self, meta: Meta | Ensemble, tasks: Any) -> Any:
         b = self.setup
+        if not isinstance(meta, Meta):
+            return tasks  # labelled examples, which are all there
         algo, steps = b.experiment.algo, self.measured.stop - 1
         return collected(b.engine, algo, b.tested, meta, tasks, steps, training=False)
 
-    def __call__(self, meta: Meta, split: Split, progress: str = "") -> list[Measured]:
+    def __call__(self, meta: Meta | Ensemble, split: Split, progress: str = "") -> list[Measured]:
         """Score the meta-parameters.
 
         Args:
-            meta: the meta-parameters.
+            meta: the meta-parameters; several, side by side in a tuple, for an ensemble.
             split: the split to draw the tasks from.
             progress: label of the progress bar; empty: no bar.
 
@@ -140,10 +164,18 @@ class Evaluator:
 
 
 def evaluate(
-    setup: Setup, meta: Meta, split: Split, tasks: int, norm: Norm, *, last_only: bool = False, progress: str = ""
+    setup: Setup,
+    meta: Meta | Ensemble,
+    split: Split,
+    tasks: int,
+    norm: Norm,
+    *,
+    last_only: bool = False,
+    progress: str = "",
 ) -> list[Measured]:
     """Score the meta-parameters once; arguments as for ``Evaluator`` and its call."""
-    return Evaluator(setup, tasks, norm, last_only=last_only)(meta, split, progress)
+    together = not isinstance(meta, Meta)
+    return Evaluator(setup, tasks, norm, last_only=last_only, ensemble=together)(meta, split, progress)
 
 
 def measured_episodes(setup: Setup, split: Split, tasks: int, at_once: int = AT_ONCE) -> Iterator[Any]:

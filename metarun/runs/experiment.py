@@ -58,6 +58,8 @@ class Evaluation:
         seed: seed of validation and test tasks, separate from the run's seed, so that all runs get the same tasks.
         way: N of validation and test tasks, where the method makes a head for each task; None: as in training.
         patience: validations without a better one after which meta-training stops; None: it does not stop early.
+        ensemble: sets of parameters, the best on validation, whose outputs are averaged in a second test beside that of
+            the best one; None: there is no second test.
     """
 
     tasks: int
@@ -71,11 +73,15 @@ class Evaluation:
     seed: int
     way: int | None = None
     patience: int | None = None
+    ensemble: int | None = None
 
     def __post_init__(self) -> None:
-        if self.patience is not None:
-            require_count("patience", self.patience)
-            require(self.every > 0, "patience", self.patience, "null where eval.every=0: there is no validation")
+        for name, least in (("patience", 1), ("ensemble", 2)):
+            if (value := getattr(self, name)) is not None:
+                require_count(name, value, least, most=10**3 if name == "ensemble" else 10**9)
+                require(self.every > 0, name, value, "null where eval.every=0: there is no validation")
+        best = self.ensemble is None or self.select is Select.best
+        require(best, "ensemble", self.ensemble, "null with eval.select=last: validation chooses an ensemble")
         for name, least, most in (("tasks", 2, 10**7), ("val_tasks", 2, 10**7), ("every", 0, 10**9)):
             require_count(name, getattr(self, name), least, most)
 

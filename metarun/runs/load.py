@@ -9,10 +9,11 @@ from typing import Any
 from metarun.core import tree
 from metarun.core.meta import Meta
 from metarun.engine.ranks import ALONE, Ranks
-from metarun.errors import ConfigError, UserError
+from metarun.errors import ConfigError, UserError, require
 from metarun.files import read_file
 from metarun.results.result_file import read as read_result
 from metarun.runs import checkpoint, held_out, meta_test, zoo
+from metarun.runs.checkpoint import Selection
 from metarun.runs.experiment import Experiment, Select
 from metarun.runs.folder import RESULT, finished, fresh
 from metarun.runs.held_out import Trained
@@ -44,6 +45,9 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
     """
     with StopSignals(), experiment.device.applied(ranks.local):
         before = Record.read(run_dir)
+        kept = (before and before.values["eval"].get("ensemble")) or 1
+        said = f"<= {kept}, as it was trained" if kept > 1 else "null, as it was trained; it kept one set of parameters"
+        require((experiment.eval.ensemble or 1) <= kept, "eval.ensemble", experiment.eval.ensemble, said)
         learned = before.data.get("learned") if before and before.data else None
         setup = ranks.together(lambda: build(experiment, testing=True, ranks=ranks, learned=learned))
         content = ranks.on_first(lambda: trained(run_dir, which, setup))
@@ -55,12 +59,13 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
         name = f"{record.names['dataset']}_{name}" if record.trained_on else name
         name += f"_{x.eval_way}way" if x.eval_way != x.way else ""
         out = ranks.on_first(lambda: fresh(zoo.evaluations(run_dir) / name))
-        meta = tree.combine(lambda p: p.to(setup.device), content["meta"])
         done, stopped_early = ranks.on_first(lambda: _trained_for(run_dir, setup, content))
         if "value" in content:
-            tested = Tested.selected(meta, content, done, stopped_early)
+            known = ("step", "value", "ci95", "meta", "diverged", "others")
+            chosen = Selection(**{key: content[key] for key in known if key in content}).moved(setup.device)
+            tested = Tested.selected(chosen, done, stopped_early, x.eval.ensemble)
         else:
-            step = content["step"]
+            step, meta = content["step"], tree.combine(lambda p: p.to(setup.device), content["meta"])
             tested = Tested(tuned(setup, meta), step, "last step", None, step, stopped_early and step == done)
         found = meta_test.test(setup, record, tested, run_dir, out)
         ranks.on_first(lambda: meta_test.illustrate(setup, found, tested.meta, run_dir, out, record.command))
@@ -77,7 +82,8 @@ def trained(run_dir: Path, which: Select, setup: Setup) -> dict[str, Any]:
         setup: the experiment's parts, to which the parameters must belong.
 
     Returns:
-        {"meta", "step"}, and "value" and "ci95" where validation selected them; tensors are on the CPU.
+        {"meta", "step"}, and where validation selected them the other attributes of their ``Selection``; tensors are
+        on the CPU.
 
     Raises:
         UserError: there is no checkpoint, or it belongs to another run or another network.
@@ -93,7 +99,8 @@ def trained(run_dir: Path, which: Select, setup: Setup) -> dict[str, Any]:
         content = checkpoint.read(path, owner)
         chosen = content.get("selection") if which is Select.best else None  # from last.pt, where best.pt is lost
         content = chosen or content
-        return {**content, "meta": Meta.from_flat(content["meta"])}
+        others = [Selection.of(of) for of in content.get("others", [])]
+        return {**content, "meta": Meta.from_flat(content["meta"]), "others": others}
     except checkpoint.Damaged as error:
         state = checkpoint.load(run_dir, lambda: owner)
         if state is None:

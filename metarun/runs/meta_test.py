@@ -7,10 +7,10 @@ import subprocess
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy
 import torch
@@ -24,9 +24,10 @@ from metarun.datasets.base import Split
 from metarun.errors import NotFinite, first_line
 from metarun.results import page, result_file
 from metarun.results.report import summary
-from metarun.results.result import OfRecipe, Result, Score, Selected, norm_in_words
+from metarun.results.result import OfRecipe, Result, Score, Selected
 from metarun.runs import checkpoint, extend, held_out, journal
-from metarun.runs.evaluate import Measured, evaluate, predictions, watched, yardsticks
+from metarun.runs.checkpoint import Selection
+from metarun.runs.evaluate import Ensemble, Measured, evaluate, predictions, watched, yardsticks
 from metarun.runs.folder import RESULT
 from metarun.runs.record import Record
 from metarun.runs.setup import Setup
@@ -46,6 +47,7 @@ class Tested:
         validation: their metric on validation; None if the rule does not use it.
         trained: meta-iterations that the run had done.
         stopped_early: whether it ended there, for ``eval.patience``.
+        ensemble: the members of an ensemble that is tested beside them, best first; empty: there is none.
     """
 
     meta: Meta
@@ -54,19 +56,26 @@ class Tested:
     validation: Estimate | None
     trained: int
     stopped_early: bool = False
+    ensemble: list[Selection] = field(default_factory=list)
 
     @staticmethod
-    def selected(meta: Meta, chosen: dict[str, Any], trained: int, stopped_early: bool = False) -> Tested:
+    def selected(chosen: Selection, trained: int, stopped_early: bool, asked: int | None) -> Tested:
         """Describe meta-parameters that were selected on validation.
 
         Args:
-            meta: the meta-parameters.
-            chosen: the fields of their ``checkpoint.Selection``.
+            chosen: these, with the next best ones.
             trained: meta-iterations that the run had done.
             stopped_early: whether it ended there, for ``eval.patience``.
+            asked: ``eval.ensemble``. Where fewer were kept, since fewer validations had a figure, a warning tells.
         """
-        validation = Estimate(chosen["value"], chosen["ci95"], None, chosen.get("diverged", 0))
-        return Tested(meta, chosen["step"], "best validation", validation, trained, stopped_early)
+        validation = Estimate(chosen.value, chosen.ci95, None, chosen.diverged)
+        members = [chosen, *chosen.others][:asked] if asked else []
+        if asked and len(members) < asked:
+            several = f"averaging the {len(members)} sets of parameters that validation found"
+            told = several if members[1:] else "no ensemble: validation found one set of parameters"
+            warnings.warn(f"eval.ensemble={asked}: {told}", stacklevel=2)
+        members = members if members[1:] else []
+        return Tested(chosen.meta, chosen.step, "best validation", validation, trained, stopped_early, members)
 
 
 def test(setup: Setup, record: Record, tested: Tested, train_dir: Path, out: Path) -> Result:
@@ -83,20 +92,22 @@ def test(setup: Setup, record: Record, tested: Tested, train_dir: Path, out: Pat
     """
     x, ranks = setup.experiment, setup.ranks
     began = time.perf_counter()
-    measured = evaluate(
-        setup,
-        tested.meta,
-        Split.test,
-        x.eval.tasks,
-        x.eval.norm,
-        last_only=not x.eval.every_step,
-        progress="meta-test" if ranks.first else "",
-    )
+
+    def measure(meta: Meta | Ensemble, progress: str) -> list[Measured]:
+        settings, shown = x.eval, progress if ranks.first else ""
+        last_only = not settings.every_step
+        return evaluate(setup, meta, Split.test, settings.tasks, settings.norm, last_only=last_only, progress=shown)
+
+    measured = measure(tested.meta, "meta-test")
+    members = tuple(member.meta for member in tested.ensemble)
+    together = measure(members, f"ensemble of {len(members)}") if members else []
     known = yardsticks(setup, Split.test, x.eval.tasks, measured[-1].by_steps()[-1].beside)
     seconds = time.perf_counter() - began
 
     def write() -> Result:
-        result = replace(_result(setup, record, tested, measured, train_dir, seconds), yardsticks=known)
+        scores = [_score(setup, of_norm) for of_norm in measured]
+        scores += [_score(setup, of_norm, len(members)) for of_norm in together]
+        result = replace(_result(setup, record, tested, scores, train_dir, seconds), yardsticks=known)
         result_file.write(out / RESULT, result)
         return result
 
@@ -104,7 +115,7 @@ def test(setup: Setup, record: Record, tested: Tested, train_dir: Path, out: Pat
 
 
 def _result(
-    setup: Setup, record: Record, tested: Tested, measured: list[Measured], train_dir: Path, seconds: float
+    setup: Setup, record: Record, tested: Tested, scores: list[Score], train_dir: Path, seconds: float
 ) -> Result:
     """Make the result of what was measured in ``seconds``, with its protocol."""
     x, trained = setup.experiment, tested.trained if tested.validation else tested.step
@@ -119,6 +130,10 @@ def _result(
         speed = sorted(rates)[len(rates) // 2] if rates else None
     selected = Selected(rule=tested.rule, step=tested.step, of=x.steps, validation=tested.validation)
     protocol = {**setup.protocol(), "selection": selected.text(trained, tested.stopped_early)}
+    if members := tested.ensemble:
+        steps = ", ".join(str(member.step) for member in members)
+        how = "their outputs for a query, before any softmax, are averaged"
+        protocol["ensemble"] = f"of the {len(members)} best on validation, meta-iterations {steps}; {how}"
     if record.extended:
         protocol["extended"] = extend.stamp(record.extended, x.steps)
     if x.eval.patience is not None:
@@ -141,7 +156,7 @@ def _result(
         seed=x.seed,
         metric=setup.problem.metric,
         protocol=protocol,
-        scores=[_score(setup, of_norm) for of_norm in measured],
+        scores=scores,
         selected=selected,
         trained=trained,
         config_hash=record.hash(),
@@ -164,9 +179,9 @@ def _result(
     )
 
 
-def _score(setup: Setup, measured: Measured) -> Score:
+def _score(setup: Setup, measured: Measured, ensemble: int = 1) -> Score:
     norm = None if setup.mixing is Mixing.none else measured.norm
-    return Score(norm=norm, estimate=measured.estimates[-1], by_steps=measured.by_steps())
+    return Score(norm=norm, estimate=measured.estimates[-1], by_steps=measured.by_steps(), ensemble=ensemble)
 
 
 def _code_version() -> dict[str, str | None]:
@@ -262,8 +277,7 @@ def require_figures(result: Result) -> None:
     if not some:
         return
     told = ", ".join(
-        f"{score.estimate.diverged or 'some'} of {score.estimate.tasks} tasks (norm {norm_in_words(score.norm)})"
-        for score in some
+        f"{score.estimate.diverged or 'some'} of {score.estimate.tasks} tasks (norm {score.label})" for score in some
     )
     message = (
         f"meta-test: {told} diverged within {result.protocol['test_steps']} inner steps (training took "

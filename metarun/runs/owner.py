@@ -70,7 +70,7 @@ class Owner:
     def _problems(self, content: Any, resumes: bool) -> Iterator[str]:
         alone = {"step", "meta"}
         kinds = ({*alone, "optimizer", "selection"}, {*alone, "value", "ci95"}, alone)  # last.pt, best.pt, tested.pt
-        newer = {"training", "diverged"}  # entries that older files lack
+        newer = {"training", "diverged", "others"}  # entries that older files lack
         if not isinstance(content, dict) or set(content) - newer not in kinds[: 1 if resumes else None]:
             yield f"its entries are not those of {'a checkpoint to resume from' if resumes else 'a checkpoint'}"
         yield from self._settings(content.get("training", {}))  # older files have none
@@ -81,11 +81,12 @@ class Owner:
         chosen = content.get("selection", content)
         if chosen is None or set(content) - newer == alone:
             return
-        floats = all(type(chosen[n]) is float for n in ("value", "ci95"))
-        if set(chosen) - newer != kinds[1] or not floats or type(chosen.get("diverged", 0)) is not int:
-            yield "its selection is none"
-        yield from self._parameters("selected meta-parameters", chosen["meta"])
-        yield from _step(chosen["step"], content["step"])
+        for of in (chosen, *chosen.get("others", [])):
+            floats = all(type(of[n]) is float for n in ("value", "ci95"))
+            if set(of) - newer != kinds[1] or not floats or type(of.get("diverged", 0)) is not int:
+                yield "its selection is none"
+            yield from self._parameters("selected meta-parameters", of["meta"])
+            yield from _step(of["step"], self.steps if of is not chosen else content["step"])
 
     def _settings(self, theirs: dict[str, Any]) -> Iterator[str]:
         """Compare the settings that both have: one that only one of them has was added or removed between versions."""

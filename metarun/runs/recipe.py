@@ -21,6 +21,7 @@ class Reference:
         steps: inner steps at test.
         tasks: number of test tasks; null: not known.
         confirmed: whether it was read in the original or in its code; if not, it is quoted from another text.
+        ensemble: sets of parameters of one training whose outputs were averaged.
         band: [low, high]; a mean within it also counts as reproduced.
         band_reason: why this band.
     """
@@ -33,6 +34,7 @@ class Reference:
     steps: int
     tasks: int | None
     confirmed: bool
+    ensemble: int = 1
     band: list[float] | None = None
     band_reason: str = ""
 

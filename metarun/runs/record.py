@@ -33,7 +33,8 @@ LATER: dict[tuple[str, str], dict[str, Any]] = {
     ("dataset", "image_folder"): {"split": "shares", "layers": 1, "min_images": 0, "white": None},
     ("model", "mlp"): {"norm_gamma": True, "norm_eps": 1e-5},
     **{("algo", name): DESCENT for name in ("oracle", "pretrain", "random")},
-    **{("algo", name): UNROLLED for name in ("maml", "mamlpp", "meta_sgd")},
+    **{("algo", name): UNROLLED for name in ("maml", "meta_sgd")},
+    ("algo", "mamlpp"): {**UNROLLED, "per_step": []},
 }
 
 
@@ -81,10 +82,12 @@ class Record:
     def tested_on(self, which: str) -> Record:
         """Return the record of a test of one checkpoint, ``which`` = best or last.
 
-        It differs in ``eval.select``, so the results of the two checkpoints are two rows of a table.
+        It differs in ``eval.select``, so the results of the two checkpoints are two rows of a table. Validation does
+        not choose the last one, so it has no ensemble.
         """
         evaluation = self.values.get("eval")
-        chosen = {**evaluation, "select": which} if isinstance(evaluation, dict) else evaluation
+        alone = {"ensemble": None} if which == "last" else {}
+        chosen = {**evaluation, "select": which, **alone} if isinstance(evaluation, dict) else evaluation
         return replace(self, values={**self.values, "eval": chosen})
 
     def training(self) -> dict[str, Any]:
@@ -248,5 +251,8 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 # settings with a default in their type, which an identity does not state: older runs lack them, and few runs read them
 USUAL = _flat(
-    {"eval": {"patience": None, "way": None}, "algo": {"trust_region": asdict(TrustRegion()), "promp": asdict(ProMP())}}
+    {
+        "eval": {"patience": None, "way": None, "ensemble": None},
+        "algo": {"trust_region": asdict(TrustRegion()), "promp": asdict(ProMP())},
+    }
 )

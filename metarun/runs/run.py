@@ -121,7 +121,7 @@ def _chosen(setup: Setup, state: TrainState) -> Tested:
     """Choose the parameters of a finished training to test."""
     select, stopped_early = setup.experiment.eval.select, state.step < setup.experiment.steps
     if select is Select.best and (best := state.selection):
-        return Tested.selected(best.meta, vars(best), state.step, stopped_early)
+        return Tested.selected(best, state.step, stopped_early, setup.experiment.eval.ensemble)
     rule = "last step"
     if select is Select.best and setup.experiment.eval.every > 0 and setup.tasks.has(Split.val):
         rule = "last step (no validation has a figure)"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from metarun.core.batch_norm import Mixing
 from metarun.core.meta import OWN, Meta
+from metarun.core.metric import ACCURACY
 from metarun.core.objective import Supervised
 from metarun.core.problem import Problem
 from metarun.core.tree import Params
@@ -70,8 +71,8 @@ class Setup:
             raise UserError("model: every parameter has requires_grad=False, and nothing is left to train")
         if taken := [name for name in params if name.startswith(OWN)]:
             raise UserError(f"model: {taken[0]}: in checkpoints {OWN}* are the method's own; rename the layer")
-        first = self.experiment.algo.init(params).flat()
         given = {name: value.clone() for name, value in self.given.items()}
+        first = self.experiment.algo.init(params | {n: v for n, v in given.items() if n in params}).flat()
         return Meta.from_flat({**first, **given})
 
     def require_room(self) -> None:
@@ -197,10 +198,13 @@ def assemble(
     meta_batch.check(experiment.algo, setup.problem)
     experiment.model.check_problem(setup.problem)
     tunes = len(experiment.algo.candidates(setup.first_meta())) > 1  # on validation; a method may also refuse a network
-    patience = experiment.eval.patience
-    if not testing:
+    of_validation = {"eval.patience": experiment.eval.patience, "eval.ensemble": experiment.eval.ensemble}
+    for key, value in of_validation.items():
         allowed = "null: there are no validation tasks with these settings"
-        require(patience is None or tasks.has(Split.val), "eval.patience", patience, allowed)
+        require(testing or value is None or tasks.has(Split.val), key, value, allowed)
+    classes = isinstance(tested, Supervised) and tested.metric == ACCURACY
+    allowed = "null with this data set: outputs are averaged where they choose a class"
+    require(experiment.eval.ensemble is None or classes, "eval.ensemble", experiment.eval.ensemble, allowed)
     if tasks.has(Split.val) and (tunes or (experiment.eval.every > 0 and not testing)):
         _check(experiment, tasks, Split.val)
     experiment.eval.norm.members(setup.mixing)

@@ -97,10 +97,12 @@ def train(setup: Setup, run_dir: Path, stop: StopSignals, training: dict[str, An
                 candidate, rows = validate(setup, meta, score)
                 window.since += time.perf_counter() - began
                 journal.write(step, "val", _for_journal(setup.problem.metric, rows))
-                figure, goodness = rows[-1].estimate, setup.problem.metric.goodness
-                if figure.known and (selection is None or goodness(figure.mean) > goodness(selection.value)):
+                figure = rows[-1].estimate
+                if figure.known:
                     kept = tree.combine(torch.clone, candidate)
-                    selection = Selection(step, figure.mean, figure.ci95, kept, figure.diverged)
+                    new = Selection(step, figure.mean, figure.ci95, kept, figure.diverged)
+                    most = x.eval.ensemble or 1
+                    selection = selection.and_later(new, setup.problem.metric, most) if selection else new
                 ended = ended or x.eval.exhausted(step, selection.step if selection else 0)
             if saving or ended:
                 window.require_finite(step, meta)

@@ -91,10 +91,13 @@ def plain_descent(
     frozen = algorithm.frozen if isinstance(algorithm, MAML) else []
     kept = [pattern[1:] for pattern in frozen if pattern.startswith("!")]
     still = [n for n in start if any(fnmatchcase(n, f) for f in frozen) and not any(fnmatchcase(n, f) for f in kept)]
-    moving = [name for name in start if name not in still]
+    apart = [n for n in start if isinstance(algorithm, MAMLpp) and any(fnmatchcase(n, f) for f in algorithm.per_step)]
+    moving = [name for name in start if name not in still + apart]
     path = [start]
     for k in range(algorithm.inner_steps):
         params = dict(path[-1])
+        if k > 0:  # the first step has the model's own values
+            params |= {name: meta[f"inner.later.{name}"][k - 1] for name in apart}
         at = params if create_graph else {name: p.detach().requires_grad_() for name, p in params.items()}
         loss = support_loss(algorithm, problem, at, task, k)
         grads = torch.autograd.grad(loss, [at[name] for name in moving], create_graph=create_graph)

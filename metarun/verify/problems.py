@@ -171,7 +171,7 @@ def small(algorithm: Any) -> Any:
 
 
 def first_meta(algorithm: Algorithm, case: Case) -> Meta:
-    """Return a method's meta-parameters for a case, with learned step sizes varied by random factors 0.5 to 1.5."""
+    """Return a method's meta-parameters for a case; what it adds to the model's is varied by factors 0.5 to 1.5."""
     meta = algorithm.init(case.meta.model)
     generator = torch.Generator().manual_seed(2)
 
@@ -179,7 +179,7 @@ def first_meta(algorithm: Algorithm, case: Case) -> Meta:
         drawn = torch.rand(value.shape, generator=generator, dtype=torch.float64)  # the same numbers for every dtype
         return value * (0.5 + drawn).to(value)
 
-    return meta._replace(step_sizes=tree.combine(varied, meta.step_sizes))
+    return meta._replace(step_sizes=tree.combine(varied, meta.step_sizes), later=tree.combine(varied, meta.later))
 
 
 def finite_difference(fn: Callable[[Tree], Tensor], at: Tree, direction: Tree, step: float = 1e-7) -> float:

@@ -72,6 +72,8 @@ def variants() -> dict[str, Algorithm]:
     also("maml recompute", "frozen", frozen=["*bias"])
     for name in ("meta_sgd", "mamlpp"):
         also(name, "first order", hypergrad=Derivative.first_order)
+    for derivative in Derivative:
+        also("mamlpp", f"per step, {derivative.value}", per_step=["*bias"], hypergrad=derivative)
     also("mamlpp", "fixed rates, few early losses", learned_rates=False, multi_step=0.3)
     found["mamlpp late"] = found["mamlpp"].at(0.9)
     also("imaml", "undamped", cg_damping=0.0, lam_damping=0.0)

@@ -19,6 +19,7 @@ from tests.support.commands import same
 META = Meta.of(
     {"head.weight": torch.tensor([1.0, 2.0]), "lr.x": torch.tensor(3.0), "body.inner.w": torch.tensor(4.0)},
     step_sizes={"lr.x": torch.tensor(5.0), "head.weight": torch.tensor([6.0])},
+    later={"lr.x": torch.tensor([9.0]), "later.w": torch.tensor([[1.5]])},
     inner_state={"v.head.weight": torch.tensor([7.0]), "t": torch.tensor(8.0)},
 )
 
@@ -26,7 +27,8 @@ META = Meta.of(
 def test_flat_and_back_keeps_fields_order_and_values() -> None:
     flat = META.flat()
     sizes, state = ["inner.lr.lr.x", "inner.lr.head.weight"], ["inner.v.head.weight", "inner.t"]
-    assert list(flat) == ["head.weight", "lr.x", "body.inner.w", *sizes, *state]
+    later = ["inner.later.lr.x", "inner.later.later.w"]
+    assert list(flat) == ["head.weight", "lr.x", "body.inner.w", *sizes, *later, *state]
     back = Meta.from_flat(flat)
     assert same(back, META)
     for ours, given in zip(back, META, strict=True):

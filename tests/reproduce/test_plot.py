@@ -17,11 +17,12 @@ from tests.support.results import RETURN
 ROW = Row(
     cell="sinusoid/x",
     norm=None,
+    ensemble=1,
     steps=1,
     tasks=600,
     query=5,
     split="s",
-    selection="last step",
+    rule="last step",
     budget=1.0,
     seeds=1,
     metric=SQUARED_ERROR,
@@ -73,3 +74,9 @@ def test_each_metric_has_a_panel_with_its_unit_and_ends() -> None:
     assert returns.get_xlim()[0] < -900 and returns.get_xlim()[1] > -40
     assert [label.get_text() for label in errors.get_yticklabels()] == ["sinusoid/x, none, inner steps 1"] * 2
     assert np.isfinite([axes.get_xlim() for axes in (shares, errors, returns)]).all()
+
+
+def test_an_ensemble_has_a_name_of_its_own() -> None:
+    (axes,) = reproduction([ROW, replace(ROW, ensemble=5)]).axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["sinusoid/x, none, inner steps 1", "sinusoid/x, ensemble of 5, none, inner steps 1"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import math
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from metarun.reproduce import cells as reproduce
 from metarun.reproduce import rows as comparison
 from metarun.reproduce import table as verdicts
 from metarun.reproduce.verdict import Verdict
-from metarun.results.result import OfRecipe, Result, Selected
+from metarun.results.result import AfterSteps, OfRecipe, Result, Score, Selected
 from metarun.results.result_file import read as read_result
 from metarun.results.result_file import write
 from tests.support.results import result as made
@@ -122,6 +123,32 @@ def test_the_table_merges_seeds_and_takes_the_largest_budget(tmp_path: Path) -> 
     assert [row.steps for row in (one, five, ten)] == [1, 5, 10]
     assert [row.verdict.value for row in (one, five, ten)] == ["above", "reproduced", "reproduced"]
     assert five.difference == pytest.approx(0.0) and five.sd_seeds == pytest.approx(0.02 * 2**0.5)
+
+
+def test_an_ensemble_is_a_row_beside_the_single_set_of_parameters(tmp_path: Path) -> None:
+    """What is published of an ensemble is compared with an ensemble's result alone."""
+    cell = "omniglot/mamlpp_20w1s"
+    nothing = comparison.rows(tmp_path, cell)
+    assert [(row.selection, row.verdict) for row in nothing] == [
+        ("", Verdict.not_run),
+        ("ensemble of 5", Verdict.not_run),
+    ]
+    assert [row.published for row in nothing] == [pytest.approx(math.nan, nan_ok=True), 0.9765]
+    single = result(cell, seed=0, mean=0.97, ci95=0.001)
+    several = [replace(score, ensemble=5, by_steps=made_of(score, 0.976)) for score in single.scores]
+    put(tmp_path, replace(single, scores=[*single.scores, *several]))
+    put(tmp_path, result(cell, seed=1, mean=0.95))  # in which validation found a single set of parameters
+    alone, together = comparison.rows(tmp_path, cell)
+    assert (alone.seeds, alone.verdict, alone.ours.mean) == (2, Verdict.no_number, pytest.approx(0.96))
+    assert (together.seeds, together.verdict, together.ours.mean) == (1, Verdict.reproduced, pytest.approx(0.976))
+    assert together.selection == "ensemble of 5, last step"
+    text = verdicts.markdown([alone, together])
+    assert "| ensemble of 5, last step | 1 | 1 | 97.60 ± 0.10 % |" in text
+
+
+def made_of(of: Score, mean: float) -> list[AfterSteps]:
+    """The rows of a score with another mean."""
+    return [replace(row, estimate=replace(row.estimate, mean=mean)) for row in of.by_steps]
 
 
 def test_from_three_seeds_on_a_verdict_knows_how_trainings_vary(tmp_path: Path) -> None:

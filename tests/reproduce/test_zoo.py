@@ -77,6 +77,23 @@ def test_what_does_not_belong_together_is_refused(out: Path, tmp_path: Path, mon
     refused("was changed after metarun wrote it")
 
 
+def test_the_members_of_an_ensemble_are_kept_too(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = checkpoint.folder(out / "results" / f"{CELL}_s{SEED}") / checkpoint.LAST
+    content = checkpoint.read(path)
+    other = {"step": 5, "value": 0.5, "ci95": 0.1, "meta": content["meta"], "diverged": 0}
+    path.write_bytes(checkpoint.encode({**content, "others": [other]}))
+    keeping.keep(out, [CELL], SEED, tmp_path / "kept")
+    kept = checkpoint.read(checkpoint.folder(tmp_path / "kept" / CELL) / checkpoint.TESTED)
+    assert checkpoint.digest(kept["others"]) == checkpoint.digest([other])
+    monkeypatch.setattr(keeping, "MOST", 1000)
+    with pytest.raises(UserError, match="and the zoo keeps 2000 at most"):
+        keeping.keep(out, [CELL], SEED, tmp_path / "kept")
+    double = {name: value.double() for name, value in content["meta"].items()}
+    path.write_bytes(checkpoint.encode({**content, "others": [{**other, "meta": double}]}))
+    with pytest.raises(UserError, match=r"has torch\.float64"):
+        keeping.keep(out, [CELL], SEED, tmp_path / "kept")
+
+
 @pytest.mark.full
 def test_the_command_keeps_what_is_finished(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -100,6 +117,8 @@ def test_the_page_is_written_from_the_entries() -> None:
         result = result_file.read(ROOT / name / "result.json")
         assert result.recipe is not None and result.recipe.name == name
         assert result.recipe.budget == 1 and not result.recipe.changed and not result.unfinished
-        assert (checkpoint.folder(ROOT / name) / checkpoint.TESTED).stat().st_size <= keeping.MOST
+        assert (checkpoint.folder(ROOT / name) / checkpoint.TESTED).stat().st_size <= keeping.MOST * result.scores[
+            -1
+        ].ensemble
         values = json.loads((ROOT / name / "config.json").read_text())["values"]
         assert values["run_dir"] is None and values["data_root"] is None

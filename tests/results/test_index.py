@@ -103,3 +103,11 @@ def test_a_result_of_another_norm_has_its_own_value_over_the_link(tmp_path: Path
     for score in found.scores:
         assert isinstance(score.norm, Norm) and isinstance(score.estimate, Estimate)
         assert f"seed 0: {score.estimate.text(found.metric)}" in labels
+
+
+def test_an_ensembles_value_stands_over_its_link(tmp_path: Path) -> None:
+    alone = result(mean=0.9)
+    more = replace(alone.scores[0], ensemble=5, estimate=Estimate(0.95, 0.01, 600, 0))
+    found = run_folder(tmp_path / "run", replace(alone, scores=[*alone.scores, more]))
+    page = Parsed(index.text(tables.rows([found]), tmp_path, "run", []))
+    assert page.attributes("aria-label")[-2:] == ["seed 0: 95.00 ± 1.00 %", "seed 0: 90.00 ± 1.00 %"]

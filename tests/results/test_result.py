@@ -31,13 +31,14 @@ def test_what_is_written_is_read_again(metric: Metric, tmp_path: Path) -> None:
     written = replace(
         result(metric=metric),
         recipe=OfRecipe(name="omniglot/maml", budget=0.5, changed=["way"]),
-        scores=[score(norm, path) for norm in (None, Norm.support)],
+        scores=[score(None, path), score(Norm.support, path), replace(score(None, path), ensemble=5)],
         selected=Selected(rule="best validation", step=40, of=100, validation=Estimate(0.3, 0.1, None, 2)),
         trained=60,
         tasks_per_s=3.5,
     )
     write(tmp_path / "result.json", written)
     assert read(tmp_path / "result.json") == written
+    assert [score.get("ensemble") for score in written.to_json()["scores"]] == [None, None, 5]
     assert written.unfinished and written.selected.when(60) == "meta-iteration 40 of 100, of a run that had done 60"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from metarun.core.intervals import Estimate
 from metarun.core.metric import SQUARED_ERROR
 from metarun.results import tables
 from metarun.results.result import Selected
@@ -144,3 +145,15 @@ def test_a_setting_that_one_method_has_is_no_column() -> None:
     of_other = replace(result(**other), names={"algo": "protonet", "dataset": "omniglot"})
     rows = tables.rows([result(**{**SETTINGS, "algo (option)": "maml"}), of_other])
     assert [row.settings for row in rows] == [{}] * 2
+
+
+def test_an_ensemble_is_a_row_and_a_line_of_its_own() -> None:
+    """Of the same run, beside the single set of parameters; seeds are merged with those of their kind."""
+    alone = [result(seed, mean=0.90 + seed / 100) for seed in range(2)]
+    several = [replace(of.scores[0], ensemble=5, estimate=Estimate(0.95, 0.01, 600, 0)) for of in alone]
+    found = [replace(of, scores=[*of.scores, more]) for of, more in zip(alone, several, strict=True)]
+    best, other = tables.rows(found)
+    assert (best.algo, best.ensemble, best.seeds, best.estimate.mean) == ("maml (ensemble of 5)", 5, 2, 0.95)
+    assert (other.algo, other.ensemble, other.seeds, other.estimate.mean) == ("maml", 1, 2, pytest.approx(0.905))
+    assert [line.label for line in tables.by_steps(found)] == ["maml", "maml (ensemble of 5)"]
+    assert [score.label for score in found[0].scores] == ["transductive", "transductive, ensemble of 5"]

@@ -104,6 +104,7 @@ def test_a_recipe_is_a_whole_protocol(name: str) -> None:
         assert number.steps == experiment.algo.eval_inner_steps or experiment.eval.every_step
         assert number.norm in (None, *(Norm if experiment.eval.norm is Norm.all else [experiment.eval.norm]))
         assert number.tasks in (None, experiment.eval.tasks)
+        assert number.ensemble in (1, experiment.eval.ensemble), "or it has no row"
     text = (config.conf_dir() / "recipe" / f"{name}.yaml").read_text()
     assert text.startswith("# @package _global_\n# "), "says what it is"
 
