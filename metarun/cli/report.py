@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 from metarun.cli.parser import Parser, require_folder
 from metarun.engine.ranks import Ranks

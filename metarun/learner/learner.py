@@ -50,7 +50,8 @@ class Learner:
     def __repr__(self) -> str:
         names, shape = self.record.names, list(self.input_shape)
         task = f"{self.way}-way, " if self.way else ""
-        return f"Learner({self.run}: {names['algo']}, {names['model']}, {task}inputs {shape}, meta-iteration {self.step})"
+        what = f"{names['algo']}, {names['model']}, {task}inputs {shape}"
+        return f"Learner({self.run}: {what}, meta-iteration {self.step})"
 
     @property
     def way(self) -> int | None:
