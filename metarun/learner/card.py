@@ -197,7 +197,7 @@ def _statistics(of: Adapted | Learner) -> str | None:
 def _measured(of: Adapted | Learner, result: Result | None) -> list[str]:
     """The part of the card with the run's test."""
     if result is None:
-        said = f"There is no result of this run in {one_line(of.run)}: it was not tested, or is elsewhere."
+        said = f"There is no result of this run in {one_line(str(of.run))}: it was not tested, or is elsewhere."
         return ["## What was measured", "", said, ""]
     report = Report.of(result, Path(of.run), [])
     lines = ["## What was measured", "", "The initialisation, adapted to each of the run's test tasks:", ""]
