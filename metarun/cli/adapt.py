@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from metarun.learner.adapted import Adapted
     from metarun.learner.learner import Learner
 
+DELIMITER = "dataset.delimiter="  # of the user's file, which need not be as that of the training
+
 
 def parser(add: Callable[..., Parser]) -> None:
     """Add the command to the parser, with ``add`` of its subparsers."""
@@ -24,8 +26,8 @@ def parser(add: Callable[..., Parser]) -> None:
         description="Adapts a run to a support set of your own pictures, a folder for each class, and writes all that\n"
         "metarun predict needs to the file MODEL. The data that the run was trained on are not needed. Pictures are\n"
         "read as the run read its own. For a run of dataset=table or arrays the support set is a file of rows of one\n"
-        "task, with the run's columns. Keys: algo.eval_inner_steps, algo.inner_lr, device, and others of algo that\n"
-        "a test reads.",
+        "task, with the run's columns. Keys: algo.eval_inner_steps, algo.inner_lr, device, others of algo that a\n"
+        "test reads, and dataset.delimiter, of the file.",
         epilog="  metarun adapt run=outputs/RUN support=photos/known out=fruit.model algo.eval_inner_steps=10",
     )
     command.setting("run", "PATH|zoo:NAME", "the run's folder, or an entry of the zoo")
@@ -107,13 +109,40 @@ def loaded(given: argparse.Namespace, words: list[str]) -> Learner:
         UserError: a word is no setting that adapting reads, or it is no run that can be loaded.
     """
     for word in words:
-        if not word.startswith(("algo.", "device=", "device.")):
+        if not word.startswith(("algo.", "device=", "device.", DELIMITER)):
             raise UserError(f"{word}: {given.command} does not read it; of the run's keys it takes algo.* and device")
     from metarun.config.overrides import as_typed
     from metarun.learner.load import learner, uncompiled
     from metarun.runs import zoo
 
     return learner(zoo.run_folder(given.run), given.checkpoint, as_typed(uncompiled(words)))
+
+
+def model(given: argparse.Namespace, words: list[str]) -> Adapted:
+    """Load the model of a command line, which is adapted already.
+
+    Args:
+        given: the setting model.
+        words: settings to change.
+
+    Raises:
+        UserError: a word is no setting that a model still reads, or the file is no model.
+    """
+    for word in words:
+        if not word.startswith(("device=", "device.", DELIMITER)):
+            takes = "eval.norm and device" if given.command == "predict" else "device"
+            raise UserError(f"{word}: a model is adapted already; {given.command} takes {takes} with it")
+    from metarun.files import user_path
+    from metarun.learner.keep import reopened
+    from metarun.learner.load import uncompiled
+
+    return reopened(user_path(given.model), uncompiled(words))
+
+
+def require_alone(given: argparse.Namespace) -> None:
+    """Raise ``UserError`` where a model is given together with what it was made of."""
+    if given.model is not None and (given.support is not None or given.checkpoint is not None):
+        raise UserError("support, checkpoint: model=MODEL is adapted already; they go with run=PATH")
 
 
 def require_file(out: Path, typed: str) -> None:

@@ -9,6 +9,8 @@ from metarun.cli.parser import Parser
 from metarun.engine.ranks import Ranks
 from metarun.errors import UserError, require
 
+UNREAD = ("init", "extend", "tracker")  # keys that make a training another one, and none of its meta-steps faster
+
 
 def parser(add: Callable[..., Parser]) -> None:
     """Add the command to the parser, with ``add`` of its subparsers."""
@@ -39,6 +41,10 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
     except ValueError:
         raise UserError(f"--seconds {given.seconds}: must be a number") from None
     require(0 < seconds < 1e6, "--seconds", given.seconds, "> 0, and less than a million")
+    for word in given.words:
+        key = word.lstrip("+~").partition("=")[0]
+        if key.split(".")[0] in UNREAD:
+            raise UserError(f"{word}: bench does not read it, since its speed would be the same; leave it out")
     from metarun.config import names
 
     names.check(given.words)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metarun.cli.adapt import adapt, require_file
+from metarun.cli.adapt import adapt, model, require_alone, require_file
 from metarun.cli.parser import Parser
 from metarun.engine.ranks import Ranks
 from metarun.errors import UserError, one_line, require
@@ -35,7 +35,7 @@ def parser(add: Callable[..., Parser]) -> None:
         "table (_confusion.csv, _confusion.png). Batch norm uses the statistics of the support set, so no prediction\n"
         "depends on other pictures. For a run of dataset=table or arrays, rows=FILE has rows of one task: a line of\n"
         "the CSV file for each, with its class or numbers, and how well that is where the file states the truth.\n"
-        "Keys: eval.norm, algo.eval_inner_steps (with run), device.",
+        "Keys: eval.norm, algo.eval_inner_steps (with run), device, dataset.delimiter (of FILE).",
         epilog="  metarun predict model=fruit.model images=photos/new\n"
         "  metarun predict run=outputs/RUN support=photos/known images=photos/new out=new.csv\n"
         "  metarun predict model=fruit.model photos/*.jpg",
@@ -58,8 +58,7 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
         raise UserError(
             "support: has no value, and run=PATH needs one: a folder with a folder of pictures for each class"
         )
-    if given.model is not None and (given.support is not None or given.checkpoint is not None):
-        raise UserError("support, checkpoint: model=MODEL is adapted already; they go with run=PATH")
+    require_alone(given)
     if given.rows is not None:
         return _rows(given)
     files = [word for word in given.words if "=" not in word or Path(word).exists()]
@@ -128,16 +127,7 @@ def _norm(words: list[str]) -> Norm:
 
 def _adapted(given: argparse.Namespace, words: list[str]) -> Adapted:
     """The model of the command line, or a run adapted to its support set."""
-    if given.run is not None:
-        return adapt(given, words)
-    for word in words:
-        if not word.startswith(("device=", "device.")):
-            raise UserError(f"{word}: a model is adapted already; predict takes eval.norm and device with it")
-    from metarun.files import user_path
-    from metarun.learner.keep import reopened
-    from metarun.learner.load import uncompiled
-
-    return reopened(user_path(given.model), uncompiled(words))
+    return model(given, words) if given.run is None else adapt(given, words)
 
 
 def _beside(adapted: Adapted, found: Predictions, out: Path) -> list[Path]:

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from metarun.cli.parser import Parser, require_folder
 from metarun.engine.ranks import Ranks
 from metarun.errors import UserError, first_line
-
-if TYPE_CHECKING:
-    from metarun.results.grid import Grid
 
 
 def parser(add: Callable[..., Parser]) -> None:
@@ -52,7 +45,7 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "table.md", tables.markdown(rows))
     write_text(out / "table.csv", tables.comma_separated(rows))
-    print(f"{_shown(tables.grid(rows), out)}\n\n{tables.NOTE}\n")
+    print(f"{tables.grid(rows).shown({'algo', tables.RESULT}, str(out / 'table.md'))}\n\n{tables.NOTE}\n")
     lines = tables.by_steps(results)
     save(curves.comparison(lines), out / "table.png")
     written = f"{out / 'table.md'}, .csv and .png"
@@ -65,12 +58,3 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
         warnings.warn(f"{index.NAME}: not written ({first_line(error)})", stacklevel=2)
     print(f"written: {written}")
     return 0
-
-
-def _shown(grid: Grid, out: Path) -> str:
-    """Return the table for the terminal, or as Markdown where the output goes elsewhere."""
-    if not sys.stdout.isatty():
-        return grid.markdown()
-    from metarun.results.tables import RESULT
-
-    return grid.fitted(shutil.get_terminal_size().columns, {"algo", RESULT}, str(out / "table.md"))

@@ -88,8 +88,9 @@ def run(given: argparse.Namespace, ranks: Ranks) -> int:
                 failure = error  # still write the table of what was run
         if failure and not any(cells.finished(out, cell) for cell in chosen):
             raise failure
-    print(table.write(out, chosen))
-    print(f"written: {out / table.NAME}.md, .csv and .png")
+    page = f"{out / table.NAME}.md"
+    print(f"{table.write(out, chosen).shown(table.KEPT, page)}\n\n{table.LEGEND}")
+    print(f"written: {page}, .csv and .png")
     if given.zoo is not None:
         kept = zoo.keep(out, chosen, seeds[0], user_path(given.zoo))
         print(f"kept in {given.zoo}: {', '.join(kept) or 'nothing, since no cell of these is finished'}")

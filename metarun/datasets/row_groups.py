@@ -9,6 +9,7 @@ import numpy as np
 
 from metarun.datasets.base import Split, cut
 from metarun.datasets.class_folders import PARTS, digest
+from metarun.datasets.table_file import listed
 from metarun.datasets.task_pool import Groups
 from metarun.errors import UserError
 
@@ -59,7 +60,7 @@ def classes_of(rows: Rows, trained: list[str]) -> list[str]:
     if trained:
         for row, name in enumerate(rows.y):
             if name not in trained:
-                said = f"class {name} ({rows.where(row)}) is none of those of the run: {', '.join(trained)}"
+                said = f"class {name} ({rows.where(row)}) is none of those of the run: {listed(trained)}"
                 raise UserError(f"dataset: {said}")
         return trained
     if len(found) < 2:

@@ -16,8 +16,10 @@ from metarun.core.objective import Supervised, classification, regression
 from metarun.core.tree import Params
 from metarun.datasets.base import Split, Tasks, task_keys
 from metarun.datasets.sampler import figure_of
+from metarun.datasets.table_file import listed
 from metarun.errors import TooFewExamples, UserError, require
 
+MANY = 20  # classes that a message names, and more than a column of classes usually has
 Groups = dict[str, list[list[int]]]  # task -> rows of each class; one list where numbers are predicted
 
 
@@ -124,7 +126,8 @@ class TaskPool(Tasks):
         held = self.held[split]
         if not self.predicts_numbers:
             fixed = f"{self.groups}, all classes, since a class has the same label in every task"
-            require(way == self.groups, "way", way, f"{fixed}: {', '.join(self.names)}")
+            numbers = "" if self.groups <= MANY else "; for numbers to predict: dataset.predict=numbers"
+            require(way == self.groups, "way", way, f"{fixed}: {listed(self.names, MANY)}{numbers}")
         if not held.names:
             raise UserError(f"dataset: the {split.name} split has no tasks{self.few_tasks}")
         least = int(held.counts.argmin())

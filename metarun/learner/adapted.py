@@ -27,7 +27,7 @@ AT_ONCE = 64  # examples in one forward pass
 KIND = "adapted"  # what a file says that it is
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Adapted:
     """One task, or a batch of T tasks, after the inner steps. ``Learner.adapt`` makes it.
 
@@ -55,6 +55,12 @@ class Adapted:
     batched: bool
     run: str
     digests: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        tasks = f"{len(self.networks)} tasks of " if self.batched else ""
+        what = "numbers" if self.classes is None else f"{len(self.classes)} classes"
+        examples = f"{self.support.support_y.shape[1]} support examples"
+        return f"Adapted({self.run}: {tasks}{what}, {examples}, {self.steps} inner steps)"
 
     @property
     def learned(self) -> Learned | None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metarun import __version__
+from metarun.config.overrides import only_training_reads
 from metarun.core.batch_norm import Mixing, Norm
 from metarun.errors import one_line
 from metarun.learner.adapted import Adapted
@@ -26,6 +27,7 @@ from metarun.runs.folder import RESULT
 from metarun.runs.record import Record
 
 MOST = 40  # classes that the card lists
+FREE = ("device", "eval.select", "dataset.delimiter")  # settings that one use of a run's parameters may change
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +155,7 @@ def text(facts: Facts, command: list[str], apart: float) -> str:
     lines += [f"Loaded again after writing, its outputs differ by at most {apart:.1g} of the largest.", ""]
     lines += _measured(of, result)
     lines += ["## Limits", "", *(f"- {limit}" for limit in _limits(of, result)), ""]
-    before = Record.read(Path(of.run))
+    before = _run(of)
     commands = [shlex.join(["metarun", *words]) for words in (before.command if before else [], command) if words]
     if commands:
         lines += ["## Commands", "", "```", *commands, "```", ""]
@@ -166,10 +168,23 @@ def _row(name: str, facts: dict[str, Any]) -> list[str]:
     return [name, f"[{', '.join(map(str, facts['shape']))}]", facts["type"], what]
 
 
+def _run(of: Adapted | Learner) -> Record | None:
+    """The run's record in its folder, where that is still there, and not another run in its place."""
+    before = Record.read(Path(of.run))
+    if before is None:
+        return None
+    was, now, algo = before.identity(), of.record.identity(), type(of.setup.experiment.algo)
+    for key in was.keys() & now.keys():
+        free = key.startswith((*FREE, *(() if only_training_reads(key, algo) else ("algo.",))))
+        if was[key] != now[key] and not free:
+            return None
+    return before
+
+
 def _result(of: Adapted | Learner) -> Result | None:
     """The run's result, where it was tested and its folder is still there."""
     path = Path(of.run) / RESULT
-    return result_file.read(path) if path.exists() else None
+    return result_file.read(path) if path.exists() and _run(of) else None
 
 
 def _statistics(of: Adapted | Learner) -> str | None:
@@ -182,7 +197,8 @@ def _statistics(of: Adapted | Learner) -> str | None:
 def _measured(of: Adapted | Learner, result: Result | None) -> list[str]:
     """The part of the card with the run's test."""
     if result is None:
-        return ["## What was measured", "", "The run has no result: its initialisation was not tested.", ""]
+        said = f"There is no result of this run in {one_line(str(of.run))}: it was not tested, or is elsewhere."
+        return ["## What was measured", "", said, ""]
     report = Report.of(result, Path(of.run), [])
     lines = ["## What was measured", "", "The initialisation, adapted to each of the run's test tasks:", ""]
     lines += [report.scores.markdown(), "", *(line for note in report.notes for line in (note, ""))]

@@ -58,7 +58,8 @@ def examples(x: Inputs, dataset: Dataset, learned: Learned | None = None) -> Ten
         return torch.from_numpy(np.stack([dataset.picture(user_path(path)) for path in x])).float() / 255
     values, shape = _tensor(x, "x"), learned.shape if learned else dataset.input_shape
     if values.ndim <= len(shape) or tuple(values.shape[values.ndim - len(shape) :]) != shape or not values.numel():
-        raise UserError(f"x: has shape {_shape(values)}, and examples of this run have (..., {_shape(shape)[1:-1]})")
+        own = f"(..., {', '.join(map(str, shape))})"
+        raise UserError(f"x: has shape {_shape(values)}, and examples of this run have {own}")
     if values.dtype is torch.uint8 and dataset.has_pictures():
         return values.float() / 255
     if not values.isfinite().all():

@@ -29,7 +29,7 @@ from metarun.runs.record import Record
 from metarun.runs.setup import Setup
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Learner:
     """The meta-parameters of a run, with its method, network and preprocessing. ``metarun.load`` makes it.
 
@@ -46,6 +46,12 @@ class Learner:
     meta: Meta
     step: int
     run: Path
+
+    def __repr__(self) -> str:
+        names, shape = self.record.names, list(self.input_shape)
+        task = f"{self.way}-way, " if self.way else ""
+        what = f"{names['algo']}, {names['model']}, {task}inputs {shape}"
+        return f"Learner({self.run}: {what}, meta-iteration {self.step})"
 
     @property
     def way(self) -> int | None:

@@ -15,6 +15,7 @@ from metarun.core.batch_norm import Mixing, Norm
 from metarun.core.intervals import wilson
 from metarun.datasets.own_rows import OwnRows
 from metarun.datasets.row_groups import Rows
+from metarun.datasets.table_file import listed
 from metarun.errors import ConfigError, UserError
 from metarun.files import write_text
 from metarun.learner.adapted import Adapted
@@ -53,7 +54,19 @@ def read(of: Adapted | Learner, path: Path, key: str) -> Rows:
         told = f"{', '.join(tasks[:3])}{', ...' if tasks[3:] else ''}"
         if len(tasks) > 1:
             raise UserError(f"{key}={path}: has rows of {len(tasks)} tasks ({dataset.task}: {told}); give those of one")
+    if support and learned.classes:
+        _require_classes(rows, learned.classes, path)
     return rows
+
+
+def _require_classes(rows: Rows, classes: list[str], path: Path) -> None:
+    """Raise ``UserError`` unless each of the classes, which every task has, has a row, and no other has one."""
+    for row, name in enumerate(rows.y):
+        if name not in classes:
+            said = f"class {name} is none of those of this run: {listed(classes)}"
+            raise UserError(f"support={path}: {rows.where(row)}, {', '.join(rows.targets)}: {said}")
+    if missing := [name for name in classes if name not in rows.y]:
+        raise UserError(f"support={path}: has no row of class {listed(missing)}; every task has rows of every class")
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ from metarun.progress import progress_bar
 from metarun.reproduce.cells import RESULTS, cells, finished, published
 from metarun.reproduce.rows import Row, rows
 from metarun.reproduce.verdict import RULES
+from metarun.results.grid import Grid
 from metarun.results.tables import named_beside
 
 NAME = "RESULTS"
 
 
-def write(out: Path, asked: list[str]) -> str:
+def write(out: Path, asked: list[str]) -> Grid:
     """Write RESULTS.md, .csv and .png in ``out``.
 
     Args:
@@ -25,7 +26,7 @@ def write(out: Path, asked: list[str]) -> str:
         asked: the cells asked for; cells that have results are written too.
 
     Returns:
-        The table of the cells asked for, as Markdown.
+        The table of the cells asked for.
 
     Raises:
         UserError: a result file was changed, or does not fit its recipe.
@@ -50,7 +51,7 @@ def write(out: Path, asked: list[str]) -> str:
     write_text(out / f"{NAME}.md", "\n".join(whole))
     write_text(out / f"{NAME}.csv", comma_separated(table))
     save(reproduction([row for row in table if row.seeds]), out / f"{NAME}.png")
-    return markdown([row for row in table if row.cell in asked])
+    return grid([row for row in table if row.cell in asked])
 
 
 def _note(out: Path, cell: str) -> Path:
@@ -58,7 +59,11 @@ def _note(out: Path, cell: str) -> Path:
     return out / RESULTS / f"{cell}.md"
 
 
-TITLES = "cell | norm | steps | tasks | query | split | selection | budget | seeds | ours | ± over | published"
+TITLES = [
+    *("cell", "norm", "steps", "tasks", "query", "split", "selection", "budget", "seeds"),
+    *("ours", "± over", "published", "difference", "verdict"),
+]
+KEPT = {"cell", "ours", "published", "verdict"}  # columns that a narrow terminal shows too
 LEGEND = f"""\
 ± of ours is a 95 % interval. "± over" says of what:
 
@@ -74,10 +79,15 @@ Steps: inner steps at test. Query: query examples per class at test. Budget: sha
 
 
 def markdown(table: list[Row]) -> str:
-    """Format the rows as a Markdown table with rounded numbers and the rules of the verdicts."""
+    """Format the rows as a Markdown table, with the rules of the verdicts."""
+    return f"{grid(table).markdown()}\n\n{LEGEND}"
+
+
+def grid(table: list[Row]) -> Grid:
+    """Return the cells of the table as texts, with rounded numbers."""
     beside = named_beside(row.beside for row in table)
-    titles = TITLES.replace(" ± over ", f" {' | '.join(['± over', *beside])} ")
-    lines = [f"| {titles} | difference | verdict |", "|---" * (titles.count("|") + 3) + "|"]
+    titles = [*TITLES[: TITLES.index("published")], *beside, *TITLES[TITLES.index("published") :]]
+    lines: list[list[str]] = []
     for row in table:
         published = "" if math.isnan(row.published) else _published(row)
         spread = "" if math.isnan(row.sd_seeds) else f" (sd {row.metric.amount(row.sd_seeds)})"
@@ -98,8 +108,8 @@ def markdown(table: list[Row]) -> str:
             "" if math.isnan(row.difference) else row.metric.difference(row.difference),
             row.verdict.value,
         )
-        lines.append("| " + " | ".join(map(str, texts)) + " |")
-    return "\n".join([*lines, "", LEGEND])
+        lines.append([str(text) for text in texts])
+    return Grid(titles, lines)
 
 
 def _published(row: Row) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import torch
 from matplotlib.figure import Figure
 
 from metarun.core.episode import Episode
 
 BEFORE, AFTER = "#b8860b", "#1f4e79"
+LINE, LONGEST = 34, 80  # characters beside a panel, and of the name of a number in all
 
 
 def fit(episodes: Episode, outputs: torch.Tensor, names: list[list[str]] | None = None) -> Figure:
@@ -41,7 +44,8 @@ def fit(episodes: Episode, outputs: torch.Tensor, names: list[list[str]] | None 
             number = names[t][1 + row] if names else f"number {row}"
             axes.set_xlabel("true", fontsize=8)
             if t == 0:
-                axes.set_ylabel(f"{_printable(number)}, predicted", fontsize=8, parse_math=False)
+                said = textwrap.wrap(f"{_printable(number, LONGEST)}, predicted", LINE)
+                axes.set_ylabel("\n".join(said), fontsize=8, parse_math=False)
             if row == 0:
                 axes.set_title(_printable(names[t][0]) if names else f"task {t}", fontsize=8, parse_math=False)
     handles, labels = grid[0, 0].get_legend_handles_labels()
@@ -49,6 +53,6 @@ def fit(episodes: Episode, outputs: torch.Tensor, names: list[list[str]] | None 
     return figure
 
 
-def _printable(name: str) -> str:
-    short = name if len(name) <= 24 else f"{name[:23]}…"
+def _printable(name: str, most: int = 24) -> str:
+    short = name if len(name) <= most else f"{name[: most - 1]}…"
     return "".join(c if c.isprintable() and not 0xD800 <= ord(c) < 0xE000 else "?" for c in short)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import textwrap
 import unicodedata
 from dataclasses import dataclass
@@ -28,6 +30,12 @@ class Grid:
         """Format as a Markdown table."""
         rule = "|---" * len(self.titles) + "|"
         return "\n".join([_row(self.titles), rule, *map(_row, self.rows)])
+
+    def shown(self, keep: set[str], whole: str) -> str:
+        """Format for the terminal, or as Markdown where the output goes elsewhere; the arguments are of ``fitted``."""
+        if not sys.stdout.isatty():
+            return self.markdown()
+        return self.fitted(shutil.get_terminal_size().columns, keep, whole)
 
     def fitted(self, width: int, keep: set[str], whole: str) -> str:
         """Format as lines of at most ``width`` characters, where that is possible with the columns to keep.

@@ -60,7 +60,7 @@ def _differs(configs: list[Config], key: str) -> bool:
 
 def written(value: Any) -> str:
     """Format a value as on the command line."""
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def title(key: str) -> str:

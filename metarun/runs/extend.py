@@ -41,7 +41,8 @@ def lengthened(record: Record, setup: Setup) -> Record:
     if not finished(done):
         raise UserError(f"run_dir={run_dir}: is not finished; end it first, with steps={steps} and without extend")
     if read_result(done / RESULT).stopped_early:
-        raise UserError(f"run_dir={run_dir}: stopped early (eval.patience), and would at once stop again")
+        said = "stopped early (eval.patience), and would at once stop again"
+        raise UserError(f"run_dir={run_dir}: {said}; a new run_dir with init={run_dir} begins with its parameters")
     return replace(record, extended={**before.extended, str(steps): differences(setup, steps)})
 
 

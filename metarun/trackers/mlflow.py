@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -40,7 +42,8 @@ class MLflow(Tracker):
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # else it says how it makes a data base
 
         folder = run.folder.parent.resolve()
-        uri = self.uri or mlflow.environment_variables.MLFLOW_TRACKING_URI.get() or f"sqlite:///{folder / 'mlflow.db'}"
+        uri = self.uri or mlflow.environment_variables.MLFLOW_TRACKING_URI.get()
+        uri = uri or f"sqlite:///{data_base(folder / 'mlflow.db')}"
         client = mlflow.MlflowClient(uri)
         found = client.get_experiment_by_name(self.experiment)
         place = str(folder / "mlflow") if uri.startswith("sqlite:") else None
@@ -95,6 +98,27 @@ class Run(Session):
     def close(self) -> str:
         self.client.set_terminated(self.id)
         return f"mlflow ui --backend-store-uri {self.uri}"
+
+
+def data_base(path: Path) -> Path:
+    """Make an empty data base, which is whole or not there: MLflow never opens one that a kill left half made.
+
+    Args:
+        path: its file; what is there already stays.
+
+    Returns:
+        The same path.
+    """
+    import mlflow
+
+    if not path.exists():
+        half = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        half.unlink(missing_ok=True)
+        mlflow.MlflowClient(f"sqlite:///{half}").search_experiments(max_results=1)
+        with contextlib.suppress(FileExistsError):  # another run was first
+            os.link(half, path)
+        half.unlink()
+    return path
 
 
 def _name(key: str) -> str:

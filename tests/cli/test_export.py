@@ -215,3 +215,69 @@ def test_real_photographs(data_root: Path, tmp_path: Path, monkeypatch: pytest.M
     files = sorted(tmp_path.glob("new/*/*.jpg"))
     x = torch.from_numpy(np.stack([dataset.picture(path) for path in files])).float() / 255
     assert len(files) == 15 and torch.allclose(made["network"](x), adapted([*files]), atol=1e-4)
+
+
+def test_an_adapted_model_is_exported_as_the_run_and_its_support_set_are(here: Path) -> None:
+    assert ran("adapt run=states support=five.csv out=five.model") == 0
+    assert ran("export model=five.model out=of_model") == 0
+    assert ran("export run=states support=five.csv out=of_run") == 0
+    for name in ("model.pt", "config.json", "classes.json", "load.py", "network.py"):
+        assert (here / "of_model" / name).read_bytes() == (here / "of_run" / name).read_bytes()
+    card = (here / "of_model/README.md").read_text()
+    assert "metarun export model=five.model out=of_model" in card
+    whole = (here / "of_run/README.md").read_text()
+    assert card.split("## Commands")[0] == whole.split("## Commands")[0]
+
+
+def test_a_card_takes_no_number_of_another_run_in_the_place_of_its_own(here: Path) -> None:
+    assert ran("adapt run=states support=five.csv out=five.model") == 0
+    (here / "states").unlink()
+    (here / "states").symlink_to(here / "numbers")
+    assert ran("export model=five.model out=out") == 0
+    card = (here / "out/README.md").read_text()
+    assert "There is no result of this run in states: it was not tested, or is elsewhere." in card
+    assert "normalised_mse" not in card and "metarun train" not in card
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("export model=m run=states out=out", "model=m: must be left out where run=PATH is given"),
+        ("export model=m support=five.csv out=out", "support, checkpoint: model=MODEL is adapted already"),
+        ("export out=out", "run: has no value, and needs one"),
+        ("export model=m", "out: has no value, and needs one"),
+        ("export model=five.csv out=out", "five.csv: is damaged, or no file that metarun adapt wrote"),
+    ],
+)
+def test_a_model_and_what_it_was_made_of_are_not_mixed(
+    words: str, said: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ran(words) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1 and not (here / "out").exists()
+
+
+def test_a_model_is_adapted_already(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["export", "model=m", "out=out", "algo.eval_inner_steps=2"]) == 2
+    assert "algo.eval_inner_steps=2: a model is adapted already; export takes device with it" in capsys.readouterr().err
+
+
+def test_rows_of_a_support_set_are_of_the_classes_of_the_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    header, *rows = csv.reader((here / "five.csv").read_text().splitlines())
+    state = header.index("state")
+    write(here / "strange.csv", [header, rows[0], [*rows[1][:state], "broken", *rows[1][state + 1 :]], *rows[2:]])
+    write(here / "few.csv", [header, *[row for row in rows if row[state] == rows[0][state]]])
+    assert ran("adapt run=states support=strange.csv out=m") == 2
+    assert "support=strange.csv: line 3, state: class broken is none of those of this run" in capsys.readouterr().err
+    assert ran("adapt run=states support=few.csv out=m") == 2
+    assert "support=few.csv: has no row of class" in capsys.readouterr().err
+
+
+def test_a_file_of_rows_may_have_another_delimiter_than_the_training_had(here: Path) -> None:
+    text = (here / "five.csv").read_text()
+    (here / "semicolons.csv").write_text(text.replace(",", ";"))
+    assert ran("adapt run=numbers support=semicolons.csv out=m dataset.delimiter=semicolon") == 0
+    assert ran("adapt run=numbers support=five.csv out=n") == 0
+    assert ran("predict model=m rows=unknown.csv out=a.csv dataset.delimiter=comma") == 0
+    assert ran("predict model=n rows=unknown.csv out=b.csv") == 0
+    assert (here / "a.csv").read_text() == (here / "b.csv").read_text()

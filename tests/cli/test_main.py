@@ -107,6 +107,8 @@ WRONG = {  # command -> words that its one line must have
     "bench --compare learn2learn": "--compare learn2learn reference",
     "bench --seconds soon": "--seconds soon number",
     "bench --json": "--json value",
+    "bench init=outputs/run": "init=outputs/run leave it out",
+    "bench tracker=comet": "tracker=comet leave it out",
     "bench algo=mamll": "algo=mamll maml",
     "bench algo=reptile --compare reference": "--compare reference maml fomaml",
     "train way=???": "way no value",

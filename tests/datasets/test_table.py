@@ -240,6 +240,13 @@ def test_settings_that_do_not_fit_are_refused_before_the_file_is_read(words: lis
         config.compose(words)
 
 
+def test_numbers_that_are_taken_for_classes_are_not_all_listed(tmp_path: Path) -> None:
+    header, *rows = sensors()
+    tasks = load(tmp_path, STATES, [header, *([*row[:5], f"{n}.5", row[6]] for n, row in enumerate(rows))])
+    with pytest.raises(UserError, match=r"way=5: must be 160, .* and 140 more; .*: dataset.predict=numbers$"):
+        tasks.check(Split.train, 5, 1, 1)
+
+
 def test_a_task_with_too_few_rows_is_named_and_can_be_left_out(tmp_path: Path) -> None:
     tasks = load(tmp_path, STATES, STATE_OF_A_TASK)
     with pytest.raises(TooFewExamples, match="task M02 has none of class run; lower shot or query, or leave out tasks"):

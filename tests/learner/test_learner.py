@@ -148,6 +148,16 @@ def test_labels_of_any_kind_and_examples_in_any_order(maml: Learner) -> None:
     assert set(named.predict(queries)) <= set(names)
 
 
+def test_what_a_notebook_shows_is_a_line(maml: Learner) -> None:
+    one = maml.adapt(torch.rand(6, 1, 28, 28), [0, 0, 1, 1, 2, 2], steps=2)
+    two = maml.adapt(torch.rand(2, 3, 1, 28, 28), [[0, 1, 2]] * 2, steps=2)
+    names = maml.record.names
+    shown = f"{maml.run}: {names['algo']}, {names['model']}, 3-way, inputs [1, 28, 28], meta-iteration {maml.step}"
+    assert repr(maml) == f"Learner({shown})"
+    assert repr(one) == f"Adapted({maml.run}: 3 classes, 6 support examples, 2 inner steps)"
+    assert repr(two) == f"Adapted({maml.run}: 2 tasks of 3 classes, 3 support examples, 2 inner steps)"
+
+
 def test_classes_of_one_example_and_of_several(maml: Learner) -> None:
     tasks = drawn(with_data(maml))
     x = tasks.support_x[0, [0, 2, 3, 4]]

@@ -180,7 +180,7 @@ def test_the_norms_of_a_table_are_rows_of_their_own(tmp_path: Path) -> None:
 def test_the_report_holds_table_notes_sources_and_plot(tmp_path: Path) -> None:
     put(tmp_path, result())
     (tmp_path / "results" / f"{CELL}.md").write_text("A smaller step helps.\n")
-    text = verdicts.write(tmp_path, reproduce.cells("sinusoid"))
+    text = verdicts.write(tmp_path, reproduce.cells("sinusoid")).markdown()
     whole = (tmp_path / "RESULTS.md").read_text()
     assert (
         text in whole
@@ -196,7 +196,7 @@ def test_the_report_holds_table_notes_sources_and_plot(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert next(row for row in rows if row["cell"] == CELL)["mean"] == "0.4"
     assert (tmp_path / "RESULTS.png").read_bytes().startswith(b"\x89PNG")
-    other = verdicts.write(tmp_path, ["omniglot/maml_5w1s"])
+    other = verdicts.write(tmp_path, ["omniglot/maml_5w1s"]).markdown()
     assert CELL not in other and f"| {CELL} |" in (tmp_path / "RESULTS.md").read_text(), "what is done stays"
 
 

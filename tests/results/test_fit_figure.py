@@ -41,3 +41,12 @@ def test_a_fit_that_diverged_lies_on_the_edge_and_says_so() -> None:
     low, high = axes.get_ylim()
     torch.testing.assert_close(drawn(axes)[1][:, 1], torch.tensor([high, high, low], dtype=torch.float32))
     assert "diverged" in [text.get_text() for text in axes.texts]
+
+
+def test_a_long_name_of_a_number_keeps_what_is_said_of_it() -> None:
+    y = torch.tensor([[[0.0], [1.0], [2.0]]])
+    names = [["M1", "Lagertemperatur [°C], normalised"]]
+    episodes, outputs = Episode(y, y, y, y, torch.arange(1)), torch.stack([y, y], 1)
+    figure = task_figures.draw(TaskFigure.fit, episodes, outputs, False, names)
+    assert " ".join(figure.axes[0].get_ylabel().split()) == "Lagertemperatur [°C], normalised, predicted"
+    assert max(map(len, figure.axes[0].get_ylabel().splitlines())) <= 34

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import sys
 
 import pytest
 
@@ -64,3 +67,10 @@ def test_letters_of_two_columns_and_signs_that_move_the_cursor() -> None:
 
 def test_no_rows() -> None:
     assert Grid(["algo", "result"], []).fitted(80, {"algo"}, "t").splitlines()[0] == "algo  result"
+
+
+def test_a_terminal_gets_lines_that_fit_and_a_file_gets_markdown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((75, 24)))
+    for terminal, shown in ((True, GRID.fitted(75, {"algo"}, "table.md")), (False, GRID.markdown())):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
+        assert GRID.shown({"algo"}, "table.md") == shown

@@ -49,3 +49,8 @@ def test_long_values_are_shortened_where_they_stay_different() -> None:
     long = "a" * 30
     assert labels([{"x": long}, {"x": "b"}]) == [f"x={'a' * 23}…", "x=b"]
     assert labels([{"x": long + "1"}, {"x": long + "2"}]) == [f"x={long}1", f"x={long}2"]
+
+
+def test_letters_of_any_language_are_shown_as_they_are() -> None:
+    configs = [{**BASE, "dataset.target": [name]} for name in ("Öl [°C]", "温度")]
+    assert labels(configs) == ['dataset.target=["Öl [°C]"]', 'dataset.target=["温度"]']

@@ -51,3 +51,22 @@ def test_values_are_read_back_and_there_once(run_dir: Path, record: Record, mlfl
     assert run.data.tags["test/accuracy/transductive_in_words"] == "75.00 ± 1.00 %, 95 % interval over 600 tasks"
     assert [of.path for of in client.list_artifacts(run.info.run_id)] == ["examples.png"]
     assert not [tag for tag in run.data.tags if tag.startswith("mlflow.source")]
+
+
+def test_a_data_base_that_a_kill_left_half_made_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow as of_mlflow
+
+    from metarun.trackers.mlflow import data_base
+
+    def killed(uri: str) -> None:
+        Path(uri.removeprefix("sqlite:///")).write_bytes(b"half made")
+        raise KeyboardInterrupt
+
+    file = tmp_path / "mlflow.db"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(of_mlflow, "MlflowClient", killed)
+        data_base(file)
+    assert not file.exists()
+    assert data_base(file) == file
+    assert len(of_mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()) == 1
+    assert [path.name for path in tmp_path.glob("*mlflow*")] == ["mlflow.db"]
