@@ -37,6 +37,7 @@ def gradient(algo: MAML, progress: float = 0.0, case: problems.Case = CASE, meta
     return MetaGradient(Engine(Vectorize.vmap), algo, case.problem)(meta, case.episodes, progress)[0]
 
 
+@pytest.mark.full
 def test_with_all_of_it_off_it_is_maml() -> None:
     shared = {f.name: getattr(algorithm(), f.name) for f in dataclasses.fields(MAML)}
     maml, plain = gradient(MAML(**shared)), gradient(algorithm())

@@ -73,6 +73,7 @@ def test_an_older_run_has_a_page_without_a_command(tmp_path: Path, monkeypatch: 
     assert pictures == len(list(run.glob("*.png"))) == 3
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("undrawn")
 def test_report_on_a_terminal_fits_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -155,6 +155,7 @@ def test_a_flag_or_setting_that_cannot_be_is_one_line(
     assert err.startswith(f"metarun: error: {said}") and err.count("\n") == 1
 
 
+@pytest.mark.full
 def test_a_name_that_the_terminal_cannot_show_is_printed_all_the_same(metarun: Command) -> None:
     name = os.fsdecode(b"caf\xe9")
     done = metarun("report", name, env={"PYTHONIOENCODING": "utf-8:strict"})

@@ -72,7 +72,7 @@ def narrow(experiment: Experiment) -> Experiment:
     return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, filters=8))  # type: ignore[call-arg]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.filterwarnings("ignore:dataset=miniimagenet")
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_and_learns_for_two_steps(

@@ -21,6 +21,7 @@ def test_pool(own_cache: Path) -> None:
     assert len(tasks.stamp["pool_sha256"]) == 16
 
 
+@pytest.mark.full
 def test_letters_fill_the_picture_and_differ() -> None:
     letters, images = glyphs.render()
     assert images.shape == (len(letters), 12, 28, 28) and len(letters) > 1000

@@ -190,7 +190,7 @@ def test_what_predicts_nothing_before_a_task_needs_a_support_set(algo: str, tmp_
     assert same(read_elsewhere(out, x), adapted.module()(x))
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", [name for name in config.choices("model") if name != "gaussian_mlp"])
 def test_every_network_is_written_in_torchs_own_layers(name: str) -> None:
     """Frozen and before it is adapted; ``gaussian_mlp`` is of tasks to act in, whose runs ``metarun.load`` refuses."""

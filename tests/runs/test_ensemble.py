@@ -154,6 +154,7 @@ class Killed(BaseException):
     """The end of a process, as far as one can be had within it."""
 
 
+@pytest.mark.full
 def test_a_killed_run_ends_with_the_same_bits(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert trained("run_dir=whole", "eval.ensemble=3") == 0
     calls, validate = [], loop.validate
@@ -173,6 +174,7 @@ def test_a_killed_run_ends_with_the_same_bits(here: Path, monkeypatch: pytest.Mo
     assert outcome(here / "killed") == outcome(here / "whole")
 
 
+@pytest.mark.full
 def test_it_is_tested_again_and_smaller_ones_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert trained("run_dir=a", "eval.ensemble=3") == 0
     first = read_result(here / "a/result.json")

@@ -65,6 +65,7 @@ def test_names_and_folders_are_told_apart(made: Path, monkeypatch: pytest.Monkey
         metarun.load("zoo:glyphs/short")
 
 
+@pytest.mark.full
 def test_an_entry_is_like_the_run_that_it_is_of(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The parameters of ``load``, the result of ``eval`` and the start of ``init``; the zoo itself stays as it is."""
     run, entry = made / "run", made / "zoo/glyphs/short"
