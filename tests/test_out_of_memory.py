@@ -83,6 +83,7 @@ def test_what_cannot_fit_is_refused_before_work(
     assert out == "" and not list(tmp_path.iterdir())
 
 
+@pytest.mark.full
 def test_memory_that_ends_in_the_middle_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -88,6 +88,7 @@ CASES: dict[str, list[str]] = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", CASES)
 def test_outputs_before_the_softmax_are_averaged(name: str) -> None:
     """Against the outputs of each member, averaged task by task."""

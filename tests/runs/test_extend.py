@@ -113,6 +113,7 @@ def test_a_method_that_depends_on_the_length_says_so(name: str) -> None:
     assert moved == bool(set(x.algo.depends_on_length()) - {"algo.outer_schedule"})
 
 
+@pytest.mark.full
 def test_what_cannot_be_extended_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="extend=true: must be false without run_dir"):
         config.compose(["extend=true"])

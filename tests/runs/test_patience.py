@@ -36,7 +36,7 @@ def test_the_count_of_validations() -> None:
     assert not config.compose(["eval.every=10"])[0].eval.exhausted(10**6, 10)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.full
 @pytest.mark.parametrize("select", ["best", "last"])
 def test_a_run_stops_and_says_where(here: Path, capsys: pytest.CaptureFixture[str], select: str) -> None:
     words = ["train", *STILL, "eval.patience=3", f"eval.select={select}", "checkpoint_every=5"]

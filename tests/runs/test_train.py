@@ -136,6 +136,7 @@ def test_drawing_ahead_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert same(ahead.meta, one_by_one.meta)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("during", [1, 3])  # which validation the signal falls into: one in the middle, or the last
 def test_a_signal_during_validation_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, during: int) -> None:
     stop, calls = StopSignals(), []
