@@ -110,7 +110,8 @@ def loaded(given: argparse.Namespace, words: list[str]) -> Learner:
     """
     for word in words:
         if not word.startswith(("algo.", "device=", "device.", DELIMITER)):
-            raise UserError(f"{word}: {given.command} does not read it; of the run's keys it takes algo.* and device")
+            takes = "algo.*, device and dataset.delimiter"
+            raise UserError(f"{word}: {given.command} does not read it; of the run's keys it takes {takes}")
     from metarun.config.overrides import as_typed
     from metarun.learner.load import learner, uncompiled
     from metarun.runs import zoo
@@ -128,9 +129,10 @@ def model(given: argparse.Namespace, words: list[str]) -> Adapted:
     Raises:
         UserError: a word is no setting that a model still reads, or the file is no model.
     """
+    predicts = given.command == "predict"  # and so reads a file; export has no more to read
     for word in words:
-        if not word.startswith(("device=", "device.", DELIMITER)):
-            takes = "eval.norm and device" if given.command == "predict" else "device"
+        if not word.startswith(("device=", "device.", *([DELIMITER] if predicts else []))):
+            takes = "eval.norm, device and dataset.delimiter" if predicts else "device"
             raise UserError(f"{word}: a model is adapted already; {given.command} takes {takes} with it")
     from metarun.files import user_path
     from metarun.learner.keep import reopened

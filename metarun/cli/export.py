@@ -30,7 +30,7 @@ def parser(add: Callable[..., Parser]) -> None:
         "operations), onnx (one file, for ONNX Runtime). Keys: algo.eval_inner_steps and others of algo that a test\n"
         "reads, device, dataset.delimiter (of FILE).",
         epilog="  metarun export run=outputs/RUN support=photos/known out=fruit format=onnx\n"
-        "  metarun export model=fruit.model out=fruit",
+        "  metarun export model=fruit.model out=adapted",
     )
     command.setting("run", "PATH|zoo:NAME", "the run's folder, or an entry of the zoo")
     command.setting("model", "MODEL", "the file that metarun adapt wrote, instead of a run")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,10 @@ def _measured(of: Adapted | Learner, result: Result | None) -> list[str]:
     if result is None:
         said = f"There is no result of this run in {one_line(str(of.run))}: it was not tested, or is elsewhere."
         return ["## What was measured", "", said, ""]
-    report = Report.of(result, Path(of.run), [])
+    # an ensemble was tested beside this network, which is one of its members
+    protocol = {key: value for key, value in result.protocol.items() if key != "ensemble"}
+    alone = [score for score in result.scores if score.ensemble == 1]
+    report = Report.of(replace(result, protocol=protocol, scores=alone), Path(of.run), [])
     lines = ["## What was measured", "", "The initialisation, adapted to each of the run's test tasks:", ""]
     lines += [report.scores.markdown(), "", *(line for note in report.notes for line in (note, ""))]
     was, now = (

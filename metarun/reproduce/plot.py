@@ -45,12 +45,17 @@ def reproduction(rows: list[Row]) -> Figure:
             axes.errorbar(mean, y + 0.15, xerr=half, fmt="o", ms=4, capsize=2, color=colour, mfc=fill)
         axes.set_yticks(range(len(panel)), map(_name, panel), fontsize=8)
         axes.set_xlabel(label(metric))
-        left, right = axes.get_xlim()
         low, high = (factor * bound for bound in metric.bounds)
-        if Scale.of(metric) is Scale.log:  # the largest errors leave the picture, intervals may be drawn whole
+        if Scale.of(metric) is Scale.log:  # the largest errors leave the picture
             known = [abs(factor * row.published) for row in panel if np.isfinite(row.published)]
             most = STRETCH * max(known, default=math.inf)
-            low, high = (left, most) if Scale.sign(metric) > 0 else (-most, high)
+            if Scale.sign(metric) > 0:  # on a log scale, on which no large one hides the others
+                axes.set_xscale("log")
+                means = [factor * value for row in panel for value in (row.ours.mean, row.published) if value > 0]
+                low, high = min(means, default=1.0) / 2, most
+            else:
+                low = -most
+        left, right = axes.get_xlim()
         axes.set_xlim(max(left, low), min(right, high))
         axes.set_ylim(len(panel) - 0.5, -0.5)
         axes.grid(axis="x", color="0.9")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,8 @@ def evaluate_run(run_dir: Path, experiment: Experiment, record: Record, which: S
         out = ranks.on_first(lambda: fresh(zoo.evaluations(run_dir) / name))
         done, stopped_early = ranks.on_first(lambda: _trained_for(run_dir, setup, content))
         if "value" in content:
-            known = ("step", "value", "ci95", "meta", "diverged", "others")
-            chosen = Selection(**{key: content[key] for key in known if key in content}).moved(setup.device)
+            known = {of.name for of in fields(Selection)}
+            chosen = Selection(**{key: value for key, value in content.items() if key in known}).moved(setup.device)
             tested = Tested.selected(chosen, done, stopped_early, x.eval.ensemble)
         else:
             step, meta = content["step"], tree.combine(lambda p: p.to(setup.device), content["meta"])

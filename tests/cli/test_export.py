@@ -260,6 +260,8 @@ def test_a_model_and_what_it_was_made_of_are_not_mixed(
 def test_a_model_is_adapted_already(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["export", "model=m", "out=out", "algo.eval_inner_steps=2"]) == 2
     assert "algo.eval_inner_steps=2: a model is adapted already; export takes device with it" in capsys.readouterr().err
+    assert cli.main(["export", "model=m", "out=out", "dataset.delimiter=comma"]) == 2
+    assert "dataset.delimiter=comma: a model is adapted already" in capsys.readouterr().err
 
 
 def test_rows_of_a_support_set_are_of_the_classes_of_the_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -129,6 +129,16 @@ def test_the_card_states_the_protocol_and_the_limits(learner: Learner, tmp_path:
     assert "made with other settings: algo.inner_lr 0.1 (tested: 0.4)" in (other / "README.md").read_text()
 
 
+def test_a_card_has_no_number_of_an_ensemble(tmp_path: Path) -> None:
+    """The network is one of its members."""
+    words = ["model=mlp", "model.hidden=[4]", "steps=4", "eval.every=1", "eval.ensemble=2"]
+    run = short_run(tmp_path / "run", *words)
+    one, both = json.loads((run / "result.json").read_text())["scores"]
+    card = (metarun.export(metarun.load(run, device="cpu"), tmp_path / "out") / "README.md").read_text()
+    assert both["ensemble"] == 2 and f"{100 * one['mean']:.2f} ± " in card
+    assert "ensemble of" not in card and "| ensemble |" not in card
+
+
 def learner_with(run: Path, words: list[str]) -> Learner:
     from metarun.learner.load import learner
 

@@ -64,13 +64,14 @@ def test_a_row_whose_interval_is_over_seeds_names_their_number() -> None:
 def test_each_metric_has_a_panel_with_its_unit_and_ends() -> None:
     share = replace(ROW, metric=ACCURACY, ours=Estimate(0.99, 0.05, 600, 0), published=0.98, published_ci=0.04)
     points = replace(ROW, metric=RETURN, ours=Estimate(-40.0, 5.0, 600, 0), published=-900.0)
-    wild = replace(ROW, ours=Estimate(1e9, 1.0, 600, 3))
+    wild = replace(ROW, ours=Estimate(1e9, 1e10, 600, 3))
     shares, errors, returns = reproduction([points, wild, ROW, share]).axes
     assert [axes.get_xlabel() for axes in (shares, errors, returns)] == [
         "accuracy, %", "mean squared error", "return, points",
     ]  # fmt: skip
     assert shares.get_xlim()[1] == 100 and shares.get_xlim()[0] > 80
     assert errors.get_xlim()[1] == pytest.approx(110), "what diverged leaves the picture"
+    assert errors.get_xscale() == "log" and 0.1 < errors.get_xlim()[0] < 1, "its interval, too, and hides no other"
     assert returns.get_xlim()[0] < -900 and returns.get_xlim()[1] > -40
     assert [label.get_text() for label in errors.get_yticklabels()] == ["sinusoid/x, none, inner steps 1"] * 2
     assert np.isfinite([axes.get_xlim() for axes in (shares, errors, returns)]).all()
