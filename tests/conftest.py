@@ -19,7 +19,7 @@ import torch
 from metarun.cli import main as cli
 from tests.support.commands import Command
 from tests.support.compositions import remember
-from tests.support.runs import no_figures
+from tests.support.runs import drawn, no_figures
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -78,10 +78,17 @@ def data_root() -> Path:
     pytest.skip(reason)
 
 
-@pytest.fixture
-def undrawn(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Runs in this process draw no figures; for tests that look at none. A test marked ``drawn`` is none of them."""
-    with nullcontext() if request.node.get_closest_marker("drawn") else no_figures():
+@pytest.fixture(scope="session", autouse=True)
+def undrawn() -> Iterator[None]:
+    """Runs in this process draw no figures: few tests look at them."""
+    with no_figures():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def figures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """They draw them in a test that is marked ``drawn``."""
+    with drawn() if request.node.get_closest_marker("drawn") else nullcontext():
         yield
 
 

@@ -29,6 +29,7 @@ from metarun.runs import checkpoint, extend, held_out, journal
 from metarun.runs.checkpoint import Selection
 from metarun.runs.evaluate import Ensemble, Measured, evaluate, predictions, watched, yardsticks
 from metarun.runs.folder import RESULT
+from metarun.runs.journal import Line
 from metarun.runs.record import Record
 from metarun.runs.setup import Setup
 
@@ -203,8 +204,6 @@ def _code_version() -> dict[str, str | None]:
 def illustrate(setup: Setup, result: Result, meta: Meta, train_dir: Path, out: Path, command: list[str]) -> None:
     """Draw the figures of a result into ``out`` and, last, write ``report.html`` and ``report.md`` with them.
 
-    A figure that cannot be drawn is left out with a warning.
-
     Args:
         setup: the experiment's parts.
         result: the result.
@@ -213,11 +212,29 @@ def illustrate(setup: Setup, result: Result, meta: Meta, train_dir: Path, out: P
         out: the folder to write to.
         command: the words that were typed after ``metarun``.
     """
+    page.write(out, result, command, figures(setup, result, meta, journal.read(train_dir), out))
+    print(summary(result))
+    print(f"report: {out / page.NAME} and {page.WEB}")
+
+
+def figures(setup: Setup, result: Result, meta: Meta, lines: list[Line], out: Path) -> dict[str, list[str]]:
+    """Draw the figures of a result into ``out``. One that cannot be drawn is left out with a warning.
+
+    Args:
+        setup: the experiment's parts.
+        result: the result.
+        meta: the tested meta-parameters.
+        lines: the run's journal.
+        out: the folder to write to.
+
+    Returns:
+        Name of a file -> its panels as SVG, for those that a page shows in this way.
+    """
     # late: they import matplotlib, half a second of a command's start
     from metarun.results import curves, svg, task_figures, training
     from metarun.results.axes import save
 
-    lines, panels = journal.read(train_dir), dict[str, list[str]]()
+    panels = dict[str, list[str]]()
 
     def draw(name: str, make: Callable[[], Figure | None], apart: Callable[[], list[Figure]] | None = None) -> None:
         """Save a figure, and keep it as SVG where ``apart`` makes its panels."""
@@ -236,24 +253,16 @@ def illustrate(setup: Setup, result: Result, meta: Meta, train_dir: Path, out: P
     def each(found: list[training.Panel]) -> list[Figure]:
         return [training.alone(panel) for panel in found]
 
-    draw(
-        "curves.png",
-        lambda: training.curves(result, lines) if lines else None,
-        lambda: each(training.curve_panels(result, lines)),
-    )
+    if lines:
+        draw("curves.png", lambda: training.curves(result, lines), lambda: each(training.curve_panels(result, lines)))
     draw("outer.png", lambda: training.outer(result, lines), lambda: each(training.outer_panels(result, lines)))
     draw("steps.png", lambda: curves.steps(result), lambda: [curves.steps(result)])
     learned = {name: rate.cpu().numpy() for name, rate in meta.step_sizes.items() if rate.ndim > 0}
-    draw(
-        "step_sizes.png",
-        lambda: curves.step_sizes(learned) if learned else None,
-        lambda: [curves.step_sizes(learned)],
-    )
+    if learned:
+        draw("step_sizes.png", lambda: curves.step_sizes(learned), lambda: [curves.step_sizes(learned)])
     if setup.tasks.figure is not TaskFigure.none:
         draw(task_figures.NAMES[setup.tasks.figure], lambda: tasks_drawn(setup, meta))
-    page.write(out, result, command, panels)
-    print(summary(result))
-    print(f"report: {out / page.NAME} and {page.WEB}")
+    return panels
 
 
 def tasks_drawn(setup: Setup, meta: Meta) -> Figure | None:

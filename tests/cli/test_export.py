@@ -30,14 +30,11 @@ PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with runs of pictures, of numbers of a table, and of its classes; the data are gone."""
     folder = tmp_path_factory.mktemp("runs")
-    patch = pytest.MonkeyPatch()
-    patch.setattr("metarun.runs.meta_test.illustrate", lambda *_: None)
     root, at = own_images(folder / "images"), f"data_root={folder}"
     write(folder / "sensors.csv")
     short_run(folder / "photos", "dataset=image_folder", f"dataset.path={root}", *QUICK_IMAGES[:3], *QUICK_IMAGES[7:])
     short_run(folder / "numbers", at, *NUMBERS, "dataset.split=part", "shot=3", "query=3", "model.norm=true")
     short_run(folder / "states", at, *STATES, "shot=3", "query=3")
-    patch.undo()
     (folder / "sensors.csv").unlink()
     return folder
 
@@ -174,7 +171,6 @@ def test_what_cannot_be_is_one_line(words: str, here: Path, capsys: pytest.Captu
 
 
 @pytest.mark.full
-@pytest.mark.usefixtures("undrawn")
 def test_the_page_says_what_happens(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its commands run as they stand but for the names of folders, and its Python lines too."""
     (commands,) = re.findall(r"```\n(metarun export.*?)```", PAGE, re.S)

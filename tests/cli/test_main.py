@@ -19,7 +19,7 @@ from metarun.runs.experiment import Experiment
 from metarun.verify import check
 from tests.support.commands import Command
 
-pytestmark = [pytest.mark.full, pytest.mark.usefixtures("undrawn")]
+pytestmark = pytest.mark.full
 
 QUICK = [
     "model.filters=8",

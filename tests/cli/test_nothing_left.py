@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from hydra.version import getbase
 from metarun.cli import main as cli
 from metarun.cli.train import Jobs
 from metarun.engine.ranks import ALONE
-from tests.support.runs import no_figures
+from tests.support.runs import drawn
 
 SMALL = ["dataset=sinusoid", "steps=1", "eval.every=0", "eval.tasks=2", "device.compile=false", "device.threads=2"]
 
@@ -52,8 +53,7 @@ def state() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    with no_figures():
-        assert cli.main(["train", f"run_dir={folder / 'run'}", *SMALL]) == 0
+    assert cli.main(["train", f"run_dir={folder / 'run'}", *SMALL]) == 0
     return folder
 
 
@@ -86,11 +86,10 @@ def test_a_command_leaves_nothing_behind(
     given = [word.replace("RUN", str(trained / "run")) for word in words.split()]
     if COMMANDS[words] == 0 and given[0] == "train":
         given += SMALL if "--info" not in given else []
-    if words != "train run_dir=one":  # which draws its figures
-        monkeypatch.setattr("metarun.runs.meta_test.illustrate", lambda *_: None)
     before = state()
-    assert cli.main(given) == COMMANDS[words]
-    after = state()
+    with drawn() if words == "train run_dir=one" else nullcontext():
+        assert cli.main(given) == COMMANDS[words]
+        after = state()
     assert {key: (before[key], after[key]) for key in before if before[key] != after[key]} == {}
 
 

@@ -58,6 +58,7 @@ def test_the_command_of_a_report_is_that_of_its_run(tmp_path: Path, monkeypatch:
     assert shown_command(evaluation)[1:] == ["eval", "run=job/30.1", "checkpoint=last", "eval.tasks=5"]
 
 
+@pytest.mark.drawn
 @pytest.mark.full
 def test_an_older_run_has_a_page_without_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And one that has no checkpoints any more, of which no figure can be drawn again, has those that are there."""
@@ -74,7 +75,6 @@ def test_an_older_run_has_a_page_without_a_command(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.full
-@pytest.mark.usefixtures("undrawn")
 def test_report_on_a_terminal_fits_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,6 +131,7 @@ def open_quietly(page: Browser, file: Path, width: int) -> None:
     assert page.value("document.documentElement.scrollWidth") <= width, f"{file}: scrolls sideways"
 
 
+@pytest.mark.drawn
 @pytest.mark.full
 def test_pages_in_a_browser(outputs: Path, tmp_path: Path) -> None:
     pages = sorted(outputs.rglob("report.html"))

@@ -17,10 +17,7 @@ from tests.support.own_images import QUICK, own_images
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own")
     root = own_images(folder / "images")
-    patch = pytest.MonkeyPatch()
-    patch.setattr("metarun.runs.meta_test.illustrate", lambda *_: None)
     trained = short_run(folder / "run", "dataset=image_folder", f"dataset.path={root}", *QUICK[:3], *QUICK[7:])
-    patch.undo()
     root.rename(folder / "gone")
     return trained
 
@@ -105,7 +102,7 @@ def test_what_cannot_be_is_one_line(words: str, here: Path, capsys: pytest.Captu
     assert err.count("\n") == 1 and WRONG[words] in err
 
 
-def test_a_run_without_pictures_is_for_python(here: Path, capsys: pytest.CaptureFixture[str], undrawn: None) -> None:
+def test_a_run_without_pictures_is_for_python(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short_run(here / "waves", "dataset=sinusoid")
     capsys.readouterr()
     assert cli.main(["predict", "run=waves", "support=known", "images=new"]) == 2

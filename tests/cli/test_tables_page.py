@@ -19,7 +19,6 @@ USE = PAGE.split("## A trained run, used")[1].split("\n## ")[0]
 
 
 @pytest.mark.full
-@pytest.mark.usefixtures("undrawn")
 def test_the_example_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", EXAMPLE, re.S)

@@ -22,7 +22,6 @@ from metarun.errors import UserError
 from metarun.runs.evaluate import evaluate
 from metarun.runs.setup import Setup, build
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 PATHS = [
     "/data/my images ü",
     "~/flowers",

@@ -27,7 +27,6 @@ from metarun.runs.setup import build
 from tests.support.commands import Command
 from tests.support.own_images import COUNTS, QUICK, SIZE, own_images
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 CPU = torch.device("cpu")
 
 

@@ -26,8 +26,6 @@ from metarun.models.base import initialise
 from tests.learner.support import drawn, short_run, with_data
 from tests.support.own_tables import NUMBERS, write
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 FORMATS = list(Format.__members__)
 CLOSE = 1e-4  # of the largest output: other libraries add up in another order
 NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "safetensors": ("safetensors",)}
@@ -73,11 +71,8 @@ def same(found: np.ndarray, want: Tensor) -> bool:
 
 @pytest.fixture(scope="module")
 def learner(tmp_path_factory: pytest.TempPathFactory) -> Learner:
-    patch = pytest.MonkeyPatch()
-    patch.setattr("metarun.runs.meta_test.illustrate", lambda *_: None)
     words = ["algo=maml", "model=conv4_mini", "model.filters=4", "shot=2", "way=3", "eval.norm=transductive"]
     folder = short_run(tmp_path_factory.mktemp("maml") / "run", *words)
-    patch.undo()
     return metarun.load(folder, device="cpu")
 
 

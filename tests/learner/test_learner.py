@@ -16,9 +16,6 @@ from metarun.errors import UserError
 from metarun.learner.learner import Learner
 from metarun.runs import checkpoint
 from tests.learner.support import drawn, evaluated, short_run, with_data
-from tests.support.runs import no_figures
-
-pytestmark = pytest.mark.usefixtures("undrawn")
 
 SMALL = ["model=conv4_pool", "model.filters=4", "shot=2", "way=3"]
 OF_ALGO = {
@@ -45,8 +42,7 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def maml(tmp_path_factory: pytest.TempPathFactory) -> Learner:
-    with no_figures():
-        folder = short_run(tmp_path_factory.mktemp("maml") / "run", "algo=maml", *SMALL)
+    folder = short_run(tmp_path_factory.mktemp("maml") / "run", "algo=maml", *SMALL)
     return metarun.load(folder, device="cpu")
 
 

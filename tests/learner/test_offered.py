@@ -17,8 +17,6 @@ from metarun.runs import checkpoint
 from metarun.runs.record import CONFIG, LATER
 from tests.learner.support import SHORT, drawn, short_run, with_data
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 
 def test_importing_it_brings_nothing_heavy() -> None:
     script = "import sys, metarun; print([n for n in ('torch', 'numpy', 'hydra', 'PIL') if n in sys.modules])"

@@ -24,8 +24,6 @@ from metarun.learner.learner import Learner
 from tests.learner.support import short_run
 from tests.support.own_images import QUICK, own_images
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 CPU = torch.device("cpu")
 
 
@@ -34,10 +32,7 @@ def learner(tmp_path_factory: pytest.TempPathFactory) -> Learner:
     """Of a run on own images that are gone."""
     folder = tmp_path_factory.mktemp("own")
     root = own_images(folder / "images")
-    patch = pytest.MonkeyPatch()
-    patch.setattr("metarun.runs.meta_test.illustrate", lambda *_: None)
     run = short_run(folder / "run", "dataset=image_folder", f"dataset.path={root}", *QUICK[:3], *QUICK[7:])
-    patch.undo()
     for path in sorted(root.rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
     root.rmdir()

@@ -17,8 +17,6 @@ from metarun.learner.learner import Learner
 from tests.learner.support import drawn, evaluated, short_run, with_data
 from tests.support.own_tables import NUMBERS, STATES, arrays, sensors, write
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 BY_PART = [*NUMBERS, "dataset.split=part", "shot=3", "query=3", "model.norm=true"]
 
 

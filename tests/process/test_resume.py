@@ -47,6 +47,7 @@ KILLS = [
 ]
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize(("algo", "kills"), KILLS)
 def test_killed_again_and_again_ends_with_the_same_bits(
     metarun_here: Command, tmp_path: Path, algo: str, kills: int
@@ -74,7 +75,7 @@ def test_killed_again_and_again_ends_with_the_same_bits(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_signal_saves_and_says_so(metarun: Command, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_saves_and_says_so(tmp_path: Path, number: signal.Signals) -> None:
     words = [*RUN, "steps=100000", "eval.every=0", "checkpoint_every=100000"]
     run = start(tmp_path, *words)
     end = time.monotonic() + 120
@@ -113,24 +114,24 @@ def test_interrupting_a_sweep_stops_all_of_it(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("outputs/*/config.json"))) == 1
 
 
-def test_a_damaged_last_checkpoint_warns_and_ends_the_same(metarun: Command, tmp_path: Path) -> None:
+def test_a_damaged_last_checkpoint_warns_and_ends_the_same(metarun_here: Command, tmp_path: Path) -> None:
     words = [*LONG, *PLAIN, "algo=fomaml"]
-    assert metarun("train", "run_dir=whole", *words).returncode == 0
+    assert metarun_here("train", "run_dir=whole", *words).returncode == 0
     run = start(tmp_path, "run_dir=hurt", *words)
     wait_for(tmp_path / "hurt/checkpoints/previous.pt")
     run.kill()
     run.communicate()
     last = tmp_path / "hurt/checkpoints/last.pt"
     last.write_bytes(last.read_bytes()[:500])
-    done = metarun("train", "run_dir=hurt", *words)
+    done = metarun_here("train", "run_dir=hurt", *words)
     assert done.returncode == 0 and "warning" in done.stderr and "last.pt: damaged" in done.stderr
     assert outcome(tmp_path / "whole")[1:] == outcome(tmp_path / "hurt")[1:]
 
 
-def test_one_process_a_folder(metarun: Command, tmp_path: Path) -> None:
+def test_one_process_a_folder(metarun_here: Command, tmp_path: Path) -> None:
     run = start(tmp_path, "run_dir=run", *RUN, "steps=100000", "eval.every=0")
     wait_for(tmp_path / "run/config.json")
-    second = metarun("train", "run_dir=run", *RUN, "steps=100000", "eval.every=0")
+    second = metarun_here("train", "run_dir=run", *RUN, "steps=100000", "eval.every=0")
     run.kill()
     run.communicate()
     assert second.returncode == 2 and "another process is running in this folder" in second.stderr

@@ -175,7 +175,6 @@ def test_track_sends_every_run_below_a_folder(
     mine: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("metarun.runs.meta_test.illustrate", lambda *_: None)
     assert cli.main(["train", "-m", *SMALL, "steps=1", "eval.every=0", "seed=0,1"]) == 0
     assert cli.main(["track", "outputs", *mine]) == 0
     sent = read(tmp_path / "lab.jsonl")

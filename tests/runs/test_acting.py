@@ -124,7 +124,6 @@ def test_trains_is_tested_and_tested_again(tmp_path: Path) -> None:
     assert json.loads((again / "result.json").read_text())["scores"] == result["scores"]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_run_in_two_parts_is_one_run(tmp_path: Path) -> None:
     whole = run(*sought(f"run_dir={tmp_path / 'whole'}"))
     part = run(*sought(f"run_dir={tmp_path / 'part'}"))

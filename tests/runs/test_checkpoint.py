@@ -22,9 +22,6 @@ from metarun.runs.experiment import Select
 from metarun.runs.setup import build
 from metarun.runs.signals import StopSignals
 from tests.support.commands import same
-from tests.support.runs import no_figures
-
-pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def state(step: int) -> TrainState:
@@ -116,8 +113,7 @@ TINY = [
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that is trained and selected, and not tested yet."""
     run_dir = tmp_path_factory.mktemp("runs") / "run"
-    with no_figures():
-        assert cli.main(["train", *TINY, f"run_dir={run_dir}"]) == 0
+    assert cli.main(["train", *TINY, f"run_dir={run_dir}"]) == 0
     (run_dir / "result.json").unlink()
     return run_dir
 

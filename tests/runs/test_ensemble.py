@@ -30,7 +30,6 @@ from metarun.verify import problems
 from tests.support.commands import same
 from tests.support.runs import outcome
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 BLOBS = [  # one layer, so that training takes a second; its validations differ
     *("dataset=gaussians", "meta_batch=2", "eval.every=2", "eval.val_tasks=8", "eval.tasks=12", "steps=12"),
     *("checkpoint_every=3", "algo.outer_lr=0.3", "algo.outer_schedule=none", "device.compile=false"),

@@ -22,7 +22,6 @@ TINY = [
 
 
 @pytest.mark.sampled(1)
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("words", [["algo=protomaml"], ["algo=protonet"], ["algo=pretrain", "algo.rates=[0.1]"]])
 def test_a_run_of_five_ways_is_tested_in_eight(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -20,7 +20,6 @@ from metarun.runs.record import Record
 from metarun.runs.setup import build
 from tests.support.commands import ON_IMAGES
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 TINY = [
     *("dataset=sinusoid", "model=mlp", "model.hidden=[4]", "meta_batch=2", "eval.every=4", "eval.val_tasks=4"),
     *("eval.tasks=8", "algo.inner_steps=1", "device.compile=false", "checkpoint_every=3", "log_every=4"),

@@ -23,7 +23,6 @@ from metarun.runs.record import CONFIG, Record
 from tests.support.own_images import COUNTS, QUICK, own_images
 from tests.support.results import result, told
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 MORE = [*QUICK, "dataset=image_folder", "dataset.path=mine", "data_root=.", "steps=2", "query=1"]
 
 

@@ -115,6 +115,7 @@ INPUTS = {
 }
 
 
+@pytest.mark.drawn
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", INPUTS)
 def test_any_inputs_have_a_result_and_a_picture_where_they_are_one(
@@ -129,6 +130,7 @@ def test_any_inputs_have_a_result_and_a_picture_where_they_are_one(
     assert not [str(w.message) for w in recwarn if "drawn" in str(w.message)]
 
 
+@pytest.mark.drawn
 def test_a_picture_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> None:
         raise KeyError("some reason")
@@ -142,6 +144,7 @@ def test_a_picture_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest.M
     assert [path.name for path in out.glob("*.png")] == ["steps.png"]
 
 
+@pytest.mark.drawn
 @pytest.mark.full
 def test_a_run_that_dies_while_drawing_is_not_tested_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -202,6 +205,7 @@ def test_some_tasks_that_diverge_are_counted_and_named(
     assert [line["diverged"] for line in lines if line["split"] == "val"] == [2, 2]
 
 
+@pytest.mark.drawn
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize(("share", "targets"), [(1.0, 0), (1 / 3, 1)])
 def test_without_a_figure_all_is_written_and_the_status_is_3(
@@ -289,6 +293,7 @@ def test_a_result_that_lacks_a_part_is_tested_again(tmp_path: Path, monkeypatch:
     assert read_result(out / "result.json").libraries and (out / "report.md").exists()
 
 
+@pytest.mark.drawn
 def test_a_metric_that_is_neither_a_share_nor_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

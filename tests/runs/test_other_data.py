@@ -19,7 +19,6 @@ from metarun.runs.record import trained_elsewhere
 from tests.support.listed_images import write_folders, write_list
 from tests.support.own_images import own_images
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 TINY = [
     *("model=mlp", "model.hidden=[6]", "meta_batch=2", "steps=2", "eval.every=2", "eval.val_tasks=2", "eval.tasks=8"),
     *("device.compile=false", "way=2", "query=2"),

@@ -35,6 +35,7 @@ def error(run: Path, steps: int = -1) -> tuple[float, float]:
     return after.estimate.mean, after.beside["rmse of temperature"]
 
 
+@pytest.mark.drawn
 @pytest.mark.full
 def test_a_report_states_an_error_of_numbers_in_their_unit_and_beside_a_known_solution(folder: Path) -> None:
     assert cli.main(["train", *NUMBERS, *QUIET, "dataset.split=part", "run_dir=run"]) == 0
@@ -52,7 +53,6 @@ def test_a_report_states_an_error_of_numbers_in_their_unit_and_beside_a_known_so
     assert (folder / "run" / "fit.png").stat().st_size > 5000 and "sinusoid.png" not in page
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_another_file_is_prepared_as_the_run_was_trained(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", *NUMBERS, *QUIET, "dataset.split=part", "run_dir=run"]) == 0
     header, *rows = sensors()
@@ -81,7 +81,6 @@ def test_another_file_is_prepared_as_the_run_was_trained(folder: Path, capfd: py
     assert "dataset.split, dataset.shares: of the 10 test tasks 6 were meta-trained on (M0" in said
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_file_without_training_rows_is_tested_as_it_is_where_nothing_is_normalised(folder: Path) -> None:
     words = [
         *NUMBERS,
@@ -99,7 +98,6 @@ def test_a_file_without_training_rows_is_tested_as_it_is_where_nothing_is_normal
     assert error(again) == error(folder / "run") and error(again)[0] > 100
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_classes_keep_their_labels_in_a_test_on_another_file(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", *STATES, *QUIET, "run_dir=run"]) == 0
     header, *rows = sensors()

@@ -16,7 +16,6 @@ from metarun.runs.record import Record
 from tests.support.own_images import QUICK, own_images
 from tests.support.runs import outcome
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 STILL = [  # nothing changes, so that the first validation stays the best
     *("dataset=sinusoid", "model=mlp", "model.hidden=[4]", "meta_batch=2", "eval.every=2", "eval.val_tasks=4"),
     *("eval.tasks=8", "algo.inner_steps=1", "device.compile=false", "algo.outer_lr=1e-30", "steps=20"),

@@ -17,6 +17,7 @@ from metarun.runs.experiment import Select
 from metarun.runs.folder import Record
 from metarun.runs.load import evaluate_run
 from metarun.runs.train import beside
+from tests.support.runs import drawn
 
 WORDS = ["dataset=navigation", "algo=maml", "algo.outer_optimizer=adam", "meta_batch=2", "steps=2", "shot=3", "query=2"]
 WORDS += ["eval.tasks=4", "eval.val_tasks=2", "eval.every=1", "eval.shot=4", "eval.query=5", "dataset.horizon=8"]
@@ -25,7 +26,8 @@ WORDS += ["model.hidden=[8]", "device.compile=false"]
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run.run(*config.compose([*WORDS, f"run_dir={tmp_path_factory.mktemp('acting') / 'run'}"]))
+    with drawn():
+        return run.run(*config.compose([*WORDS, f"run_dir={tmp_path_factory.mktemp('acting') / 'run'}"]))
 
 
 def again(run_dir: Path, *overrides: str) -> Path:
@@ -72,8 +74,8 @@ def test_the_journal_has_returns_before_and_after(done: Path) -> None:
 def test_policies_are_tested_again_with_other_goals_steps_and_actions(done: Path) -> None:
     longer = read(again(done, "algo.eval_inner_steps=5", "eval.tasks=3") / "result.json")
     assert len(longer.scores[0].by_steps) == 6
-    drawn = read(again(done, "dataset.test_goals=drawn", "eval.tasks=41") / "result.json")
-    assert drawn.scores[0].estimate.tasks == 41 and drawn.protocol["split"] != longer.protocol["split"]
+    others = read(again(done, "dataset.test_goals=drawn", "eval.tasks=41") / "result.json")
+    assert others.scores[0].estimate.tasks == 41 and others.protocol["split"] != longer.protocol["split"]
     mean = read(again(done, "dataset.actions=mean") / "result.json")
     assert mean.protocol["measured_actions"] == "mean"
     first = read(done / "result.json").scores[0].by_steps
@@ -88,6 +90,7 @@ def test_policies_are_tested_again_with_other_goals_steps_and_actions(done: Path
             again(done, words)
 
 
+@pytest.mark.drawn
 def test_a_supervised_result_has_nothing_beside(tmp_path: Path) -> None:
     words = ["dataset=sinusoid", "steps=1", "meta_batch=2", "eval.tasks=2", "eval.every=0", "device.compile=false"]
     out = run.run(*config.compose([*words, f"run_dir={tmp_path / 'run'}"]))

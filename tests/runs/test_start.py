@@ -25,9 +25,7 @@ from metarun.runs.record import CONFIG, Record
 from metarun.runs.setup import build
 from metarun.runs.source import begin
 from metarun.runs.start import Start
-from tests.support.runs import no_figures
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 TINY = [
     *("model=mlp", "model.hidden=[4]", "meta_batch=2", "steps=4", "eval.every=2", "eval.val_tasks=4", "eval.tasks=8"),
     *("algo.inner_steps=1", "device.compile=false", "checkpoint_every=1"),
@@ -38,8 +36,7 @@ Refused = pytest.CaptureFixture[str]
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("finished") / "run"
-    with no_figures():
-        assert cli.main(["train", f"run_dir={run_dir}", *TINY]) == 0
+    assert cli.main(["train", f"run_dir={run_dir}", *TINY]) == 0
     return run_dir
 
 

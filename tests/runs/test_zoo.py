@@ -28,7 +28,7 @@ MADE = ("cheetah", "navigation", "sinusoid")  # tasks that are not read from dis
 
 
 @pytest.fixture
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None) -> Path:
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A zoo of one entry, made of a short run; the working folder is empty."""
     run = metarun.train([*SHORT, "dataset=glyphs", "model.filters=4", f"run_dir={tmp_path / 'run'}"])
     entry = tmp_path / "zoo/glyphs/short"
@@ -115,7 +115,6 @@ def test_pictures_are_classified_with_an_entry(made: Path, capsys: pytest.Captur
 
 
 @pytest.mark.sampled(1)
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", ENTRIES)
 def test_an_entry_measures_what_its_result_says(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest

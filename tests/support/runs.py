@@ -11,16 +11,27 @@ from pathlib import Path
 import pytest
 
 from metarun.results import result_file
+from metarun.runs import meta_test
 from metarun.runs.journal import Journal
 from metarun.runs.record import Record
 from tests.support.results import result
 
+FIGURES, REAL = "metarun.runs.meta_test.figures", meta_test.figures
+
 
 @contextmanager
 def no_figures() -> Iterator[None]:
-    """Runs within, in this process, draw no figures, which take a short one half its time."""
+    """Runs within, in this process, draw no figures, which take a short one half its time; they write their pages."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("metarun.runs.meta_test.illustrate", lambda *_: None)
+        patch.setattr(FIGURES, lambda *_: {})
+        yield
+
+
+@contextmanager
+def drawn() -> Iterator[None]:
+    """Within ``no_figures``: runs draw them all the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FIGURES, REAL)
         yield
 
 

@@ -26,6 +26,7 @@ def blocks(language: str, after: str) -> list[str]:
     return [text for written_in, text in found if written_in == language]
 
 
+@pytest.mark.drawn
 @needs_comet
 def test_the_walk_through_of_omniglot_in_comet(capsys: pytest.CaptureFixture[str]) -> None:
     """On generated glyphs where there is no Omniglot."""
