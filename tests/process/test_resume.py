@@ -114,7 +114,9 @@ def test_interrupting_a_sweep_stops_all_of_it(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("outputs/*/config.json"))) == 1
 
 
-def test_a_damaged_last_checkpoint_warns_and_ends_the_same(metarun_here: Command, tmp_path: Path) -> None:
+def test_a_damaged_last_checkpoint_warns_and_ends_the_same(
+    metarun: Command, metarun_here: Command, tmp_path: Path
+) -> None:
     words = [*LONG, *PLAIN, "algo=fomaml"]
     assert metarun_here("train", "run_dir=whole", *words).returncode == 0
     run = start(tmp_path, "run_dir=hurt", *words)
@@ -123,7 +125,7 @@ def test_a_damaged_last_checkpoint_warns_and_ends_the_same(metarun_here: Command
     run.communicate()
     last = tmp_path / "hurt/checkpoints/last.pt"
     last.write_bytes(last.read_bytes()[:500])
-    done = metarun_here("train", "run_dir=hurt", *words)
+    done = metarun("train", "run_dir=hurt", *words)
     assert done.returncode == 0 and "warning" in done.stderr and "last.pt: damaged" in done.stderr
     assert outcome(tmp_path / "whole")[1:] == outcome(tmp_path / "hurt")[1:]
 

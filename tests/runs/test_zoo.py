@@ -127,7 +127,8 @@ def test_an_entry_measures_what_its_result_says(
         pytest.importorskip("mujoco", reason="needs pip install 'metarun[mujoco]', which the dev extra contains")
     entry = zoo.run_folder(f"zoo:{name}")
     told = read_result(entry / "result.json")
-    few = min(FEW, told.scores[0].estimate.tasks or FEW)
+    few = 10 if kind == "cheetah" else FEW  # there, a task is 16,000 steps of a simulated robot
+    few = min(few, told.scores[0].estimate.tasks or few)
     x, record = opened(entry, None, [f"eval.tasks={few}", "device=cpu", "device.compile=false", *root])
     found = read_result(evaluate_run(entry, x, record, x.eval.select) / "result.json")
     for there, here in zip(told.scores, found.scores, strict=True):
