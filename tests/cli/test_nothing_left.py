@@ -89,7 +89,7 @@ def test_a_command_leaves_nothing_behind(
     before = state()
     with drawn() if words == "train run_dir=one" else nullcontext():
         assert cli.main(given) == COMMANDS[words]
-        after = state()
+    after = state()
     assert {key: (before[key], after[key]) for key in before if before[key] != after[key]} == {}
 
 
