@@ -155,6 +155,9 @@ def check_name(cfg: DictConfig, override: Override) -> None:
         raise UserError(f"{override.input_line}: belongs to a recipe; choose one, such as recipe=sinusoid/maml_5s")
     if key.startswith("tracker.") and not any(name.startswith(f"{key.rpartition('.')[0]}.") for name in known):
         raise UserError(f"{override.input_line}: belongs to a tracker; choose it: tracker={key.split('.')[1]}")
+    if key.startswith("dataset.preset."):
+        own = f"algo.{key.removeprefix('dataset.preset.')}"
+        raise UserError(f"{override.input_line}: a preset belongs to its data set; set the method's own key, as {own}")
     if key not in known:
         inside = [name for name in known if name.startswith(f"{key}.")]
         if inside:

@@ -152,6 +152,7 @@ WRONG = {  # command -> words that its one line must have
     "train dataset=sinusoid way=5": "way=5 classes",
     "train dataset=sinusoid dataset.way=5": "dataset.way=5 no such key (did you mean way?)",
     "train lr=0.1": "lr=0.1 no such key algo.inner_lr, algo.outer_lr",
+    "train dataset=mnist dataset.preset.inner_lr=3": "dataset.preset.inner_lr=3 belongs to its data set algo.inner_lr",
     "train inner_lr=0.1": "inner_lr=0.1 (did you mean algo.inner_lr?)",
     "train dataset.size=20": "dataset.size=20 no such key; keys: way",
     "train recipe.budget=0.1": "recipe.budget=0.1 recipe=",

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from metarun import config
 from metarun.config import composition, registry
 from metarun.config.registry import GROUPS
+from metarun.core.outer_settings import Curvature
 from metarun.datasets import emnist
 from metarun.datasets.base import Split
 from metarun.errors import UserError
@@ -228,6 +229,13 @@ def test_a_data_sets_preset_gives_way_to_what_is_typed_and_reaches_no_method_tha
     typed = config.compose(["algo=maml", "dataset=sinusoid", "algo.inner_lr=0.2"])[0].algo
     assert typed.inner_lr == 0.2  # type: ignore[attr-defined]
     assert config.compose(["algo=protonet", "dataset=mnist"])[0].algo.inner_steps == 1
+
+
+@pytest.mark.parametrize("algo", ["maml", "meta_sgd", "pretrain", "oracle", "random"])
+def test_a_method_that_adds_to_anothers_file_keeps_the_preset_of_its_trust_region(algo: str) -> None:
+    for dataset, curvature in (("navigation", Curvature.differences), ("cheetah_velocity", Curvature.exact)):
+        composed = config.compose([f"algo={algo}", f"dataset={dataset}"])[0].algo
+        assert composed.trust_region.curvature is curvature
 
 
 def test_a_preset_is_no_setting_of_a_run() -> None:

@@ -59,7 +59,6 @@ def test_a_wrong_name_is_refused(words: list[str], multirun: bool, said: str) ->
     [
         ["steps=three", "algo.inner_lr=-1"],  # values are for the types to check
         ["run_dir=a=b c/${seed}", "hydra.sweep.dir=x", "hydra/launcher=basic"],
-        ["dataset=sinusoid", "dataset.preset.inner_lr=0.1"],
         ["recipe=sinusoid/maml_5s", "recipe.budget=0.1"],
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 
 from metarun import config
 from metarun.cli import main as cli
+from metarun.core.outer_settings import Curvature
 from metarun.errors import UserError
 from metarun.files import write_json
 from metarun.results import page
@@ -308,3 +309,20 @@ def test_a_run_older_than_trust_regions_goes_on(tmp_path: Path) -> None:
     assert read is not None and config.reopen(read, [])[0].algo == experiment.algo
     other = config.compose(["dataset=navigation", "algo.trust_region.max_kl=0.02"])[1]
     assert other.identity()["algo.trust_region.max_kl"] == 0.02
+
+
+def test_a_run_older_than_the_choice_of_curvature_had_the_exact_one(tmp_path: Path) -> None:
+    now = config.compose(["dataset=navigation"])[1]
+    assert now.identity()["algo.trust_region.curvature"] == "differences"
+    region = {key: value for key, value in now.values["algo"]["trust_region"].items() if key != "curvature"}
+    values = {**now.values, "algo": {**now.values["algo"], "trust_region": region}}
+    write_json(tmp_path / CONFIG, vars(replace(now, values=values)))
+    read = Record.read(tmp_path)
+    assert read is not None and config.reopen(read, [])[0].algo.trust_region.curvature is Curvature.exact
+    assert read.hash() == config.compose(["dataset=navigation", "algo.trust_region.curvature=exact"])[1].hash()
+
+
+def test_settings_of_another_outer_optimizer_are_none_of_a_run() -> None:
+    record = config.compose(["dataset=navigation", "algo.outer_optimizer=adam"])[1]
+    assert record.values["algo"]["trust_region"]["curvature"] == "differences"
+    assert not [key for key in record.identity() if "trust_region" in key]

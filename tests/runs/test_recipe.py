@@ -181,3 +181,19 @@ def test_a_run_says_what_it_changed_of_its_recipe() -> None:
     assert sorted(record.changed) == ["algo (option)=fomaml", "algo.hypergrad=first_order", "eval.tasks=100"]
     _, again = config.reopen(plain, ["eval.norm=all"])
     assert again.changed == ["eval.norm=all"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "word"),
+    [
+        ("omniglot/maml_5w1s", "algo.head=zero"),
+        ("omniglot/maml_5w1s", "eval.way=7"),
+        ("navigation/maml", "algo.trust_region.max_kl=0.5"),
+        ("navigation/maml", "algo.trust_region.curvature=exact"),
+        ("cheetah/direction_maml", "algo.trust_region.max_kl=0.01"),
+    ],
+)
+def test_a_setting_that_identities_leave_out_at_its_usual_value_is_a_change_too(recipe: str, word: str) -> None:
+    """Usual in the recipe and not in the run, or the other way round."""
+    _, record = config.compose([f"recipe={recipe}", word])
+    assert record.changed == [word]
