@@ -218,7 +218,7 @@ class OverTasks:
 
 def count(tasks: Any) -> int:
     """Return T, the length of every leaf's first axis."""
-    return len(pytree.tree_leaves(tasks)[0])
+    return len(next(iter(pytree.tree_iter(tasks))))  # of one leaf: it is asked several times in every meta-iteration
 
 
 def each(tasks: Any) -> Iterator[Any]:

@@ -26,6 +26,7 @@ from metarun.compat.tqdm import start_interval
 # name: the arguments that metarun gives, in their order where they have no names there
 BORROWED = {
     "torch.utils._pytree.tree_flatten": ["tree"],
+    "torch.utils._pytree.tree_iter": ["tree"],
     "torch.utils._pytree.tree_leaves": ["tree"],
     "torch.utils._pytree.tree_map": ["func", "tree", "rests"],
     "torch.utils._pytree.tree_unflatten": ["leaves", "treespec"],
