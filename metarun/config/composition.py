@@ -124,12 +124,15 @@ def _check_job(arguments: list[str], without_hydra: bool = False) -> tuple[Exper
     groups = [o for o in overrides if o.key_or_group in (*GROUPS, *OPTIONAL)]
     for override in groups:
         check_choice(override)
-    base, _ = split(compose_words([str(o.input_line) for o in groups]))
+    base, chosen = split(compose_words([str(o.input_line) for o in groups]))
     for override in overrides:
         if override not in groups and not is_hydras(override):
             set_checked(base, override)
-    composed = compose_words(arguments)
-    experiment, record = parse(*split(composed))
+    if any(is_hydras(o) or "${" in str(o.value()) for o in overrides):  # words that were not set, or lie elsewhere
+        composed = compose_words(arguments)
+        experiment, record = parse(*split(composed))
+    else:
+        experiment, record = parse(base, chosen)
     stated = functools.cache(lambda: plain(base))  # once for all words, and not for a word that refers to Hydra's keys
     for override in overrides:
         for key in _hydra_keys(override):
