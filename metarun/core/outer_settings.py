@@ -13,10 +13,9 @@ class Curvature(enum.Enum):
     """What conjugate gradient takes for the second derivative of the KL divergence.
 
     Attributes:
-        exact: the second derivative itself, F v.
-        differences: (g(theta + e v) - g(theta - e v)) / 2e with e = 1 / |theta|, g the gradient of the KL divergence:
-            as the code published with MAML. A step that long crosses the kinks of ReLU, where a gradient jumps and
-            with it the adapted policy, of which the second derivative at one point knows nothing.
+        exact: the second derivative itself, F v. Blind on the kinks of ReLU, where torch's slope is 0.
+        differences: (g(theta + e v) - g(theta - e v)) / 2e with e = 1 / |theta|, g the gradient of the KL divergence,
+            as the code published with MAML. It sees what lies on both sides of a kink.
     """
 
     exact = "exact"

@@ -78,8 +78,7 @@ class Record:
             }
         usual, given = self.usual(), _flat(self.values)
         given = {key: value for key, value in given.items() if key not in usual or usual[key] != value}
-        unread = [f"algo.{rule}." for rule, of in RULES.items() if given.get("algo.outer_optimizer") != of]
-        return chosen | {key: value for key, value in given.items() if not key.startswith(tuple(unread))}
+        return chosen | {key: value for key, value in given.items() if not key.startswith(_unread(given))}
 
     def usual(self) -> dict[str, Any]:
         """Return dotted key -> value of the settings that an identity states only where they differ."""
@@ -242,8 +241,13 @@ def departures(identity: dict[str, Any], published: Record) -> dict[str, tuple[A
     return {
         key: (value, wanted[key])
         for key, value in has.items()
-        if key in wanted and wanted[key] != value and not key.startswith("device")
+        if key in wanted and wanted[key] != value and not key.startswith(("device", *_unread(identity)))
     }
+
+
+def _unread(settings: dict[str, Any]) -> tuple[str, ...]:
+    """Return the beginnings of the keys that belong to an outer optimizer which these settings do not choose."""
+    return tuple(f"algo.{rule}." for rule, of in RULES.items() if settings.get("algo.outer_optimizer") != of)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -207,6 +207,26 @@ def test_slopes_are_the_derivatives_of_the_mean_divergence(case: Callable[[], Ca
     assert of.flat(batch.slope(of.meta)).abs().max() < 1e-15, "smallest where the data were collected"
 
 
+def test_on_the_kinks_of_relu_differences_see_what_the_exact_product_cannot() -> None:
+    """Every episode starts at the origin: with biases of 0 all units are on their kink, where torch's slope is 0."""
+
+    def relu(params: Params, x: Tensor) -> Tensor:
+        mean = torch.relu(x @ params["body"] + params["bias"]) @ params["head.weight"]
+        return torch.cat([mean, params["log_std"].expand_as(mean)], -1)
+
+    of = Case(method("maml", 0), relu)
+    of.meta = of.algo.init({**first(tanh), "bias": torch.zeros(3, dtype=torch.float64)})
+    of.tasks = collected(PLAIN, of.algo, of.problem, of.meta, of.tasks._replace(experience=()), 0, training=True)
+    batch, step = of.questions().about(of.tasks), 1e-4
+    along = tree.zeros_like(of.meta)
+    along.model["bias"][:] = 1
+    ahead, behind = (tree.add_scaled(of.meta, sign * step, along) for sign in (1, -1))
+    grown = (batch.trial(ahead).kl + batch.trial(behind).kl) / step**2  # the mean second derivative of both sides
+    seen = tree.dot(along, tree.subtract(batch.slope(ahead), batch.slope(behind))) / (2 * step)
+    torch.testing.assert_close(seen, grown, rtol=1e-6, atol=0)
+    assert tree.dot(along, batch.fisher(of.meta)(along)) < 0.8 * grown
+
+
 @cases
 def test_gradients_are_those_of_plain_autograd(case: Callable[[], Case]) -> None:
     """The plain one where the data were collected; with clipped ratios and the penalty also elsewhere."""

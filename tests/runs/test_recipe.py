@@ -191,6 +191,7 @@ def test_a_run_says_what_it_changed_of_its_recipe() -> None:
         ("navigation/maml", "algo.trust_region.max_kl=0.5"),
         ("navigation/maml", "algo.trust_region.curvature=exact"),
         ("cheetah/direction_maml", "algo.trust_region.max_kl=0.01"),
+        ("cheetah/direction_maml", "algo.outer_optimizer=sgd"),
     ],
 )
 def test_a_setting_that_identities_leave_out_at_its_usual_value_is_a_change_too(recipe: str, word: str) -> None:
