@@ -241,7 +241,7 @@ def beside_its_recipe(experiment: Experiment, record: Record) -> tuple[Experimen
     if recipe is None or recipe.name not in choices("recipe"):
         return experiment, record
     _, published = _recipe(recipe.name, recipe.budget, experiment.seed)
-    changed = departures(record.identity(), published.identity())
+    changed = departures(record.identity(), published)
     return experiment, replace(record, changed=[f"{key}={value}" for key, (value, _) in changed.items()])
 
 

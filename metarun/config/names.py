@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from omegaconf import DictConfig
 
 from metarun.compat.hydra import Types
 from metarun.config.overrides import as_typed, check_choice, check_name, is_hydras, read, refuse_empty_sweep, samples
 from metarun.config.registry import GROUPS, OPTIONAL, PACKAGES, modules
 from metarun.config.session import compose_words, opened, without_hydra
-from metarun.core.outer_settings import ProMP, TrustRegion
+from metarun.core import outer_settings
 
 
 def check(arguments: list[str], multirun: bool = False, config_dir: str | None = None) -> None:
@@ -52,6 +50,6 @@ def _untyped() -> Types:
     """Return schemas that allow any key, in place of those that the YAML files begin with."""
     parts = [f"{group}/{name}" for group in PACKAGES for name in modules(group)]
     # the keys that the YAML files leave to the defaults of their types
-    recipe, outer = {"budget": 1.0}, {"trust_region": asdict(TrustRegion()), "promp": asdict(ProMP())}
+    recipe, outer = {"budget": 1.0}, outer_settings.USUAL
     left = {name: outer if name.startswith("algo/") else {} for name in parts}
     return {"train": {}, "device": {}, "recipe": recipe, **left}

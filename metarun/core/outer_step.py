@@ -46,6 +46,10 @@ class MetaBatch(abc.ABC):
         """Return v -> F v, F the second derivative of the mean KL at the meta-parameters that collected the data."""
 
     @abc.abstractmethod
+    def slope(self, meta: Meta) -> Meta:
+        """Differentiate the mean KL of ``trial``."""
+
+    @abc.abstractmethod
     def gradient(self, meta: Meta) -> tuple[Meta, Tensor]:
         """Differentiate the mean query loss with clipped ratios, and the penalty, as ``algo.promp`` states them.
 
@@ -63,6 +67,9 @@ class Nothing(MetaBatch):
 
     def fisher(self, meta: Meta) -> Callable[[Meta], Meta]:
         return tree.zeros_like
+
+    def slope(self, meta: Meta) -> Meta:
+        return tree.zeros_like(meta)
 
     def gradient(self, meta: Meta) -> tuple[Meta, Tensor]:
         return tree.zeros_like(meta), next(tree.leaves(meta)).new_zeros(())

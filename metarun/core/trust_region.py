@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,10 +11,10 @@ from torch import Tensor
 from metarun.core import tree
 from metarun.core.hypergrad import conjugate_gradient
 from metarun.core.meta import Meta
-from metarun.core.outer_settings import TrustRegion
+from metarun.core.outer_settings import Curvature, TrustRegion
 from metarun.core.outer_step import Facts, MetaBatch, OuterStep, Trial
 
-TINY = 1e-8  # keeps the length finite where the gradient is zero
+TINY = 1e-8  # keeps lengths finite where the gradient is zero, or every parameter
 
 
 class TrustRegionStep(OuterStep):
@@ -34,14 +35,17 @@ class TrustRegionStep(OuterStep):
         self.settings, self.meta = settings, meta
 
     def step(self, grads: Meta, progress: float, batch: MetaBatch) -> Facts:
-        settings, product = self.settings, batch.fisher(self.meta)
+        settings, exact = self.settings, self.settings.curvature is Curvature.exact
+        product = batch.fisher(self.meta) if exact else self._differences(batch)
 
         def system(v: Meta) -> Meta:
             return tree.add_scaled(product(v), settings.damping, v)
 
         before = batch.trial(self.meta)
         direction, residual = conjugate_gradient(system, grads, settings.cg_steps)
-        curvature = tree.dot(direction, tree.add_scaled(grads, -1, residual))  # s^T (F + damping I) s
+        # s^T (F + damping I) s: for differences, which are not linear in s, the residual is not that of s
+        image = tree.subtract(grads, residual) if exact else system(direction)
+        curvature = tree.dot(direction, image)
         longest = (2 * settings.max_kl / (curvature + TINY)).sqrt()
         after, share, tries = self._search(batch, before, tree.scale(longest, direction), bool(curvature > 0))
         moved = longest * share * tree.norm(direction) if share else torch.zeros_like(longest)
@@ -61,6 +65,16 @@ class TrustRegionStep(OuterStep):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """There is nothing to load."""
+
+    def _differences(self, batch: MetaBatch) -> Callable[[Meta], Meta]:
+        """Return v -> the change of the KL divergence's gradient along v, as ``Curvature.differences`` states it."""
+        apart = 1 / (tree.norm(self.meta) + TINY)
+
+        def product(v: Meta) -> Meta:
+            ahead, behind = (batch.slope(tree.add_scaled(self.meta, sign * apart, v)) for sign in (1, -1))
+            return tree.scale(1 / (2 * apart), tree.subtract(ahead, behind))
+
+        return product
 
     def _search(self, batch: MetaBatch, before: Trial, longest: Meta, sound: bool) -> tuple[Trial, float, int]:
         """Move to the first candidate that is good enough.

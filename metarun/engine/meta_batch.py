@@ -93,6 +93,7 @@ class Functions:
         settings = algorithm.trust_region
         self.judged = OverTasks(of.engine, self._judge, TRIALS * of.steps)
         self.product = LinearOverTasks(of.engine, self._product, settings.cg_steps * of.steps, _sum)
+        self.slope = OverTasks(of.engine, self._slope, settings.slopes * of.steps, _sum)
         repeats = (algorithm.promp.steps - 1) * of.steps
         self.clipped = MetaGradient(of.engine, algorithm, self.problem.clipped(algorithm.promp.clip), repeats)
         self.penalty = OverTasks(of.engine, self._penalty, repeats, _sum)
@@ -130,6 +131,11 @@ class Functions:
         transposed: Any = vjp(pulled, torch.zeros_like(outputs))
         (moved,) = transposed[1](v)
         return pull(policy.curvature(outputs) * data.valid[..., None] / rows * moved)[0]
+
+    def _slope(self, shared: tuple[Meta, Tensor], task: ActingTask) -> Meta:
+        """Differentiate this task's share of the mean KL divergence over the valid rows of all tasks."""
+        (meta, rows), data = shared, task.experience[-1]
+        return grad(lambda m: (policy.divergence(data.outputs, self._outputs(task, m)) * data.valid).sum() / rows)(meta)
 
     def _penalty(self, meta: Meta, task: ActingTask) -> Meta:
         """Differentiate the mean KL divergence of the policies that each inner step starts from.
@@ -176,6 +182,9 @@ class MetaBatch(outer_step.MetaBatch):
     def fisher(self, meta: Meta) -> Callable[[Meta], Meta]:
         product = self._functions.product.at((meta, self._rows), self.tasks)
         return lambda v: self.of.ranks.total(_added(product(v)))
+
+    def slope(self, meta: Meta) -> Meta:
+        return self.of.ranks.total(_added(self._functions.slope((meta, self._rows), self.tasks)))
 
     def gradient(self, meta: Meta) -> tuple[Meta, Tensor]:
         ranks, mine, all_tasks = self.of.ranks, count(self.tasks), self.of.tasks

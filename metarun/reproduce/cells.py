@@ -101,7 +101,7 @@ def require_fit(file: Path, cell: str) -> Result:
     if not result.recipe or result.recipe.name != cell:
         raise UserError(f"{file}: is not a result of recipe {cell}")
     _, record = published(cell, result.recipe.budget, result.seed)
-    for key, (has, wanted) in departures(result.config, record.identity()).items():
+    for key, (has, wanted) in departures(result.config, record).items():
         raise UserError(f"{file}: does not fit its recipe: {key} is {has} there, {wanted} in {cell}")
     return result
 

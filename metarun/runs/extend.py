@@ -103,7 +103,8 @@ def _efforts(setup: Setup, steps: int, validates: bool) -> list[int]:
     x = setup.experiment
     calls = [steps]
     if x.algo.outer_optimizer.asks:
-        calls += [steps * times for times in (TRIALS, x.algo.trust_region.cg_steps, x.algo.promp.steps - 1)]
+        region, promp = x.algo.trust_region, x.algo.promp
+        calls += [steps * times for times in (TRIALS, region.cg_steps, region.slopes, promp.steps - 1)]
     if validates:
         score = validator(setup, times=steps // x.eval.every)
         calls += [score.whole.calls, score.rest.calls]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from metarun.core.outer_settings import ProMP, TrustRegion
+from metarun.core import outer_settings
 from metarun.datasets.base import Dataset, Tasks
 from metarun.errors import UserError, require
 from metarun.files import read_file, write_json
@@ -20,6 +20,7 @@ from metarun.runs.held_out import Facts, Trained
 from metarun.runs.start import Start
 
 CONFIG = "config.json"
+RULES = {"trust_region": "trpo", "promp": "promp"}  # settings of one outer optimizer, which others do not read
 EXTENDED = "extended (steps)"  # key of an identity
 ENDS = ("eval.every", "eval.patience")  # settings of evaluation that checkpoints depend on
 # keys that do not affect the result: paths, resume policy, and presets, whose values are stored where they are used
@@ -75,9 +76,14 @@ class Record:
                 "trained on": of.what,
                 **{f"trained on {key}": value for key, value in _flat(of.settings).items()},
             }
-        later = USUAL | _flat({group: LATER.get((group, module), {}) for group, module in self.kinds.items()})
-        given = _flat(self.values)
-        return chosen | {key: value for key, value in given.items() if key not in later or later[key] != value}
+        usual, given = self.usual(), _flat(self.values)
+        given = {key: value for key, value in given.items() if key not in usual or usual[key] != value}
+        unread = [f"algo.{rule}." for rule, of in RULES.items() if given.get("algo.outer_optimizer") != of]
+        return chosen | {key: value for key, value in given.items() if not key.startswith(tuple(unread))}
+
+    def usual(self) -> dict[str, Any]:
+        """Return dotted key -> value of the settings that an identity states only where they differ."""
+        return USUAL | _flat({group: LATER.get((group, module), {}) for group, module in self.kinds.items()})
 
     def tested_on(self, which: str) -> Record:
         """Return the record of a test of one checkpoint, ``which`` = best or last.
@@ -223,7 +229,7 @@ def _converted(asked: Dataset, here: list[int], there: list[int]) -> str:
     return f"; try {' '.join(settings.values())}" if has and settings else ""
 
 
-def departures(identity: dict[str, Any], published: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+def departures(identity: dict[str, Any], published: Record) -> dict[str, tuple[Any, Any]]:
     """Compare an identity with that of its recipe.
 
     Settings of the device are ignored, and settings that only one of the two has: they were added or removed between
@@ -232,10 +238,11 @@ def departures(identity: dict[str, Any], published: dict[str, Any]) -> dict[str,
     Returns:
         Dotted key -> (value, published value) of each setting that differs.
     """
+    has, wanted = published.usual() | identity, published.usual() | published.identity()
     return {
-        key: (value, published[key])
-        for key, value in identity.items()
-        if key in published and published[key] != value and not key.startswith("device")
+        key: (value, wanted[key])
+        for key, value in has.items()
+        if key in wanted and wanted[key] != value and not key.startswith("device")
     }
 
 
@@ -253,6 +260,6 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 USUAL = _flat(
     {
         "eval": {"patience": None, "way": None, "ensemble": None},
-        "algo": {"trust_region": asdict(TrustRegion()), "promp": asdict(ProMP())},
+        "algo": outer_settings.USUAL,
     }
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from metarun.core import tree
 from metarun.core.meta import Meta
 from metarun.core.outer import OuterOptimizer, OuterSettings, Schedule
-from metarun.core.outer_settings import ProMP, TrustRegion
+from metarun.core.outer_settings import Curvature, ProMP, TrustRegion
 from metarun.core.outer_step import MetaBatch, Nothing, Trial
 
 START = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
@@ -20,7 +21,7 @@ SLOPE = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
 FISHER = torch.tensor([[2.0, 0.5, 0.0], [0.5, 1.0, 0.2], [0.0, 0.2, 3.0]], dtype=torch.float64)
 
 
-def settings(rule: OuterOptimizer, **more: float) -> OuterSettings:
+def settings(rule: OuterOptimizer, **more: Any) -> OuterSettings:
     return OuterSettings(
         outer_optimizer=rule,
         outer_lr=0.1,
@@ -28,7 +29,7 @@ def settings(rule: OuterOptimizer, **more: float) -> OuterSettings:
         outer_schedule=Schedule.none,
         clip_value=None,
         clip_norm=None,
-        trust_region=TrustRegion(damping=0.0, **more) if rule is OuterOptimizer.trpo else TrustRegion(),  # type: ignore[arg-type]
+        trust_region=TrustRegion(damping=0.0, **more) if rule is OuterOptimizer.trpo else TrustRegion(),
     )
 
 
@@ -58,12 +59,15 @@ class Quadratic(MetaBatch):
     def fisher(self, meta: Meta) -> Callable[[Meta], Meta]:
         return lambda v: like(FISHER @ flat(v))
 
+    def slope(self, meta: Meta) -> Meta:
+        return like(FISHER @ (flat(meta) - START))
+
     def gradient(self, meta: Meta) -> tuple[Meta, Tensor]:
         self.gradients += 1
         return like(SLOPE), torch.tensor(0.25, dtype=torch.float64)
 
 
-def trpo(batch: MetaBatch, grads: Meta | None = None, **more: float) -> tuple[Meta, dict[str, float]]:
+def trpo(batch: MetaBatch, grads: Meta | None = None, **more: Any) -> tuple[Meta, dict[str, float]]:
     meta = parameters()
     outer = settings(OuterOptimizer.trpo, **more).outer_step(meta)
     facts = outer.step(like(SLOPE) if grads is None else grads, 0.0, batch)
@@ -71,8 +75,10 @@ def trpo(batch: MetaBatch, grads: Meta | None = None, **more: float) -> tuple[Me
     return meta, {name: value.item() for name, value in facts.items()}
 
 
-def test_the_step_is_the_natural_gradient_as_long_as_the_bound_allows() -> None:
-    meta, facts = trpo(Quadratic())
+@pytest.mark.parametrize("curvature", Curvature)
+def test_the_step_is_the_natural_gradient_as_long_as_the_bound_allows(curvature: Curvature) -> None:
+    """Where the KL divergence is quadratic, its curvature is the same by differences."""
+    meta, facts = trpo(Quadratic(), curvature=curvature)
     direction = torch.linalg.solve(FISHER, SLOPE)
     want = math.sqrt(2 * 0.01 / (SLOPE @ direction).item()) * direction
     torch.testing.assert_close(flat(meta), START - want, rtol=1e-7, atol=1e-9)
@@ -82,6 +88,23 @@ def test_the_step_is_the_natural_gradient_as_long_as_the_bound_allows() -> None:
     assert facts["grad_norm"] == pytest.approx(SLOPE.norm().item())
     assert facts["step_norm"] == pytest.approx(want.norm().item(), rel=1e-6)
     assert (facts["backtracks"], facts["rejected"]) == (0, 0)
+
+
+def test_differences_are_over_a_step_of_one_over_the_length_of_the_parameters() -> None:
+    """With a divergence of higher order, and one step of conjugate gradient, whose length is known."""
+
+    class Steep(Quadratic):
+        def slope(self, meta: Meta) -> Meta:
+            off = flat(meta) - START
+            return like(FISHER @ off + off**3)
+
+    def image(v: Tensor) -> Tensor:  # of central differences: the square of the step stays with the third power
+        return FISHER @ v + v**3 / START.square().sum()
+
+    meta, _ = trpo(Steep(), curvature=Curvature.differences, cg_steps=1)
+    direction = SLOPE * (SLOPE @ SLOPE) / (SLOPE @ image(SLOPE))
+    want = math.sqrt(2 * 0.01 / (direction @ image(direction)).item()) * direction
+    torch.testing.assert_close(flat(meta), START - want, rtol=1e-6, atol=1e-8)
 
 
 def test_the_first_candidate_that_is_good_enough_is_taken() -> None:

@@ -16,6 +16,7 @@ from metarun.algorithms.maml import MAML, Derivative
 from metarun.core import policy, tree
 from metarun.core.acting import Acting, ActingTask, Estimator
 from metarun.core.meta import Meta
+from metarun.core.outer_settings import Curvature
 from metarun.core.rollout import Environment
 from metarun.core.tree import Params
 from metarun.engine import partial
@@ -194,6 +195,18 @@ def test_trials_are_judged_on_the_experience_collected(case: Callable[[], Case])
     torch.testing.assert_close((after.loss, after.kl), (loss, kl), rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.sampled(4)
+@cases
+def test_slopes_are_the_derivatives_of_the_mean_divergence(case: Callable[[], Case]) -> None:
+    of = case()
+    leaf = of.flat(of.moved()).requires_grad_()
+    (want,) = torch.autograd.grad(of.judged(of.like(leaf))[1], leaf)
+    assert want.abs().max() > 0.01
+    batch = of.questions().about(of.tasks)
+    torch.testing.assert_close(of.flat(batch.slope(of.moved())), want, rtol=1e-10, atol=1e-12)
+    assert of.flat(batch.slope(of.meta)).abs().max() < 1e-15, "smallest where the data were collected"
+
+
 @cases
 def test_gradients_are_those_of_plain_autograd(case: Callable[[], Case]) -> None:
     """The plain one where the data were collected; with clipped ratios and the penalty also elsewhere."""
@@ -248,11 +261,13 @@ ANSWERS = [
 @pytest.mark.parametrize(("name", "way"), ANSWERS)
 def test_every_engine_gives_the_same_answers(name: str, way: str) -> None:
     of, engine = CASES[name](), ENGINES[way]
-    mine, plain = of.questions(engine, steps=100).about(of.tasks), of.questions().about(of.tasks)
+    region = dataclasses.replace(of.algo.trust_region, curvature=Curvature.differences)  # for the trace of slopes
+    mine, plain = of.questions(engine, steps=100, trust_region=region).about(of.tasks), of.questions().about(of.tasks)
     product, want = mine.fisher(of.meta), plain.fisher(of.meta)
     for v in vectors(of):
         torch.testing.assert_close(product(v), want(v), rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(mine.trial(of.moved()), plain.trial(of.moved()), rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(mine.slope(of.moved()), plain.slope(of.moved()), rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(mine.gradient(of.moved()), plain.gradient(of.moved()), rtol=1e-12, atol=1e-13)
 
 
