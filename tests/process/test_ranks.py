@@ -198,15 +198,19 @@ def test_two_ranks_take_the_same_trust_region_steps_as_one(metarun_here: Command
         "eval.query=4",
         "device.compile=false",
     ]
-    words += ["algo.trust_region.damping=0.1", "run_dir=two"]  # with less, conjugate gradient amplifies rounding
-    run = launch(tmp_path, *words)
+    words += ["algo.trust_region.damping=0.1"]  # with less, conjugate gradient amplifies rounding
+    words += ["-m", "algo.trust_region.curvature=exact,differences"]
+    folder = "${algo.trust_region.curvature}"
+    run = launch(tmp_path, *words, f"run_dir=two/{folder}")
     _, _, err = finish(run)
     assert run.returncode == 0, err
-    alone = metarun_here(*words[:-1], "run_dir=one")
+    alone = metarun_here(*words, f"run_dir=one/{folder}")
     assert alone.returncode == 0, alone.stderr
-    for ours, theirs in zip(journal.read(tmp_path / "two"), journal.read(tmp_path / "one"), strict=True):
-        for key in ours.keys() - OF_THE_CLOCK:
-            assert ours[key] == pytest.approx(theirs[key], rel=1e-3, abs=1e-6), key
+    for curvature in ("exact", "differences"):
+        both = [journal.read(tmp_path / world / curvature) for world in ("two", "one")]
+        for ours, theirs in zip(*both, strict=True):
+            for key in ours.keys() - OF_THE_CLOCK:
+                assert ours[key] == pytest.approx(theirs[key], rel=1e-3, abs=1e-6), (curvature, key)
 
 
 def test_two_ranks_give_the_result_of_one(metarun_here: Command, tmp_path: Path) -> None:
